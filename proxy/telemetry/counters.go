@@ -1,0 +1,161 @@
+package telemetry
+
+import (
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// maxServices is how many destinations one direction tells apart. The names
+// come from the registry, not from a caller, but a mesh changes over months.
+const maxServices = 1000
+
+// Counters holds what there is to count beside the RPCs themselves. Who does a
+// thing bumps its counter; Counters is the prometheus.Collector of
+//
+//	pillion_rpc_failures_total{side,service,flag}     RPCs that Pillion ended, by short code
+//	pillion_attempts_total{side,service}              attempts of RPCs, the first included
+//	pillion_transparent_retries_total{side,service}   attempts after one that was not processed
+//	pillion_connect_failures_total{side,service}      connections to instances that failed
+//	pillion_upstream_connections{side,service}        connections to instances that are open
+//	pillion_downstream_connections{side}              callers' connections that are open
+//	pillion_buffered_bytes                            bytes held for RPCs, both sides
+//	pillion_access_log_dropped_total                  RPCs missing from the access log
+//
+// side is "outbound" or "inbound"; service is the destination, empty where none
+// was found. The zero value is ready for use. It must not be copied.
+type Counters struct {
+	// DownstreamConnections counts the callers' connections that are open, by
+	// Kind.
+	DownstreamConnections [2]atomic.Int64
+	// BufferedBytes is how many bytes of RPCs are held in memory.
+	BufferedBytes atomic.Int64
+	// AccessLogDropped counts the RPCs that the access log should have named
+	// and does not, because it was not written quickly enough or at all.
+	AccessLogDropped atomic.Uint64
+
+	mu       sync.Mutex
+	services [2]map[string]*Service // by Kind and name
+}
+
+// Service holds the counters of one destination in one direction.
+type Service struct {
+	// Attempts counts the attempts of RPCs, the first of each included.
+	Attempts atomic.Uint64
+	// TransparentRetries counts the attempts that were made because the one
+	// before provably was not processed.
+	TransparentRetries atomic.Uint64
+	// ConnectFailures counts the connections to instances that were refused,
+	// timed out or broke before they could be used.
+	ConnectFailures atomic.Uint64
+	// Connections counts the connections to instances that are open.
+	Connections atomic.Int64
+
+	failures [wire.NumFlags]atomic.Uint64
+	_        [cacheLine]byte // a neighbour's counters are not on our last line
+}
+
+// Failed counts an RPC that Pillion ended, by its short code. FlagNone is no
+// failure and counts nothing.
+func (s *Service) Failed(flag wire.Flag) {
+	if flag != wire.FlagNone && int(flag) < len(s.failures) {
+		s.failures[flag].Add(1)
+	}
+}
+
+// Service returns the counters of a destination, "" for RPCs of which none was
+// found. The name comes from the registry, never from a caller. It is for when
+// a destination is set up, not for each RPC: it takes a lock. Beyond 1,000
+// names a direction all share the one called "other".
+func (c *Counters) Service(kind Kind, name string) *Service {
+	name = strings.ToValidUTF8(name, "\uFFFD") // Prometheus refuses anything else
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := c.services[kind]
+	if known == nil {
+		known = make(map[string]*Service)
+		c.services[kind] = known
+	}
+	if s, ok := known[name]; ok {
+		return s
+	}
+	if len(known) >= maxServices {
+		name = other
+		if s, ok := known[name]; ok {
+			return s
+		}
+	}
+	s := new(Service)
+	known[strings.Clone(name)] = s
+	return s
+}
+
+// known returns the destinations of one direction, so that no lock is held
+// while the scrape takes them.
+func (c *Counters) known(kind Kind) map[string]*Service {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.services[kind])
+}
+
+var (
+	failuresDesc = prometheus.NewDesc("pillion_rpc_failures_total",
+		"RPCs that Pillion ended, by the short code of the reason (as in pillion-flags).", []string{"side", "service", "flag"}, nil)
+	attemptsDesc = prometheus.NewDesc("pillion_attempts_total",
+		"Attempts of RPCs at instances, the first of each included.", []string{"side", "service"}, nil)
+	retriesDesc = prometheus.NewDesc("pillion_transparent_retries_total",
+		"Attempts made because the one before provably was not processed.", []string{"side", "service"}, nil)
+	connectFailuresDesc = prometheus.NewDesc("pillion_connect_failures_total",
+		"Connections to instances that could not be made.", []string{"side", "service"}, nil)
+	upstreamDesc = prometheus.NewDesc("pillion_upstream_connections",
+		"Connections to instances that are open.", []string{"side", "service"}, nil)
+	downstreamDesc = prometheus.NewDesc("pillion_downstream_connections",
+		"Callers' connections that are open.", []string{"side"}, nil)
+	bufferedDesc = prometheus.NewDesc("pillion_buffered_bytes",
+		"Bytes of RPCs held in memory.", nil, nil)
+	logDroppedDesc = prometheus.NewDesc("pillion_access_log_dropped_total",
+		"RPCs missing from the access log because it was not written quickly enough or at all.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c *Counters) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{
+		failuresDesc, attemptsDesc, retriesDesc, connectFailuresDesc,
+		upstreamDesc, downstreamDesc, bufferedDesc, logDroppedDesc,
+	} {
+		ch <- desc
+	}
+}
+
+// Collect implements prometheus.Collector. Of the flags only those that
+// occurred are exported.
+func (c *Counters) Collect(ch chan<- prometheus.Metric) {
+	counter := func(desc *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), labels...)
+	}
+	gauge := func(desc *prometheus.Desc, n int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), labels...)
+	}
+	gauge(bufferedDesc, c.BufferedBytes.Load())
+	counter(logDroppedDesc, c.AccessLogDropped.Load())
+	for _, kind := range []Kind{Outbound, Inbound} {
+		side := kind.String()
+		gauge(downstreamDesc, c.DownstreamConnections[kind].Load(), side)
+		for name, s := range c.known(kind) {
+			counter(attemptsDesc, s.Attempts.Load(), side, name)
+			counter(retriesDesc, s.TransparentRetries.Load(), side, name)
+			counter(connectFailuresDesc, s.ConnectFailures.Load(), side, name)
+			gauge(upstreamDesc, s.Connections.Load(), side, name)
+			for flag := range s.failures {
+				if n := s.failures[flag].Load(); n > 0 {
+					counter(failuresDesc, n, side, name, wire.Flag(flag).String())
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package telemetry
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// Record says what became of one RPC. Who carries it fills it in at the RPC's
+// end. Its strings need to be valid only while AccessLog.Log runs.
+type Record struct {
+	Start            time.Time     // when the RPC's headers were read
+	Duration         time.Duration // from Start to the RPC's end
+	UpstreamDuration time.Duration // from the last attempt's start to the RPC's end; 0 without one
+
+	Side      Kind
+	Peer      string // the caller's address
+	Authority string // :authority, as the caller wrote it
+	Path      string // :path
+	Service   string // the destination, "" if none was found
+	Route     string // what chose the destination
+	Instance  string // the instance of the last attempt, "" without one
+	Attempts  int
+
+	Code       codes.Code
+	Message    string    // grpc-message, decoded
+	Flag       wire.Flag // why Pillion ended the RPC, if it did
+	HTTPStatus int       // :status of the answer, 0 if there was none
+
+	RequestMessages, ResponseMessages uint64
+	RequestBytes, ResponseBytes       uint64 // of DATA frames, without padding
+}
+
+// How many bytes of a string the log keeps. They bound the memory of the queue
+// and the length of a line, whatever a caller sends.
+const (
+	maxLoggedName    = 256 // addresses, names
+	maxLoggedPath    = 512
+	maxLoggedMessage = 1024
+)
+
+// maxKeptText is the largest text whose memory an entry keeps for the next RPC.
+const maxKeptText = 1024
+
+// entry is a Record in the queue. Its strings stand one after the other in
+// text, whose memory is used again.
+type entry struct {
+	Record // its strings are empty
+	text   []byte
+	ends   [7]int // where each of them ends
+}
+
+// set copies r. It allocates nothing once text is long enough.
+func (e *entry) set(r *Record) {
+	e.Record = *r
+	e.text = e.text[:0]
+	for i, field := range e.Record.texts() {
+		e.text = append(e.text, (*field.value)[:min(len(*field.value), field.max)]...)
+		e.ends[i] = len(e.text)
+		*field.value = "" // it is the caller's
+	}
+}
+
+// restore gives the strings back to the record, at the cost of one allocation.
+func (e *entry) restore() {
+	text, start := string(e.text), 0
+	for i, field := range e.Record.texts() {
+		*field.value = text[start:e.ends[i]]
+		start = e.ends[i]
+	}
+}
+
+type textField struct {
+	value *string
+	max   int
+}
+
+// texts returns the record's strings and how much of each the log keeps.
+func (r *Record) texts() [7]textField {
+	return [...]textField{
+		{&r.Peer, maxLoggedName},
+		{&r.Authority, maxLoggedName},
+		{&r.Path, maxLoggedPath},
+		{&r.Service, maxLoggedName},
+		{&r.Route, maxLoggedName},
+		{&r.Instance, maxLoggedName},
+		{&r.Message, maxLoggedMessage},
+	}
+}
+
+// write hands the record to the log. docs/access-log.md explains the keys.
+func (r *Record) write(h slog.Handler) error {
+	line := slog.NewRecord(r.Start, slog.LevelInfo, "rpc", 0)
+	line.AddAttrs(
+		slog.String("side", r.Side.String()),
+		slog.String("peer", r.Peer),
+		slog.String("authority", r.Authority),
+		slog.String("path", r.Path),
+		slog.String("service", r.Service),
+		slog.String("route", r.Route),
+		slog.String("instance", r.Instance),
+		slog.Int("attempts", r.Attempts),
+		slog.String("status", wire.StatusName(r.Code)),
+		slog.String("message", r.Message),
+		slog.String("flag", r.Flag.String()),
+		slog.Int("http_status", r.HTTPStatus),
+		slog.Float64("duration_ms", milliseconds(r.Duration)),
+		slog.Float64("upstream_duration_ms", milliseconds(r.UpstreamDuration)),
+		slog.Uint64("request_messages", r.RequestMessages),
+		slog.Uint64("response_messages", r.ResponseMessages),
+		slog.Uint64("request_bytes", r.RequestBytes),
+		slog.Uint64("response_bytes", r.ResponseBytes),
+	)
+	return h.Handle(context.Background(), line)
+}
+
+// milliseconds rounds to microseconds, which is as much as is worth reading.
+func milliseconds(d time.Duration) float64 {
+	return float64(d.Round(time.Microsecond).Microseconds()) / 1000
+}
