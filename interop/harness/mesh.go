@@ -1,0 +1,89 @@
+package harness
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// Mesh is a mesh file that tests rewrite while sidecars read it.
+type Mesh struct {
+	// Path is where the file is.
+	Path string
+
+	mu       sync.Mutex
+	services map[string]Service
+}
+
+// Service is one service of a [Mesh].
+type Service struct {
+	// GRPC is the full names of the gRPC services that it answers.
+	GRPC      []string   `json:"grpc,omitempty"`
+	Endpoints []Endpoint `json:"endpoints"`
+}
+
+// Endpoint is one instance of a [Service].
+type Endpoint struct {
+	Address string            `json:"address"`
+	Weight  int               `json:"weight,omitempty"`
+	Meta    map[string]string `json:"meta,omitempty"`
+}
+
+// Endpoints are instances of equal weight at these addresses.
+func Endpoints(addresses ...string) []Endpoint {
+	endpoints := make([]Endpoint, len(addresses))
+	for i, address := range addresses {
+		endpoints[i] = Endpoint{Address: address}
+	}
+
+	return endpoints
+}
+
+// NewMesh writes a mesh file into a folder of the test's own.
+func NewMesh(t testing.TB, services map[string]Service) *Mesh {
+	t.Helper()
+
+	mesh := &Mesh{Path: filepath.Join(t.TempDir(), "mesh.yaml"), services: map[string]Service{}}
+	for name, service := range services {
+		mesh.services[name] = service
+	}
+	mesh.write(t)
+
+	return mesh
+}
+
+// Set replaces one service. The file is replaced as a whole, by a rename.
+func (m *Mesh) Set(t testing.TB, name string, service Service) {
+	t.Helper()
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+
+	m.services[name] = service
+	m.write(t)
+}
+
+func (m *Mesh) write(t testing.TB) {
+	t.Helper()
+
+	// JSON is YAML too.
+	text, err := json.MarshalIndent(map[string]any{"services": m.services}, "", "  ")
+	if err != nil {
+		t.Fatalf("mesh file: %v", err)
+	}
+	replaceFile(t, m.Path, text)
+}
+
+func replaceFile(t testing.TB, path string, text []byte) {
+	t.Helper()
+
+	fresh := path + ".new"
+	if err := os.WriteFile(fresh, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		t.Fatal(err)
+	}
+}
