@@ -55,13 +55,17 @@ func TestOfficialInteropClientAndServer(t *testing.T) {
 	client := harness.Tool(t, "grpc-interop-client")
 	app := startInteropServer(t)
 
-	for _, route := range routes {
-		t.Run(route.name, func(t *testing.T) {
+	for _, route := range harness.Routes {
+		t.Run(route.Name, func(t *testing.T) {
 			t.Parallel()
 
-			host, port, err := net.SplitHostPort(route.open(t, app))
-			if err != nil {
-				t.Fatal(err)
+			// With port 0 the client takes the host as the whole address.
+			host, port := route.Open(t, app), "0"
+			if !strings.HasPrefix(host, "unix:") {
+				var err error
+				if host, port, err = net.SplitHostPort(host); err != nil {
+					t.Fatal(err)
+				}
 			}
 
 			for _, testCase := range interopCases {

@@ -16,13 +16,13 @@ const h2specCases = "146 tests, 146 passed, 0 skipped, 0 failed"
 func TestH2specAgainstTheOutboundPort(t *testing.T) {
 	t.Parallel()
 
-	runH2spec(t, outbound(t, startInteropServer(t)))
+	runH2spec(t, harness.Outbound(t, startInteropServer(t)).Outbound)
 }
 
 func TestH2specAgainstTheInboundPort(t *testing.T) {
 	t.Parallel()
 
-	runH2spec(t, inbound(t, startInteropServer(t)))
+	runH2spec(t, harness.Inbound(t, startInteropServer(t)).Inbound)
 }
 
 func runH2spec(t *testing.T, address string) {

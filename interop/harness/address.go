@@ -3,6 +3,7 @@ package harness
 import (
 	"math/rand/v2"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"testing"
@@ -69,4 +70,19 @@ func Listen(t testing.TB) net.Listener {
 	t.Cleanup(func() { _ = listener.Close() })
 
 	return listener
+}
+
+// SocketFolder returns a folder for Unix sockets, removed at the test's end. Its
+// name is short, because a socket's path has 107 bytes at most, and a test's own
+// temporary folder bears the test's name.
+func SocketFolder(t testing.TB) string {
+	t.Helper()
+
+	folder, err := os.MkdirTemp("", "pillion")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+
+	return folder
 }
