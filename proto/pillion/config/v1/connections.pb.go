@@ -34,11 +34,11 @@ type Connections struct {
 	// Finds connections that died without a word.
 	Keepalive *Keepalive `protobuf:"bytes,3,opt,name=keepalive,proto3" json:"keepalive,omitempty"`
 	// A connection without RPCs is closed after this time. Default: 30m.
-	// 0s: never.
+	// 0s: never; else at least 1s.
 	IdleTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
 	// A connection takes no new RPCs after this time, give or take 10 % so that
 	// those opened together do not end together (gRFC A9); another one is opened
-	// for them. Default: 0s, never.
+	// for them. Default: 0s, never; else at least 1s.
 	MaxAge *durationpb.Duration `protobuf:"bytes,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
 	// The most RPCs under way on one connection; then another one is opened.
 	// The instance's own limit (SETTINGS_MAX_CONCURRENT_STREAMS) holds as well.
@@ -185,7 +185,7 @@ func (x *Backoff) GetMax() *durationpb.Duration {
 type Keepalive struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long nothing has come from the instance until it is asked. Default:
-	// 0s, never.
+	// 0s, never; else at least 10s, gRPC's smallest.
 	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
 	// How long the answer may take until the connection counts as dead.
 	// Default: 20s.
@@ -242,22 +242,19 @@ var File_pillion_config_v1_connections_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_connections_proto_rawDesc = "" +
 	"\n" +
-	"#pillion/config/v1/connections.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x81\x05\n" +
+	"#pillion/config/v1/connections.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb4\x03\n" +
 	"\vConnections\x12U\n" +
 	"\x0fconnect_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0econnectTimeout\x124\n" +
 	"\abackoff\x18\x02 \x01(\v2\x1a.pillion.config.v1.BackoffR\abackoff\x12:\n" +
-	"\tkeepalive\x18\x03 \x01(\v2\x1c.pillion.config.v1.KeepaliveR\tkeepalive\x12\xb5\x01\n" +
-	"\fidle_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationBw\xbaHt\xba\x01g\n" +
-	"\x10idle_timeout.min\x12!must be 0s (never) or at least 1s\x1a0this == duration('0s') || this >= duration('1s')\xaa\x01\a\"\x05\b\x80\xe7\x84\x0fR\vidleTimeout\x12\xa6\x01\n" +
-	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationBr\xbaHo\xba\x01b\n" +
-	"\vmax_age.min\x12!must be 0s (never) or at least 1s\x1a0this == duration('0s') || this >= duration('1s')\xaa\x01\a\"\x05\b\x80\xe7\x84\x0fR\x06maxAge\x12H\n" +
+	"\tkeepalive\x18\x03 \x01(\v2\x1c.pillion.config.v1.KeepaliveR\tkeepalive\x12M\n" +
+	"\fidle_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\vidleTimeout\x12C\n" +
+	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\x06maxAge\x12H\n" +
 	"\x1amax_streams_per_connection\x18\x06 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\xff\xff\aR\x17maxStreamsPerConnection\"\x91\x01\n" +
 	"\aBackoff\x12F\n" +
 	"\ainitial\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\ainitial\x12>\n" +
-	"\x03max\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\x03max\"\xa9\x02\n" +
-	"\tKeepalive\x12\xd2\x01\n" +
-	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x9a\x01\xbaH\x96\x01\xba\x01\x89\x01\n" +
-	"\x16keepalive.interval.min\x12<must be 0s (never) or at least 10s, which is gRPC's smallest\x1a1this == duration('0s') || this >= duration('10s')\xaa\x01\x06\"\x04\b\x80\xa3\x05R\binterval\x12G\n" +
+	"\x03max\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\x03max\"\x9b\x01\n" +
+	"\tKeepalive\x12E\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\binterval\x12G\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\atimeoutBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (

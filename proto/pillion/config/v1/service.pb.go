@@ -318,13 +318,12 @@ const file_pillion_config_v1_service_proto_rawDesc = "" +
 	"\n" +
 	"\b_passingB\n" +
 	"\n" +
-	"\b_warning\"\xfc\x03\n" +
+	"\b_warning\"\xe6\x02\n" +
 	"\vHealthCheck\x12I\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\binterval\x12G\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xe1\xeb\x17R\atimeout\x12?\n" +
-	"\fgrpc_service\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x18\xff\x012\x12^[A-Za-z0-9_./-]*$R\vgrpcService\x12\xfb\x01\n" +
-	"\x19deregister_critical_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\xa3\x01\xbaH\x9f\x01\xba\x01\x91\x01\n" +
-	"\x1dderegister_critical_after.min\x12=must be 0s (never) or at least 1m, which is Consul's smallest\x1a1this == duration('0s') || this >= duration('60s')\xaa\x01\a\"\x05\b\x80\xe7\x84\x0fR\x17deregisterCriticalAfter\x12\x1a\n" +
+	"\fgrpc_service\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x18\xff\x012\x12^[A-Za-z0-9_./-]*$R\vgrpcService\x12f\n" +
+	"\x19deregister_critical_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\x17deregisterCriticalAfter\x12\x1a\n" +
 	"\bdisabled\x18\x05 \x01(\bR\bdisabledBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
