@@ -145,17 +145,22 @@ func (l *AccessLog) Log(r *Record) {
 	e := l.entries.Get().(*entry)
 	e.set(r)
 	l.mu.Lock()
-	if l.closed || len(l.pending) >= l.limit {
-		l.mu.Unlock()
+	closed, waiting := l.closed, len(l.pending)
+	queued := !closed && waiting < l.limit
+	if queued {
+		l.pending = append(l.pending, e)
+	}
+	l.mu.Unlock()
+	switch {
+	case queued && waiting == 0:
+		l.signal()
+	case queued: // the writer knows
+	case closed:
+		l.recycle(e)
+		l.dropped.Add(1)
+	default:
 		l.recycle(e)
 		l.lost(1, nil)
-		return
-	}
-	l.pending = append(l.pending, e)
-	first := len(l.pending) == 1
-	l.mu.Unlock()
-	if first {
-		l.signal()
 	}
 }
 

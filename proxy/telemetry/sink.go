@@ -12,9 +12,10 @@ type sink struct {
 	name string // for messages: the path, or what it is
 	path string // of the file to open again; "" for what is no file of ours
 
-	mu   sync.Mutex // held while writing and while w changes
-	w    io.Writer
-	torn bool // the last write ended within a line
+	mu     sync.Mutex // held while writing and while w changes
+	w      io.Writer
+	torn   bool // the last write ended within a line
+	closed bool
 }
 
 func openSink(path string) (*sink, error) {
@@ -59,6 +60,7 @@ func (s *sink) write(lines []byte) error {
 	return err
 }
 
+// reopen opens the file again by its path.
 func (s *sink) reopen() error {
 	if s.path == "" {
 		return nil
@@ -68,17 +70,22 @@ func (s *sink) reopen() error {
 		return err
 	}
 	s.mu.Lock()
-	old := s.w
+	defer s.mu.Unlock()
+	if s.closed {
+		return f.Close()
+	}
+	old := s.w.(io.Closer)
 	s.w, s.torn = f, false
-	s.mu.Unlock()
-	return old.(io.Closer).Close()
+	return old.Close()
 }
 
+// close closes the file, once. What is no file of ours stays open.
 func (s *sink) close() error {
-	if s.path == "" {
-		return nil
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.path == "" || s.closed {
+		return nil
+	}
+	s.closed = true
 	return s.w.(io.Closer).Close()
 }
