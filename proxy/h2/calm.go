@@ -1,0 +1,86 @@
+package h2
+
+import "time"
+
+// calm decides when a peer has sent too much that gets nothing done. It is
+// guarded by Conn.mu.
+type calm struct {
+	left     int32 // nuisances still tolerated
+	refilled int64 // Unix time in seconds
+
+	opened    uint32 // streams that the peer opened
+	premature uint32 // of those, reset by it or for its errors before an answer
+}
+
+// prematureFloor is how many streams a peer may cancel unanswered before their
+// share is looked at; maxPrematureShare of all is then too many (rapid reset,
+// CVE-2023-44487).
+const (
+	prematureFloor    = 500
+	prematureShareDiv = 2
+	// prematureAge is the age up to which an unanswered stream that ends counts:
+	// older ones had cost their sender patience.
+	prematureAge = int64(time.Second)
+)
+
+// nuisance notes a frame that gets nothing done. The reader holds c.mu.
+func (c *Conn) nuisance(cost int32) error {
+	c.calm.left -= cost
+	if c.calm.left >= 0 {
+		return nil
+	}
+	now := time.Now().Unix()
+	if now != c.calm.refilled {
+		c.calm.refilled = now
+		c.calm.left += c.cfg.Nuisance / 2
+		if c.calm.left >= 0 {
+			return nil
+		}
+	}
+	return connError(EnhanceYourCalm, "too many frames that get nothing done")
+}
+
+// usefulWork gives back some of what nuisances used up. c.mu is held.
+func (c *Conn) usefulWork(n int32) {
+	c.calm.left = min(c.calm.left+n, c.cfg.Nuisance)
+}
+
+// endedEarly notes that a client's stream ended by the client's doing. c.mu is
+// held.
+func (c *Conn) endedEarly(s *Stream, now int64) error {
+	if c.role != Server || s.answered || now-s.openedAt > prematureAge {
+		return nil
+	}
+	c.calm.premature++
+	if c.calm.premature > prematureFloor && c.calm.premature > c.calm.opened/prematureShareDiv {
+		return connError(EnhanceYourCalm, "too many streams reset before they were answered")
+	}
+	return nil
+}
+
+// resetRing remembers the streams that we reset most recently, whose last frames
+// may still be on their way (RFC 9113 section 5.1, "closed").
+type resetRing struct {
+	ids  []uint32
+	next int
+}
+
+const resetRingSize = 256
+
+func (r *resetRing) add(id uint32) {
+	if len(r.ids) < resetRingSize {
+		r.ids = append(r.ids, id)
+		return
+	}
+	r.ids[r.next] = id
+	r.next = (r.next + 1) % resetRingSize
+}
+
+func (r *resetRing) has(id uint32) bool {
+	for _, v := range r.ids {
+		if v == id {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,349 @@
+package h2
+
+import (
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+)
+
+var errEOF = io.EOF
+
+// Handler is told what happens to a connection as a whole. Every call is made
+// with no lock of the engine's held.
+type Handler interface {
+	// NewStream returns the stream that a new request of a client is given; its
+	// owner then gets the request. Only server connections call it.
+	NewStream(c *Conn) *Stream
+	// OnConnSlots says that another stream may be opened, after Open had
+	// returned ErrNoSlot, or that the peer's first SETTINGS have come.
+	OnConnSlots(b *Batch, c *Conn)
+	// OnConnDraining says that the connection takes no new streams; those open
+	// go on.
+	OnConnDraining(b *Batch, c *Conn)
+	// OnConnClosed is the last call: the connection has ended, and all its
+	// streams' owners were told. err is never nil.
+	OnConnClosed(b *Batch, c *Conn, err error)
+}
+
+// Conn is one HTTP/2 connection.
+type Conn struct {
+	t       Transport
+	role    Role
+	cfg     *Config
+	handler Handler
+	// Data is the handler's own; the engine does not look at it.
+	Data any
+
+	mu sync.Mutex
+	// room tells the reader that output was written.
+	room sync.Cond
+
+	// Output. written counts all bytes that the socket took, appended all that
+	// were handed over for writing before the present output.
+	out         *output
+	outputEpoch uint32
+	appended    uint64
+	written     uint64
+	writing     bool
+	closedWrite bool
+	touchedBy   *Batch
+	enc         *hpack.Encoder
+	ready       streamList // streams whose parked output could go out
+	blocked     streamList // streams whose parked DATA waits for sendWindow
+
+	// Streams.
+	streams   map[uint32]*Stream
+	active    int    // streams open, those waiting for an id included
+	nextID    uint32 // client: the next stream's id
+	lastID    uint32 // server: the highest id that the client has used
+	skipped   [4][2]uint32
+	nSkipped  int
+	resets    resetRing
+	wantSlots bool
+	idleSince time.Time
+
+	// Windows of the connection; streamWindow is what a new stream's receive
+	// window starts with.
+	sendWindow   int32
+	recvWindow   int32
+	recvTarget   int32
+	unreturned   int32
+	streamWindow int32
+
+	peer        peerSettings
+	sawSettings bool
+
+	// How it ends.
+	draining bool
+	shutdown shutdownStep
+	goAwayID uint32 // client: the last id of the GOAWAY received
+	dead     bool
+	err      error
+
+	calm      calm
+	handshake *time.Timer
+	keepalive keepalive
+	grow      growth
+	drainStop *time.Timer
+}
+
+// New makes a connection over t. Nothing is sent or read until Serve is called;
+// streams may be opened at once.
+func New(t Transport, role Role, cfg *Config, h Handler) *Conn {
+	c := &Conn{
+		t: t, role: role, cfg: cfg, handler: h,
+		enc:          hpack.NewEncoder(),
+		streams:      make(map[uint32]*Stream),
+		nextID:       1,
+		sendWindow:   defaultInitialWindow,
+		recvWindow:   int32(cfg.ConnWindow),
+		recvTarget:   int32(cfg.ConnWindow),
+		streamWindow: int32(cfg.InitialStreamWindow),
+		peer:         initialPeerSettings(),
+		goAwayID:     maxStreamID,
+		idleSince:    time.Now(),
+	}
+	c.room.L = &c.mu
+	c.calm.left = cfg.Nuisance
+	o := c.output()
+	if role == Client {
+		o.b = append(o.b, clientPreface...)
+	}
+	o.b = appendFirstSettings(o.b, role, cfg)
+	if extra := cfg.ConnWindow - defaultInitialWindow; extra > 0 {
+		o.appendWindowUpdate(0, extra)
+	}
+	return c
+}
+
+// Serve reads the connection until it ends, in the calling goroutine.
+func (c *Conn) Serve() {
+	c.mu.Lock()
+	c.handshake = time.AfterFunc(c.cfg.HandshakeTimeout, c.handshakeExpired)
+	c.keepalive.start(c)
+	c.mu.Unlock()
+	r := reader{c: c, dec: hpack.NewDecoder(4096)}
+	r.run()
+	c.mu.Lock()
+	c.handshake.Stop()
+	c.keepalive.stop()
+	if c.drainStop != nil {
+		c.drainStop.Stop()
+	}
+	c.mu.Unlock()
+}
+
+// RemoteAddr returns the peer's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.t.RemoteAddr() }
+
+// LocalAddr returns the connection's own address.
+func (c *Conn) LocalAddr() net.Addr { return c.t.LocalAddr() }
+
+// Open opens a stream with a request. fields are only used during the call.
+// After an error nothing was sent, and the stream was not opened.
+func (c *Conn) Open(b *Batch, s *Stream, fields []hpack.Field, end bool) (gen uint32, err error) {
+	now := b.Now().UnixNano()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.dead:
+		return 0, ErrClosed
+	case c.draining:
+		return 0, ErrDraining
+	case uint32(c.active) >= c.peer.maxConcurrentStreams:
+		c.wantSlots = true
+		return 0, ErrNoSlot
+	case c.nextID > maxStreamID-2*uint32(c.active):
+		// Those waiting for an id will need one each. RFC 9113 section 5.1.1:
+		// a client out of ids opens a new connection.
+		c.drain1(b)
+		return 0, ErrDraining
+	}
+	s.begin(c, now)
+	s.ending = end
+	s.answered = true
+	c.active++
+	b.touch(c)
+	if c.outputFull() || c.ready.head != nil && c.ready.head.id == 0 {
+		c.parkHeaders(s, fields, end)
+		return s.gen, nil
+	}
+	c.writeHeaders(s, fields, end)
+	if end {
+		c.endLocal(b, s)
+	}
+	return s.gen, nil
+}
+
+// endLocal notes that END_STREAM went to the output. c.mu is held.
+func (c *Conn) endLocal(b *Batch, s *Stream) {
+	s.sentEnd = true
+	if s.gotEnd {
+		c.closeStream(b, s)
+		return
+	}
+	if c.role == Server {
+		// The answer is complete before the request is: the client need not send
+		// the rest (RFC 9113 section 8.1).
+		c.resetStream(b, s, NoError)
+	}
+}
+
+// resetStream ends a stream with RST_STREAM, unless it never reached the peer.
+// c.mu is held.
+func (c *Conn) resetStream(b *Batch, s *Stream, code ErrCode) {
+	if s.id != 0 && !c.dead {
+		b.touch(c)
+		o := c.output()
+		o.b = appendRSTStream(o.b, s.id, code)
+		if !s.gotEnd {
+			c.resets.add(s.id)
+		}
+	}
+	c.closeStream(b, s)
+}
+
+// closeStream ends a stream's life. c.mu is held.
+func (c *Conn) closeStream(b *Batch, s *Stream) {
+	c.forget(s)
+	b.events = append(b.events, event{kind: eventClosed, stream: s, gen: s.gen})
+	if c.active == 0 {
+		c.idleSince = b.Now()
+		if c.draining && !c.dead {
+			c.finish(b)
+		}
+	}
+	if c.wantSlots && !c.draining && uint32(c.active) < c.peer.maxConcurrentStreams {
+		c.offerSlots(b)
+	}
+}
+
+// forget removes a stream from everything. c.mu is held.
+func (c *Conn) forget(s *Stream) {
+	s.open = false
+	if s.id != 0 {
+		delete(c.streams, s.id)
+	}
+	if s.list != nil {
+		s.list.remove(s)
+	}
+	if s.parked != nil {
+		s.parked.free(c.cfg.Budget)
+		s.parked = nil
+	}
+	c.active--
+}
+
+func (c *Conn) offerSlots(b *Batch) {
+	if c.role == Client {
+		c.wantSlots = false
+		b.events = append(b.events, event{kind: eventSlots, conn: c})
+	}
+}
+
+// Stats describes a connection at one moment.
+type Stats struct {
+	Streams    int       // open now
+	MaxStreams uint32    // how many the peer allows
+	IdleSince  time.Time // zero while streams are open
+	Draining   bool
+}
+
+// Stats returns the connection's present state.
+func (c *Conn) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := Stats{Streams: c.active, MaxStreams: c.peer.maxConcurrentStreams, Draining: c.draining || c.dead}
+	if c.active == 0 {
+		st.IdleSince = c.idleSince
+	}
+	return st
+}
+
+// end tells all owners and the handler that the connection is over, once. What
+// is in the output is still written.
+func (c *Conn) end(b *Batch, err error) {
+	c.mu.Lock()
+	if c.dead {
+		c.mu.Unlock()
+		return
+	}
+	c.dead, c.draining, c.err = true, true, err
+	type ended struct {
+		s   *Stream
+		gen uint32
+		r   Reset
+	}
+	// Copied, so that owners are told with no lock held.
+	all := make([]ended, 0, c.active)
+	add := func(s *Stream) {
+		r := Reset{Code: connCode(err), Cause: CauseConn, Err: err}
+		r.Unprocessed = s.id == 0 || s.id > c.goAwayID ||
+			c.role == Client && s.headersAt >= c.written
+		all = append(all, ended{s, s.gen, r})
+	}
+	for _, s := range c.streams {
+		add(s)
+	}
+	for s := c.ready.head; s != nil; s = s.next {
+		if s.id == 0 {
+			add(s)
+		}
+	}
+	for _, e := range all {
+		c.forget(e.s)
+	}
+	c.room.Broadcast()
+	c.mu.Unlock()
+
+	for _, e := range all {
+		e.s.owner.OnReset(b, e.s, e.gen, e.r)
+		e.s.owner.OnClosed(b, e.s, e.gen)
+	}
+	c.handler.OnConnClosed(b, c, err)
+}
+
+func connCode(err error) ErrCode {
+	if ce, ok := err.(*ConnError); ok && ce.Remote {
+		return ce.Code
+	}
+	return InternalError
+}
+
+// lingerTime is how long an ended connection is still read, so that the peer
+// gets what was written last: a socket closed with unread input resets the
+// connection, and the peer's kernel may then throw our last words away.
+const lingerTime = time.Second
+
+// abort ends the connection for an error of the peer's, which is told so.
+func (c *Conn) abort(b *Batch, err error) {
+	c.mu.Lock()
+	if ce, ok := err.(*ConnError); ok && !ce.Remote && !c.dead {
+		o := c.output()
+		o.b = appendGoAway(o.b, c.lastID, ce.Code, ce.Reason)
+	}
+	c.mu.Unlock()
+	c.end(b, err)
+	_ = c.t.SetReadDeadline(time.Now().Add(lingerTime))
+	c.flush(b)
+}
+
+// Abort ends the connection at once: open streams are reset, and the peer is
+// told code and reason.
+func (c *Conn) Abort(b *Batch, code ErrCode, reason string) {
+	c.abort(b, connError(code, reason))
+}
+
+func (c *Conn) handshakeExpired() {
+	c.mu.Lock()
+	late := !c.sawSettings
+	c.mu.Unlock()
+	if late {
+		var b Batch
+		c.abort(&b, connError(SettingsTimeout, "no SETTINGS within the handshake's time"))
+		b.Done()
+	}
+}

@@ -1,0 +1,457 @@
+package h2
+
+import (
+	"strconv"
+	"sync"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+)
+
+// HeadKind says what a header section is.
+type HeadKind uint8
+
+// The kinds of header sections (RFC 9113 section 8.1).
+const (
+	HeadRequest HeadKind = iota
+	HeadInformational
+	HeadResponse
+	HeadTrailers
+)
+
+// Head is a header section. Its strings are valid as long as its block.
+type Head struct {
+	Kind HeadKind
+	// Pseudo-header fields of a request; Authority is that of the host field
+	// where there is no ":authority".
+	Method, Scheme, Authority, Path string
+	// Status is a response's ":status".
+	Status int
+	// TooLarge says that the list was longer than SETTINGS_MAX_HEADER_LIST_SIZE
+	// and is not complete: a request is to be answered with 431.
+	TooLarge bool
+	// Regular are the fields that are no pseudo-header fields, in their order.
+	Regular []hpack.Field
+
+	block *hpack.Block
+}
+
+// Take gives the memory behind the head to the caller, who hands it to FreeBlock
+// when done with it.
+func (h *Head) Take() *hpack.Block {
+	b := h.block
+	h.block = nil
+	return b
+}
+
+var blocks = sync.Pool{New: func() any { return new(hpack.Block) }}
+
+// FreeBlock takes back a block that Head.Take gave away. nil is allowed.
+func FreeBlock(b *hpack.Block) {
+	if b != nil {
+		b.Reset()
+		blocks.Put(b)
+	}
+}
+
+// maxContinuations bounds the CONTINUATION frames of a header block, whatever
+// their size: none is larger than a frame, but they may be empty.
+const maxContinuations = 64
+
+func (r *reader) onHeaders(h frameHeader, p []byte) error {
+	if h.id == 0 {
+		return connError(ProtocolError, "HEADERS on stream 0")
+	}
+	p, ok := stripPadding(h, p)
+	if !ok {
+		return connError(ProtocolError, "HEADERS whose padding is as long as its payload")
+	}
+	selfDependent := false
+	if h.has(flagPriority) {
+		if len(p) < 5 {
+			return connError(FrameSizeError, "HEADERS too short for its priority")
+		}
+		dep := parseFrameHeader(append([]byte{0, 0, 0, 0, 0}, p[:4]...)).id
+		selfDependent = dep == h.id
+		p = p[5:]
+	}
+	if !h.has(flagEndHeaders) {
+		r.open, r.conts = h, 0
+		r.block = append(r.block[:0], p...)
+		return nil
+	}
+	if err := r.section(h, p); err != nil {
+		return err
+	}
+	if selfDependent {
+		return &streamError{h.id, ProtocolError, "a stream that depends on itself"}
+	}
+	return nil
+}
+
+func (r *reader) onContinuation(h frameHeader, p []byte) error {
+	if r.open.id == 0 {
+		return connError(ProtocolError, "CONTINUATION without HEADERS")
+	}
+	r.conts++
+	// Encoded, a list can hardly be longer than its own size; a block that is
+	// has to be decoded in full only to be thrown away.
+	if r.conts > maxContinuations || len(r.block)+len(p) > int(r.c.cfg.MaxHeaderListSize)+minMaxFrameSize {
+		return connError(EnhanceYourCalm, "a header block that is too long")
+	}
+	r.block = append(r.block, p...)
+	if !h.has(flagEndHeaders) {
+		return nil
+	}
+	h, r.open = r.open, frameHeader{}
+	block := r.block
+	r.block = nil
+	return r.section(h, block)
+}
+
+// section decodes a complete header block and hands it on. A block is decoded
+// whatever becomes of its stream, or the compression state would be wrong for
+// all that follow (RFC 9113 section 4.3).
+func (r *reader) section(h frameHeader, p []byte) error {
+	head := &r.head
+	if head.block == nil {
+		head.block = blocks.Get().(*hpack.Block)
+	} else {
+		head.block.Reset()
+	}
+	*head = Head{block: head.block}
+	if err := r.dec.Decode(p, r.c.cfg.MaxHeaderListSize, head.block); err == hpack.ErrListTooLarge {
+		head.TooLarge = true
+	} else if err != nil {
+		return connError(CompressionError, err.Error())
+	}
+	if r.c.role == Server {
+		return r.request(h, head)
+	}
+	return r.response(h, head)
+}
+
+// request handles a header section of a client's: a new request or trailers.
+func (r *reader) request(h frameHeader, head *Head) error {
+	c, b := r.c, &r.batch
+	end := h.has(flagEndStream)
+	if h.id%2 == 0 {
+		return connError(ProtocolError, "a client's stream with an even id")
+	}
+	c.mu.Lock()
+	if h.id <= c.lastID {
+		defer c.mu.Unlock()
+		return r.trailers(h, head, end)
+	}
+	first := c.lastID + 2
+	if c.lastID == 0 {
+		first = 1
+	}
+	if h.id > first {
+		c.skipped[c.nSkipped%len(c.skipped)] = [2]uint32{first, h.id - 2}
+		c.nSkipped++
+	}
+	if c.draining {
+		// Beyond the last id of our GOAWAY; the client sends it elsewhere.
+		c.resets.add(h.id)
+		c.mu.Unlock()
+		return nil
+	}
+	c.lastID = h.id
+	c.calm.opened++
+	full := c.active >= int(c.cfg.MaxConcurrentStreams)
+	c.mu.Unlock()
+	if full {
+		return &streamError{h.id, RefusedStream, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS"}
+	}
+	length, bad := head.checkRequest()
+	if bad != "" {
+		return &streamError{h.id, ProtocolError, bad}
+	}
+	s := c.handler.NewStream(c)
+	now := b.Now().UnixNano()
+	c.mu.Lock()
+	s.begin(c, now)
+	s.id = h.id
+	s.gotHead = true
+	s.contentLength = length
+	c.streams[h.id] = s
+	c.active++
+	gen := s.gen
+	var err error
+	if end {
+		err = c.endRemote(b, s)
+	}
+	c.mu.Unlock()
+	if err != nil {
+		end = false // the owner is told of the request, then of its end
+	}
+	s.owner.OnHeaders(b, s, gen, head, end)
+	return err
+}
+
+// trailers handles a header section on a stream that is or was open. c.mu is
+// held; it is released while the owner is told.
+func (r *reader) trailers(h frameHeader, head *Head, end bool) error {
+	c, b := r.c, &r.batch
+	s := c.streams[h.id]
+	if s == nil {
+		switch {
+		case c.resets.has(h.id):
+			return nil
+		case c.wasSkipped(h.id):
+			return connError(ProtocolError, "HEADERS on a stream below the last one opened")
+		}
+		return connError(StreamClosed, "HEADERS on a closed stream")
+	}
+	if s.gotEnd {
+		return &streamError{h.id, StreamClosed, "HEADERS after END_STREAM"}
+	}
+	if !end {
+		return &streamError{h.id, ProtocolError, "trailers without END_STREAM"}
+	}
+	if bad := head.checkTrailers(); bad != "" || head.TooLarge {
+		return &streamError{h.id, ProtocolError, "malformed trailers: " + bad}
+	}
+	if err := c.endRemote(b, s); err != nil {
+		return err
+	}
+	gen := s.gen
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	s.owner.OnHeaders(b, s, gen, head, true)
+	return nil
+}
+
+func (c *Conn) wasSkipped(id uint32) bool {
+	for _, gap := range c.skipped {
+		if gap[0] != 0 && id >= gap[0] && id <= gap[1] {
+			return true
+		}
+	}
+	return false
+}
+
+// response handles a header section of a server's.
+func (r *reader) response(h frameHeader, head *Head) error {
+	c, b := r.c, &r.batch
+	end := h.has(flagEndStream)
+	c.mu.Lock()
+	s := c.streams[h.id]
+	if s == nil {
+		defer c.mu.Unlock()
+		if err := c.checkNotIdle(h.id); err != nil {
+			return err
+		}
+		if c.resets.has(h.id) {
+			return nil
+		}
+		return &streamError{h.id, StreamClosed, "HEADERS on a closed stream"}
+	}
+	if s.gotHead {
+		defer c.mu.Unlock()
+		return r.trailers(h, head, end)
+	}
+	gen := s.gen
+	length, bad := head.checkResponse()
+	if bad == "" && head.TooLarge {
+		bad = "a header list above SETTINGS_MAX_HEADER_LIST_SIZE"
+	}
+	if bad == "" && head.Kind == HeadInformational && end {
+		bad = "an informational response with END_STREAM"
+	}
+	var err error
+	switch {
+	case bad != "":
+		err = &streamError{h.id, ProtocolError, bad}
+	case head.Kind == HeadInformational:
+		err = c.nuisance(1)
+	default:
+		s.gotHead = true
+		if !end { // an answer to HEAD may have a length and no content
+			s.contentLength = length
+		}
+		c.usefulWork(1)
+		if end {
+			err = c.endRemote(b, s)
+		}
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	s.owner.OnHeaders(b, s, gen, head, end)
+	return nil
+}
+
+// pseudo field bits, to find duplicates.
+const (
+	pseudoMethod = 1 << iota
+	pseudoScheme
+	pseudoAuthority
+	pseudoPath
+	pseudoStatus
+)
+
+// checkRequest checks a request's header section (RFC 9113 sections 8.2 and
+// 8.3.1), and takes the pseudo-header fields out of it. It returns the
+// content-length, -1 without one, and what is malformed.
+func (h *Head) checkRequest() (length int64, bad string) {
+	h.Kind = HeadRequest
+	fields := h.block.Fields
+	seen, i := 0, 0
+	for ; i < len(fields) && fields[i].Name != "" && fields[i].Name[0] == ':'; i++ {
+		f := &fields[i]
+		bit := 0
+		switch f.Name {
+		case ":method":
+			h.Method, bit = f.Value, pseudoMethod
+		case ":scheme":
+			h.Scheme, bit = f.Value, pseudoScheme
+		case ":authority":
+			h.Authority, bit = f.Value, pseudoAuthority
+		case ":path":
+			h.Path, bit = f.Value, pseudoPath
+		}
+		if bit == 0 {
+			return 0, "an unknown pseudo-header field in a request"
+		}
+		if seen&bit != 0 {
+			return 0, "a pseudo-header field twice"
+		}
+		if !validValue(f.Value) {
+			return 0, "a character that a field value must not contain"
+		}
+		seen |= bit
+	}
+	h.Regular = fields[i:]
+	if length, bad = h.checkRegular(); bad != "" {
+		return 0, bad
+	}
+	if h.TooLarge {
+		return length, ""
+	}
+	const need = pseudoMethod | pseudoScheme | pseudoPath
+	if h.Method == "CONNECT" {
+		if seen&(pseudoScheme|pseudoPath) != 0 || h.Authority == "" {
+			return 0, "a malformed CONNECT"
+		}
+		return length, ""
+	}
+	if seen&need != need || h.Path == "" || h.Method == "" || h.Scheme == "" {
+		return 0, "a request without :method, :scheme or :path"
+	}
+	return length, ""
+}
+
+// checkResponse checks a response's header section (RFC 9113 section 8.3.2).
+func (h *Head) checkResponse() (length int64, bad string) {
+	h.Kind = HeadResponse
+	fields := h.block.Fields
+	if len(fields) == 0 || fields[0].Name != ":status" || len(fields[0].Value) != 3 {
+		return 0, "a response without :status"
+	}
+	status, err := strconv.ParseUint(fields[0].Value, 10, 16)
+	if err != nil || status < 100 {
+		return 0, "a response whose :status is no status"
+	}
+	h.Status = int(status)
+	if status < 200 {
+		h.Kind = HeadInformational
+	}
+	h.Regular = fields[1:]
+	return h.checkRegular()
+}
+
+// checkTrailers checks trailers: no pseudo-header fields (RFC 9113 section 8.1).
+func (h *Head) checkTrailers() (bad string) {
+	h.Kind = HeadTrailers
+	h.Regular = h.block.Fields
+	_, bad = h.checkRegular()
+	return bad
+}
+
+// checkRegular checks the fields that are not pseudo-header fields (RFC 9113
+// sections 8.2.1 and 8.2.2).
+func (h *Head) checkRegular() (length int64, bad string) {
+	length = -1
+	for i := range h.Regular {
+		f := &h.Regular[i]
+		if !validName(f.Name) {
+			return 0, "a field name that HTTP/2 does not allow"
+		}
+		if !validValue(f.Value) {
+			return 0, "a character that a field value must not contain"
+		}
+		switch len(f.Name) {
+		case 2:
+			if f.Name == "te" && f.Value != "trailers" {
+				return 0, "a te field other than trailers"
+			}
+		case 4:
+			if f.Name == "host" && h.Authority == "" {
+				h.Authority = f.Value
+			}
+		case 7:
+			if f.Name == "upgrade" {
+				return 0, "a field that is specific to a connection"
+			}
+		case 10:
+			if f.Name == "connection" || f.Name == "keep-alive" {
+				return 0, "a field that is specific to a connection"
+			}
+		case 14:
+			if f.Name == "content-length" {
+				n, err := strconv.ParseUint(f.Value, 10, 63)
+				if err != nil || length >= 0 && length != int64(n) {
+					return 0, "a malformed content-length"
+				}
+				length = int64(n)
+			}
+		case 16:
+			if f.Name == "proxy-connection" {
+				return 0, "a field that is specific to a connection"
+			}
+		case 17:
+			if f.Name == "transfer-encoding" {
+				return 0, "a field that is specific to a connection"
+			}
+		}
+	}
+	return length, ""
+}
+
+// nameChars are the characters of a field name: RFC 9110's tokens without upper
+// case.
+var nameChars = func() (t [256]bool) {
+	for c := '0'; c <= '9'; c++ {
+		t[c] = true
+	}
+	for c := 'a'; c <= 'z'; c++ {
+		t[c] = true
+	}
+	for _, c := range "!#$%&'*+-.^_`|~" {
+		t[c] = true
+	}
+	return t
+}()
+
+func validName(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if !nameChars[s[i]] {
+			return false
+		}
+	}
+	return len(s) > 0
+}
+
+// validValue refuses what could split a header section elsewhere, and control
+// characters. White space at the ends, which RFC 9113 forbids too, does no harm
+// and is let through, as other proxies do.
+func validValue(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,359 @@
+package h2
+
+import (
+	"sync"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+)
+
+// output is bytes on their way to the socket.
+type output struct{ b []byte }
+
+var outputs = sync.Pool{New: func() any { return &output{b: make([]byte, 0, 4<<10)} }}
+
+// maxKeptOutput is the capacity above which a buffer is left to the garbage
+// collector instead of the pool.
+const maxKeptOutput = 256 << 10
+
+func (o *output) free() {
+	if cap(o.b) <= maxKeptOutput {
+		o.b = o.b[:0]
+		outputs.Put(o)
+	}
+}
+
+func (o *output) appendWindowUpdate(id, increment uint32) {
+	o.b = appendWindowUpdate(o.b, id, increment)
+}
+
+// output returns the buffer to append to. c.mu is held, and the caller touches c.
+func (c *Conn) output() *output {
+	if c.out == nil {
+		c.out = outputs.Get().(*output)
+		c.outputEpoch++
+	}
+	return c.out
+}
+
+func (c *Conn) outputFull() bool { return c.out != nil && len(c.out.b) >= maxOutput }
+
+// writeHeaders appends a header section of s to the output; a stream that waits
+// to be opened gets its id here, so that ids rise in the order they are sent
+// (RFC 9113 section 5.1.1). c.mu is held.
+func (c *Conn) writeHeaders(s *Stream, fields []hpack.Field, end bool) {
+	o := c.output()
+	start := len(o.b)
+	if s.id == 0 {
+		s.id = c.nextID
+		c.nextID += 2
+		c.streams[s.id] = s
+		s.headersAt = c.appended + uint64(start)
+	}
+	flags := uint8(flagEndHeaders)
+	if end {
+		flags |= flagEndStream
+	}
+	o.b = appendFrameHeader(o.b, 0, frameHeaders, flags, s.id)
+	o.b = c.enc.BeginBlock(o.b)
+	for i := range fields {
+		f := &fields[i]
+		o.b = c.enc.AppendField(o.b, f.Name, f.Value, f.Sensitive)
+	}
+	n := len(o.b) - start - frameHeaderLen
+	if n > c.peer.maxFrameSize {
+		o.b = splitHeaders(o.b, start, c.peer.maxFrameSize)
+		return
+	}
+	putFrameLength(o.b[start:], n)
+}
+
+// splitHeaders makes the HEADERS frame at start, which is longer than max, into
+// one HEADERS and as many CONTINUATION frames as it takes.
+func splitHeaders(b []byte, start, max int) []byte {
+	block := append([]byte(nil), b[start+frameHeaderLen:]...)
+	h := parseFrameHeader(b[start:])
+	b = b[:start]
+	typ, flags := frameHeaders, h.flags&^flagEndHeaders
+	for len(block) > max {
+		b = append(appendFrameHeader(b, max, typ, flags, h.id), block[:max]...)
+		block = block[max:]
+		typ, flags = frameContinuation, 0
+	}
+	return append(appendFrameHeader(b, len(block), typ, flags|flagEndHeaders, h.id), block...)
+}
+
+// writeData appends as much of p as windows and the stream's share of the
+// output allow, and END_STREAM with the last byte. c.mu is held.
+func (c *Conn) writeData(s *Stream, p []byte, end bool) (taken int) {
+	o := c.output()
+	if s.outputEpoch != c.outputEpoch {
+		s.outputEpoch, s.inOutput = c.outputEpoch, 0
+	}
+	n := min(len(p), int(s.sendWindow), int(c.sendWindow), maxStreamOutput-int(s.inOutput))
+	if n <= 0 && len(p) > 0 {
+		return 0
+	}
+	for {
+		size := min(n-taken, c.peer.maxFrameSize)
+		flags := uint8(0)
+		if end && taken+size == len(p) {
+			flags = flagEndStream
+		}
+		o.b = appendFrameHeader(o.b, size, frameData, flags, s.id)
+		o.b = append(o.b, p[taken:taken+size]...)
+		taken += size
+		if taken == n {
+			break
+		}
+	}
+	s.sendWindow -= int32(n)
+	c.sendWindow -= int32(n)
+	s.inOutput += int32(n)
+	c.usefulWork(1)
+	return taken
+}
+
+// parked is a stream's output that cannot go out yet: what was handed over, in
+// order and unencoded, so that it can still be dropped.
+type parked struct {
+	heads    []*hpack.Block
+	data     []byte
+	off      int // data before it went out
+	trailers *hpack.Block
+	end      bool // END_STREAM follows data, or the last of heads
+}
+
+var parkedPool = sync.Pool{New: func() any { return new(parked) }}
+
+func (p *parked) free(g *Budget) {
+	g.Release(len(p.data) - p.off)
+	if cap(p.data) > 64<<10 {
+		p.data = nil
+	}
+	clear(p.heads)
+	*p = parked{heads: p.heads[:0], data: p.data[:0]}
+	parkedPool.Put(p)
+}
+
+// park makes room for parked output and queues the stream for its turn. c.mu is
+// held.
+func (c *Conn) park(s *Stream) *parked {
+	if s.parked == nil {
+		s.parked = parkedPool.Get().(*parked)
+		c.ready.push(s)
+	}
+	return s.parked
+}
+
+// parkHeaders keeps a header section until the stream's turn. c.mu is held.
+func (c *Conn) parkHeaders(s *Stream, fields []hpack.Field, end bool) {
+	p := c.park(s)
+	block := new(hpack.Block)
+	for i := range fields {
+		f := &fields[i]
+		block.Append(f.Name, f.Value)
+		block.Fields[len(block.Fields)-1].Sensitive = f.Sensitive
+	}
+	if len(p.data) > p.off {
+		p.trailers = block
+		return
+	}
+	p.heads = append(p.heads, block)
+	p.end = end
+}
+
+// parkData keeps bytes until the stream's turn, or ends the stream where the
+// process keeps too many already. c.mu is held.
+func (c *Conn) parkData(b *Batch, s *Stream, data []byte, end bool) {
+	if !c.cfg.Budget.Take(len(data)) {
+		gen := s.gen
+		b.events = append(b.events, event{kind: eventOverBudget, stream: s, gen: gen})
+		c.resetStream(b, s, EnhanceYourCalm)
+		return
+	}
+	p := c.park(s)
+	if p.off > 0 && len(p.data)+len(data) > cap(p.data) {
+		p.data = p.data[:copy(p.data, p.data[p.off:])]
+		p.off = 0
+	}
+	p.data = append(p.data, data...)
+	p.end = end
+}
+
+// refill moves parked output to the output, each stream in its turn. c.mu is
+// held.
+func (c *Conn) refill(b *Batch) {
+	for c.ready.head != nil && !c.outputFull() {
+		c.sendParked(b, c.ready.pop())
+	}
+}
+
+// sendParked sends what it can of one stream, at most a frame of DATA, and
+// queues the stream again where more could go. c.mu is held.
+func (c *Conn) sendParked(b *Batch, s *Stream) {
+	p := s.parked
+	for i, block := range p.heads {
+		last := p.end && i == len(p.heads)-1 && len(p.data) == p.off
+		c.writeHeaders(s, block.Fields, last)
+		if last {
+			c.unpark(b, s)
+			return
+		}
+	}
+	clear(p.heads)
+	p.heads = p.heads[:0]
+
+	if rest := p.data[p.off:]; len(rest) > 0 || (p.end && p.trailers == nil) {
+		if len(rest) > 0 && s.sendWindow <= 0 {
+			return // its WINDOW_UPDATE queues it again
+		}
+		if len(rest) > 0 && c.sendWindow <= 0 {
+			c.blocked.push(s)
+			return
+		}
+		s.inOutput = 0 // the turns keep it fair here
+		n := min(len(rest), c.peer.maxFrameSize)
+		n = c.writeData(s, rest[:n], p.end && p.trailers == nil && n == len(rest))
+		p.off += n
+		c.cfg.Budget.Release(n)
+		if n > 0 {
+			b.events = append(b.events, event{kind: eventTaken, stream: s, gen: s.gen, n: n})
+		}
+		if p.off < len(p.data) {
+			c.ready.push(s)
+			return
+		}
+	}
+	if p.trailers != nil {
+		c.writeHeaders(s, p.trailers.Fields, true)
+		p.end = true
+	}
+	c.unpark(b, s)
+}
+
+// unpark ends the parking of a stream whose output all went out. c.mu is held.
+func (c *Conn) unpark(b *Batch, s *Stream) {
+	end := s.parked.end
+	s.parked.free(c.cfg.Budget)
+	s.parked = nil
+	if end {
+		c.endLocal(b, s)
+	}
+}
+
+// unblock queues a stream whose window has grown. c.mu is held.
+func (c *Conn) unblock(s *Stream) {
+	if s.parked != nil && s.list == nil {
+		c.ready.push(s)
+	}
+}
+
+// unblockAll queues the streams that waited for the connection's window. c.mu is
+// held.
+func (c *Conn) unblockAll() {
+	for s := c.blocked.pop(); s != nil; s = c.blocked.pop() {
+		c.ready.push(s)
+	}
+}
+
+// takeOutput returns what is to be written next, or nil. c.mu is held.
+func (c *Conn) takeOutput(b *Batch) *output {
+	c.refill(b)
+	o := c.out
+	if o == nil || len(o.b) == 0 {
+		return nil
+	}
+	c.out = nil
+	c.appended += uint64(len(o.b))
+	c.outputEpoch++
+	return o
+}
+
+// flush writes the output without waiting. Who finds another goroutine writing
+// leaves it to that one, which looks for more before it stops.
+func (c *Conn) flush(b *Batch) {
+	c.mu.Lock()
+	if c.touchedBy == b {
+		c.touchedBy = nil
+	}
+	if c.writing {
+		c.mu.Unlock()
+		return
+	}
+	c.writing = true
+	for {
+		o := c.takeOutput(b)
+		if o == nil {
+			c.stopWriting()
+			return
+		}
+		c.mu.Unlock()
+		n, err := c.t.TryWrite(o.b)
+		if err != nil {
+			o.free()
+			c.writeFailed(b, n, err)
+			return
+		}
+		c.mu.Lock()
+		c.written += uint64(n)
+		if n < len(o.b) {
+			c.mu.Unlock()
+			go c.drain(o, n)
+			return
+		}
+		o.free()
+	}
+}
+
+// drain is the writer goroutine: it owns writing from a flush that the socket
+// did not take whole, until nothing is left to write.
+func (c *Conn) drain(o *output, n int) {
+	var b Batch
+	for o != nil {
+		m, err := c.t.Write(o.b[n:], c.cfg.StallTimeout)
+		o.free()
+		if err != nil {
+			c.writeFailed(&b, m, err)
+			break
+		}
+		n = 0
+		c.mu.Lock()
+		c.written += uint64(m)
+		if o = c.takeOutput(&b); o == nil {
+			c.stopWriting()
+			break
+		}
+		c.room.Broadcast()
+		c.mu.Unlock()
+		b.Done()
+	}
+	b.Done()
+}
+
+// stopWriting gives up the ownership of writing when nothing is left to write.
+// It unlocks c.mu, which is held.
+func (c *Conn) stopWriting() {
+	c.writing = false
+	closeWrite := c.dead && !c.closedWrite
+	c.closedWrite = c.closedWrite || c.dead
+	c.room.Broadcast()
+	c.mu.Unlock()
+	if closeWrite {
+		_ = c.t.CloseWrite() // the reader closes the rest, whatever becomes of this
+	}
+}
+
+func (c *Conn) writeFailed(b *Batch, n int, err error) {
+	c.mu.Lock()
+	c.written += uint64(n)
+	c.writing = false
+	c.closedWrite = true
+	if c.out != nil {
+		c.out.free()
+		c.out = nil
+	}
+	c.room.Broadcast()
+	c.mu.Unlock()
+	c.end(b, err)
+	_ = c.t.Close()
+}

@@ -1,0 +1,347 @@
+package h2
+
+import (
+	"encoding/binary"
+	"sync"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+)
+
+// reader is the reading side of a connection: it belongs to the goroutine that
+// runs it.
+type reader struct {
+	c     *Conn
+	batch Batch
+	dec   *hpack.Decoder
+
+	lent  *readBuffer
+	have  int    // carried bytes at the front of lent
+	carry []byte // an incomplete frame, or a part of the preface
+
+	sawPreface  bool
+	sawSettings bool
+
+	data  dataFrame
+	block []byte // a header block whose CONTINUATION frames are awaited
+	open  frameHeader
+	conts int // CONTINUATION frames so far
+
+	head Head
+}
+
+// dataFrame is a DATA frame of which a part has not arrived yet.
+type dataFrame struct {
+	stream *Stream // nil: nobody wants the bytes
+	gen    uint32
+	id     uint32
+	left   int // payload still to come
+	pad    int // padding still to come
+	end    bool
+}
+
+type readBuffer [readBufferSize]byte
+
+var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
+
+// Lend implements Lender.
+func (r *reader) Lend() []byte {
+	r.lent = readBuffers.Get().(*readBuffer)
+	r.have = copy(r.lent[:], r.carry)
+	return r.lent[r.have:]
+}
+
+// Return implements Lender.
+func (r *reader) Return() {
+	readBuffers.Put(r.lent)
+	r.lent = nil
+}
+
+// run reads until the connection ends.
+func (r *reader) run() {
+	c := r.c
+	if c.role == Client {
+		c.flush(&r.batch)
+		r.batch.Done()
+	} // A server speaks once it has seen how the client begins.
+	for {
+		n, err := c.t.Read(r)
+		if err != nil {
+			if r.lent != nil {
+				r.Return()
+			}
+			c.end(&r.batch, err)
+			_ = c.t.Close()
+			r.batch.Done()
+			return
+		}
+		if !r.ended() {
+			rest, err := r.consume(r.lent[:r.have+n])
+			if err != nil {
+				c.abort(&r.batch, err)
+			}
+			r.keep(rest)
+		}
+		r.Return()
+		r.batch.Done()
+		r.awaitRoom()
+	}
+}
+
+// ended says that the connection is over, and what still comes is thrown away.
+func (r *reader) ended() bool {
+	c := r.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.keepalive.timer != nil {
+		c.keepalive.heard(r.batch.Now())
+	}
+	return c.dead
+}
+
+// keep carries an incomplete frame over to the next read.
+func (r *reader) keep(rest []byte) {
+	if len(rest) == 0 {
+		r.carry = nil
+		return
+	}
+	r.carry = append(r.carry[:0], rest...)
+}
+
+// awaitRoom holds the reader back while the peer does not take what we owe it.
+// The writer's stall timeout ends a wait that is in vain.
+func (r *reader) awaitRoom() {
+	c := r.c
+	c.mu.Lock()
+	for c.out != nil && len(c.out.b) > maxOwed && c.writing && !c.dead {
+		c.room.Wait()
+	}
+	c.mu.Unlock()
+}
+
+// consume handles all complete frames in p, and DATA as far as it came. It
+// returns what it could not use yet.
+func (r *reader) consume(p []byte) (rest []byte, err error) {
+	if !r.sawPreface && r.c.role == Server {
+		if p, err = r.preface(p); err != nil || !r.sawPreface {
+			return p, err
+		}
+	}
+	for {
+		if r.data.left > 0 || r.data.pad > 0 {
+			p = r.moreData(p)
+		}
+		if len(p) < frameHeaderLen {
+			return p, nil
+		}
+		h := parseFrameHeader(p)
+		if err := r.checkFrame(h); err != nil {
+			return nil, err
+		}
+		if h.typ == frameData {
+			used, err := r.beginData(h, p)
+			if err != nil && !r.resetFor(&err) {
+				return nil, err
+			}
+			if used == 0 {
+				return p, nil // the pad length has not come yet
+			}
+			p = p[used:]
+			continue
+		}
+		size := frameHeaderLen + h.length
+		if len(p) < size {
+			return p, nil
+		}
+		if err := r.frame(h, p[frameHeaderLen:size]); err != nil && !r.resetFor(&err) {
+			return nil, err
+		}
+		p = p[size:]
+	}
+}
+
+// preface checks a client's first bytes (RFC 9113 section 3.4).
+func (r *reader) preface(p []byte) ([]byte, error) {
+	n := min(len(p), len(clientPreface))
+	if string(p[:n]) != clientPreface[:n] {
+		if looksLikeHTTP1(p) {
+			r.answerHTTP1()
+			return nil, errHTTP1
+		}
+		return nil, connError(ProtocolError, "the connection preface of HTTP/2 is missing")
+	}
+	if n < len(clientPreface) {
+		return p, nil
+	}
+	r.sawPreface = true
+	return p[n:], nil
+}
+
+// checkFrame applies the rules that hold for all types of frames.
+func (r *reader) checkFrame(h frameHeader) error {
+	if h.length > int(r.c.cfg.MaxFrameSize) {
+		return connError(FrameSizeError, "a frame longer than SETTINGS_MAX_FRAME_SIZE")
+	}
+	if !r.sawSettings {
+		if h.typ != frameSettings || h.has(flagAck) {
+			return connError(ProtocolError, "the first frame is not SETTINGS")
+		}
+		r.sawSettings = true
+	}
+	if r.open.id != 0 && (h.typ != frameContinuation || h.id != r.open.id) {
+		return connError(ProtocolError, "a header block is interrupted by another frame")
+	}
+	return nil
+}
+
+// frame handles one complete frame of any type but DATA.
+func (r *reader) frame(h frameHeader, p []byte) error {
+	c, b := r.c, &r.batch
+	switch h.typ {
+	case frameHeaders:
+		return r.onHeaders(h, p)
+	case frameContinuation:
+		return r.onContinuation(h, p)
+	case framePriority:
+		return r.onPriority(h, p)
+	case frameRSTStream:
+		return c.onRSTStream(b, h, p)
+	case frameSettings:
+		return c.onSettings(b, h, p)
+	case framePushPromise:
+		return connError(ProtocolError, "PUSH_PROMISE, though push is disabled")
+	case framePing:
+		return c.onPing(b, h, p)
+	case frameGoAway:
+		return c.onGoAway(b, h, p)
+	case frameWindowUpdate:
+		return c.onWindowUpdate(b, h, p)
+	}
+	// Unknown types are ignored (RFC 9113 section 5.5), though not without end.
+	return r.annoyed(1)
+}
+
+func (r *reader) annoyed(cost int32) error {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	return r.c.nuisance(cost)
+}
+
+// resetFor resets the stream that *err is about, and says whether that is all
+// there is to do. It may replace *err by an error of the connection's.
+func (r *reader) resetFor(err *error) bool {
+	se, ok := (*err).(*streamError)
+	if !ok {
+		return false
+	}
+	c, b := r.c, &r.batch
+	c.mu.Lock()
+	s := c.streams[se.id]
+	var gen uint32
+	if s == nil {
+		b.touch(c)
+		o := c.output()
+		o.b = appendRSTStream(o.b, se.id, se.code)
+		c.resets.add(se.id)
+		*err = c.nuisance(4)
+	} else {
+		gen = s.gen
+		*err = c.endedEarly(s, b.Now().UnixNano())
+		c.resetStream(b, s, se.code)
+	}
+	c.mu.Unlock()
+	if s != nil {
+		s.owner.OnReset(b, s, gen, Reset{Code: se.code, Cause: CauseMalformed, Err: se})
+	}
+	return *err == nil
+}
+
+// onPriority ignores a PRIORITY frame (RFC 9113 section 6.3: deprecated).
+func (r *reader) onPriority(h frameHeader, p []byte) error {
+	if h.id == 0 {
+		return connError(ProtocolError, "PRIORITY on stream 0")
+	}
+	if h.length != 5 {
+		return &streamError{h.id, FrameSizeError, "PRIORITY of a length other than 5"}
+	}
+	if binary.BigEndian.Uint32(p)&maxStreamID == h.id {
+		return &streamError{h.id, ProtocolError, "a stream that depends on itself"}
+	}
+	return r.annoyed(1)
+}
+
+// onRSTStream ends a stream that the peer reset.
+func (c *Conn) onRSTStream(b *Batch, h frameHeader, p []byte) error {
+	if h.id == 0 {
+		return connError(ProtocolError, "RST_STREAM on stream 0")
+	}
+	if h.length != 4 {
+		return connError(FrameSizeError, "RST_STREAM of a length other than 4")
+	}
+	code := ErrCode(binary.BigEndian.Uint32(p))
+	c.mu.Lock()
+	s := c.streams[h.id]
+	if s == nil {
+		err := c.checkNotIdle(h.id)
+		if err == nil {
+			err = c.nuisance(1)
+		}
+		c.mu.Unlock()
+		return err
+	}
+	gen := s.gen
+	err := c.endedEarly(s, b.Now().UnixNano())
+	c.closeStream(b, s)
+	c.mu.Unlock()
+	s.owner.OnReset(b, s, gen, Reset{Code: code, Cause: CausePeer, Unprocessed: code == RefusedStream})
+	return err
+}
+
+// checkNotIdle refuses a frame on a stream that nobody has opened yet (RFC 9113
+// section 5.1). c.mu is held.
+func (c *Conn) checkNotIdle(id uint32) error {
+	if c.role == Server && id > c.lastID || c.role == Client && (id%2 == 0 || id >= c.nextID) {
+		return connError(ProtocolError, "a frame on an idle stream")
+	}
+	return nil
+}
+
+// onWindowUpdate enlarges a window of ours (RFC 9113 section 6.9).
+func (c *Conn) onWindowUpdate(b *Batch, h frameHeader, p []byte) error {
+	if h.length != 4 {
+		return connError(FrameSizeError, "WINDOW_UPDATE of a length other than 4")
+	}
+	inc := binary.BigEndian.Uint32(p) & maxWindow
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.nuisance(1); err != nil {
+		return err
+	}
+	if h.id == 0 {
+		if inc == 0 {
+			return connError(ProtocolError, "WINDOW_UPDATE by 0")
+		}
+		if int64(c.sendWindow)+int64(inc) > maxWindow {
+			return connError(FlowControlError, "the connection's window overflows")
+		}
+		c.sendWindow += int32(inc)
+		b.touch(c)
+		c.unblockAll()
+		return nil
+	}
+	s := c.streams[h.id]
+	if s == nil {
+		return c.checkNotIdle(h.id)
+	}
+	if inc == 0 {
+		return &streamError{h.id, ProtocolError, "WINDOW_UPDATE by 0"}
+	}
+	if int64(s.sendWindow)+int64(inc) > maxWindow {
+		return &streamError{h.id, FlowControlError, "the stream's window overflows"}
+	}
+	s.sendWindow += int32(inc)
+	if s.parked != nil {
+		b.touch(c)
+		c.unblock(s)
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package h2
+
+import "encoding/binary"
+
+// settingID names a parameter of a SETTINGS frame (RFC 9113 section 6.5.2).
+type settingID uint16
+
+const (
+	settingHeaderTableSize      settingID = 0x1
+	settingEnablePush           settingID = 0x2
+	settingMaxConcurrentStreams settingID = 0x3
+	settingInitialWindowSize    settingID = 0x4
+	settingMaxFrameSize         settingID = 0x5
+	settingMaxHeaderListSize    settingID = 0x6
+)
+
+const (
+	// defaultInitialWindow is both windows' size until SETTINGS say otherwise.
+	defaultInitialWindow = 65535
+	// assumedMaxStreams is how many streams a client opens before the server's
+	// SETTINGS have arrived. RFC 9113 sets no limit then; gRPC implementations
+	// assume 100, since most servers allow that many.
+	assumedMaxStreams = 100
+)
+
+// peerSettings are the peer's parameters as far as the engine uses them.
+type peerSettings struct {
+	maxConcurrentStreams uint32
+	initialWindow        int32
+	maxFrameSize         int
+	maxHeaderListSize    uint32
+}
+
+func initialPeerSettings() peerSettings {
+	return peerSettings{
+		maxConcurrentStreams: assumedMaxStreams,
+		initialWindow:        defaultInitialWindow,
+		maxFrameSize:         minMaxFrameSize,
+		maxHeaderListSize:    ^uint32(0),
+	}
+}
+
+func appendSetting(dst []byte, id settingID, value uint32) []byte {
+	dst = binary.BigEndian.AppendUint16(dst, uint16(id))
+	return binary.BigEndian.AppendUint32(dst, value)
+}
+
+// appendFirstSettings appends the SETTINGS frame that begins a connection.
+func appendFirstSettings(dst []byte, role Role, cfg *Config) []byte {
+	start := len(dst)
+	dst = appendFrameHeader(dst, 0, frameSettings, 0, 0)
+	if role == Client {
+		dst = appendSetting(dst, settingEnablePush, 0)
+	} else {
+		dst = appendSetting(dst, settingMaxConcurrentStreams, cfg.MaxConcurrentStreams)
+	}
+	dst = appendSetting(dst, settingInitialWindowSize, cfg.InitialStreamWindow)
+	dst = appendSetting(dst, settingMaxFrameSize, cfg.MaxFrameSize)
+	dst = appendSetting(dst, settingMaxHeaderListSize, cfg.MaxHeaderListSize)
+	putFrameLength(dst[start:], len(dst)-start-frameHeaderLen)
+	return dst
+}
+
+// onSettings applies a SETTINGS frame of the peer's (RFC 9113 section 6.5).
+func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
+	if h.id != 0 {
+		return connError(ProtocolError, "SETTINGS on a stream")
+	}
+	if h.has(flagAck) {
+		if h.length != 0 {
+			return connError(FrameSizeError, "SETTINGS acknowledgement with a payload")
+		}
+		return nil
+	}
+	if h.length%6 != 0 {
+		return connError(FrameSizeError, "SETTINGS of a length that is not a multiple of 6")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.nuisance(1); err != nil {
+		return err
+	}
+	limitBefore := c.peer.maxConcurrentStreams
+	if !c.sawSettings {
+		c.sawSettings = true
+		c.handshake.Stop()
+		// The assumption made before the server spoke ends here: no value means
+		// no limit.
+		c.peer.maxConcurrentStreams = ^uint32(0)
+		limitBefore = 0
+	}
+	for ; len(p) > 0; p = p[6:] {
+		id := settingID(binary.BigEndian.Uint16(p))
+		if err := c.applySetting(id, binary.BigEndian.Uint32(p[2:])); err != nil {
+			return err
+		}
+	}
+	b.touch(c)
+	o := c.output()
+	o.b = appendFrameHeader(o.b, 0, frameSettings, flagAck, 0)
+	if c.peer.maxConcurrentStreams > limitBefore {
+		c.offerSlots(b)
+	}
+	return nil
+}
+
+// applySetting takes over one parameter. c.mu is held.
+func (c *Conn) applySetting(id settingID, v uint32) error {
+	switch id {
+	case settingHeaderTableSize:
+		c.enc.SetMaxTableSize(v)
+	case settingEnablePush:
+		if v > 1 || (v == 1 && c.role == Client) {
+			return connError(ProtocolError, "SETTINGS_ENABLE_PUSH is not acceptable")
+		}
+	case settingMaxConcurrentStreams:
+		c.peer.maxConcurrentStreams = v
+	case settingInitialWindowSize:
+		if v > maxWindow {
+			return connError(FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1")
+		}
+		return c.shiftSendWindows(int32(v))
+	case settingMaxFrameSize:
+		if v < minMaxFrameSize || v > maxMaxFrameSize {
+			return connError(ProtocolError, "SETTINGS_MAX_FRAME_SIZE out of range")
+		}
+		c.peer.maxFrameSize = int(v)
+	case settingMaxHeaderListSize:
+		c.peer.maxHeaderListSize = v
+	}
+	// Unknown parameters are ignored (section 6.5.2).
+	return nil
+}
+
+// shiftSendWindows applies a new SETTINGS_INITIAL_WINDOW_SIZE to all streams
+// (section 6.9.2), whose windows may become negative. c.mu is held.
+func (c *Conn) shiftSendWindows(initial int32) error {
+	delta := int64(initial) - int64(c.peer.initialWindow)
+	c.peer.initialWindow = initial
+	if delta == 0 {
+		return nil
+	}
+	for _, s := range c.streams {
+		w := int64(s.sendWindow) + delta
+		if w > maxWindow {
+			return connError(FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE makes a stream's window overflow")
+		}
+		s.sendWindow = int32(w)
+		if delta > 0 {
+			c.unblock(s)
+		}
+	}
+	return nil
+}
