@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -72,7 +73,13 @@ func built(t testing.TB, variable string, build func() (string, error)) string {
 func build(cgo string, flags ...string) (string, error) {
 	path := filepath.Join(os.TempDir(), fmt.Sprintf("pillion-interop-%d-cgo%s", os.Getuid(), cgo))
 	fresh := fmt.Sprintf("%s.%d", path, os.Getpid())
-	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", fresh, "github.com/pillion-proxy/pillion/cmd/pillion")...)
+	// The product is built in its own module, with the versions that users get.
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/pillion-proxy/pillion").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the product's module: %w", err)
+	}
+	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", fresh, "./cmd/pillion")...)
+	cmd.Dir = strings.TrimSpace(string(root))
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)

@@ -152,12 +152,12 @@ func (c *Conn) Read() (http2.Frame, error) {
 		case *http2.WindowUpdateFrame:
 		case *http2.DataFrame:
 			if size := frame.Header().Length; size > 0 {
-				err = c.write(func() error {
+				// To a peer that is gone already, an update is no loss.
+				_ = c.write(func() error {
 					return errors.Join(c.framer.WriteWindowUpdate(0, size), c.framer.WriteWindowUpdate(frame.StreamID, size))
 				})
 			}
 
-			// An update for a stream that is over, to a peer that is gone, is no loss.
 			return frame, nil
 		default:
 			return frame, nil
@@ -169,7 +169,7 @@ func (c *Conn) Read() (http2.Frame, error) {
 	}
 }
 
-// Field is a header field that goes to the table of neither side.
+// Field is a header field.
 func Field(name, value string) hpack.HeaderField {
 	return hpack.HeaderField{Name: name, Value: value}
 }
