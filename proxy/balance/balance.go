@@ -37,8 +37,7 @@ type Picker[I Instance] interface {
 // PickFirst has no use for weights.
 //
 // rnd returns 64 random bits and is safe for concurrent use, as
-// math/rand/v2.Uint64 is. RoundRobin calls it once, to start somewhere:
-// sidecars that start together must not all begin with the same instance.
+// math/rand/v2.Uint64 is.
 func New[I Instance](policy Policy, instances []I, weights []uint32, rnd func() uint64) Picker[I] {
 	switch policy {
 	case LeastRequest:
@@ -48,17 +47,4 @@ func New[I Instance](policy Policy, instances []I, weights []uint32, rnd func() 
 	default:
 		return newRoundRobin(instances, weights, rnd)
 	}
-}
-
-// eligible reports whether an RPC that skips some instances may go to this one.
-func eligible[I Instance](instance I, skip func(I) bool) bool {
-	return instance.Usable() && (skip == nil || !skip(instance))
-}
-
-// weightOf returns the weight of instance i, at least 1.
-func weightOf(weights []uint32, i int) uint32 {
-	if i >= len(weights) {
-		return 1
-	}
-	return max(weights[i], 1)
 }

@@ -82,13 +82,18 @@ func (p *leastRequest[I]) drawOf(set uint) int {
 // pickOfTwo draws two instances by weight. On equal load the first of them
 // wins, so that the shares follow the weights where load does not tell.
 func (p *leastRequest[I]) pickOfTwo(skip func(I) bool) (I, bool) {
-	// Enough to find two eligible instances, unless most are not, and to have
-	// them differ, unless one outweighs all others.
-	const draws = 8
-	first := -1
+	const draws = 8 // enough to find two eligible instances, unless most are not
+	first, again := -1, false
 	for range draws {
 		i := p.draw(p.rnd())
-		if i == first || !eligible(p.instances[i], skip) {
+		if i == first {
+			if again { // it outweighs the others
+				break
+			}
+			again = true
+			continue
+		}
+		if !eligible(p.instances[i], skip) {
 			continue
 		}
 		if first >= 0 {
@@ -99,42 +104,12 @@ func (p *leastRequest[I]) pickOfTwo(skip func(I) bool) (I, bool) {
 	if first >= 0 {
 		return p.instances[first], true
 	}
-	return p.pickOfEligible(skip)
-}
-
-// pickOfEligible draws two from the eligible instances alone, for which it
-// must look at all. What comes first after a run of unusable ones is no more
-// likely than others.
-func (p *leastRequest[I]) pickOfEligible(skip func(I) bool) (I, bool) {
-	var sum uint64
-	for i, instance := range p.instances {
-		if eligible(instance, skip) {
-			sum += uint64(p.weights[i])
-		}
-	}
-	first, second := -1, -1
-	drawFirst, _ := bits.Mul64(p.rnd(), sum) // both below sum
-	drawSecond, _ := bits.Mul64(p.rnd(), sum)
-	sum = 0
-	for i, instance := range p.instances {
-		if !eligible(instance, skip) {
-			continue
-		}
-		// An instance may have become unusable since they were counted, so the
-		// last one stands in for any that is not reached.
-		if sum <= drawFirst {
-			first = i
-		}
-		if sum <= drawSecond {
-			second = i
-		}
-		sum += uint64(p.weights[i])
-	}
-	if first < 0 {
+	a, b := drawEligible(p.instances, p.weights, skip, p.rnd(), p.rnd())
+	if a < 0 {
 		var none I
 		return none, false
 	}
-	return p.instances[p.lighter(first, second)], true
+	return p.instances[p.lighter(a, b)], true
 }
 
 // lighter returns which of two instances has less to do, a if they are equal.
@@ -147,7 +122,11 @@ func (p *leastRequest[I]) lighter(a, b int) int {
 
 func (p *leastRequest[I]) load(i int) load {
 	// The bounds keep the product of a count and a weight within 63 bits.
-	return load{rpcs: uint64(min(max(p.instances[i].InFlight(), 0), 1<<31)), weight: uint64(p.weights[i])}
+	l := load{rpcs: uint64(min(max(p.instances[i].InFlight(), 0), 1<<31)), weight: 1}
+	if p.slots != nil { // where all are equal, spare the memory access
+		l.weight = uint64(p.weights[i])
+	}
+	return l
 }
 
 // load is RPCs under way per weight.

@@ -3,12 +3,15 @@ package balance
 // roundRobin takes the instances in turn.
 type roundRobin[I Instance] struct {
 	instances []I
+	weights   []uint32
+	rnd       func() uint64
 	rotation
 }
 
 func newRoundRobin[I Instance](instances []I, weights []uint32, rnd func() uint64) *roundRobin[I] {
-	p := &roundRobin[I]{instances: instances}
+	p := &roundRobin[I]{instances: instances, weights: weights, rnd: rnd}
 	p.shares = newShares(len(instances), weights)
+	// Sidecars that start together must not all begin with the same instance.
 	p.start(rnd())
 	return p
 }
@@ -33,29 +36,30 @@ func (p *roundRobin[I]) pickNext(skip func(I) bool) (I, bool) {
 	const tries = 4
 	for try := 1; ; try++ {
 		position := p.next.Load()
-		ahead, instance, ok := p.find(position, skip)
-		if !ok || p.next.CompareAndSwap(position, position+ahead+1) || try == tries {
+		instance, turns, ok := p.find(position, skip)
+		if p.next.CompareAndSwap(position, position+turns) || try == tries || !ok {
 			return instance, ok
 		}
 	}
 }
 
 // find returns the first eligible instance from a position on, and how many
-// turns are before its own.
-func (p *roundRobin[I]) find(position uint64, skip func(I) bool) (ahead uint64, instance I, ok bool) {
+// turns are over once it has had its own.
+func (p *roundRobin[I]) find(position uint64, skip func(I) bool) (instance I, turns uint64, ok bool) {
 	for ahead := range p.n {
-		if instance := p.instances[p.at(position+ahead)]; eligible(instance, skip) {
-			return ahead, instance, true
+		if instance = p.instances[p.at(position+ahead)]; eligible(instance, skip) {
+			return instance, ahead + 1, true
 		}
 	}
-	if p.slots != nil {
-		// Light instances may have no turn in a round. They are looked for in
-		// their own slots.
-		for ahead := range p.n {
-			if instance := p.instances[(position+ahead)%p.n]; eligible(instance, skip) {
-				return ahead, instance, true
-			}
-		}
+	var none I
+	if p.slots == nil {
+		return none, p.n, false
 	}
-	return 0, instance, false
+	// Light instances may have no turn in a round. Those that are eligible
+	// share the RPCs of such a round.
+	random := p.rnd()
+	if i, _ := drawEligible(p.instances, p.weights, skip, random, random); i >= 0 {
+		return p.instances[i], p.n, true
+	}
+	return none, p.n, false
 }
