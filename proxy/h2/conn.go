@@ -250,13 +250,16 @@ type Stats struct {
 	MaxStreams uint32    // how many the peer allows
 	IdleSince  time.Time // zero while streams are open
 	Draining   bool
+	// Settled says that the peer's SETTINGS have come: MaxStreams is its own
+	// word, and not what is assumed until then.
+	Settled bool
 }
 
 // Stats returns the connection's present state.
 func (c *Conn) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := Stats{Streams: c.active, MaxStreams: c.peer.maxConcurrentStreams, Draining: c.draining || c.dead}
+	st := Stats{Streams: c.active, MaxStreams: c.peer.maxConcurrentStreams, Draining: c.draining || c.dead, Settled: c.sawSettings}
 	if c.active == 0 {
 		st.IdleSince = c.idleSince
 	}

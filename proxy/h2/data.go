@@ -65,7 +65,7 @@ func (r *reader) beginData(h frameHeader, p []byte) (used int, err error) {
 	c.mu.Unlock()
 	s.owner.OnData(b, s, gen, chunk, h.has(flagEndStream))
 	if over := h.length - payload; over > 0 {
-		c.consumePadding(b, s, gen, over)
+		c.consumePadding(b, h.id, s, gen, over)
 	}
 	return frameHeaderLen + h.length, nil
 }
@@ -91,7 +91,7 @@ func (r *reader) moreData(p []byte) []byte {
 		d.end = false
 		c.mu.Lock()
 		var err error
-		if s.open && s.gen == gen {
+		if c.streams[d.id] == s && s.gen == gen { // else s may be another connection's by now
 			err = c.endRemote(b, s)
 		}
 		c.mu.Unlock()
@@ -105,7 +105,7 @@ func (r *reader) moreData(p []byte) []byte {
 		s.owner.OnData(b, s, gen, chunk, end)
 	}
 	if skip > 0 {
-		c.consumePadding(b, s, gen, skip)
+		c.consumePadding(b, d.id, s, gen, skip)
 	}
 	return p
 }
@@ -176,12 +176,12 @@ func (c *Conn) endRemote(b *Batch, s *Stream) error {
 
 // consumePadding gives padding back at once: nobody else will. It bypasses the
 // owner's count, which it may not touch.
-func (c *Conn) consumePadding(b *Batch, s *Stream, gen uint32, n int) {
+func (c *Conn) consumePadding(b *Batch, id uint32, s *Stream, gen uint32, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.open && s.gen == gen && !s.gotEnd {
+	if c.streams[id] == s && s.gen == gen && !s.gotEnd { // else s may be another connection's by now
 		b.touch(c)
-		c.output().appendWindowUpdate(s.id, uint32(n))
+		c.output().appendWindowUpdate(id, uint32(n))
 		s.recvWindow += int32(n)
 	}
 }

@@ -35,6 +35,9 @@ type Head struct {
 	block *hpack.Block
 }
 
+// Fields are all fields, the pseudo-header fields first, in their order.
+func (h *Head) Fields() []hpack.Field { return h.block.Fields }
+
 // Take gives the memory behind the head to the caller, who hands it to FreeBlock
 // when done with it.
 func (h *Head) Take() *hpack.Block {
