@@ -2,6 +2,7 @@ package harness
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -46,9 +47,7 @@ func NewMesh(t testing.TB, services map[string]Service) *Mesh {
 	t.Helper()
 
 	mesh := &Mesh{Path: filepath.Join(t.TempDir(), "mesh.yaml"), services: map[string]Service{}}
-	for name, service := range services {
-		mesh.services[name] = service
-	}
+	maps.Copy(mesh.services, services)
 	mesh.write(t)
 
 	return mesh

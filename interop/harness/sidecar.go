@@ -196,7 +196,7 @@ func (s *Sidecar) Metric(t testing.TB, name string, labels ...string) float64 {
 series:
 	for line := range strings.Lines(s.Get(t, "/metrics")) {
 		rest, found := strings.CutPrefix(line, name)
-		if !found || !(strings.HasPrefix(rest, "{") || strings.HasPrefix(rest, " ")) {
+		if !found || (!strings.HasPrefix(rest, "{") && !strings.HasPrefix(rest, " ")) {
 			continue
 		}
 		for _, label := range labels {

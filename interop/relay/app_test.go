@@ -143,7 +143,13 @@ func call(ctx context.Context, conn *grpc.ClientConn, method string, request []b
 	return answer, err
 }
 
-func send(t *testing.T, stream grpc.Stream, message []byte) {
+// messageStream is what both ends of an RPC have in common.
+type messageStream interface {
+	SendMsg(message any) error
+	RecvMsg(message any) error
+}
+
+func send(t *testing.T, stream messageStream, message []byte) {
 	t.Helper()
 
 	if err := stream.SendMsg(&message); err != nil {
@@ -151,7 +157,7 @@ func send(t *testing.T, stream grpc.Stream, message []byte) {
 	}
 }
 
-func receive(t *testing.T, stream grpc.Stream) []byte {
+func receive(t *testing.T, stream messageStream) []byte {
 	t.Helper()
 
 	var message []byte

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -157,7 +156,7 @@ func TestPlainHTTPAnswersHaveAStatus(t *testing.T) {
 			503: codes.Unavailable,
 			504: codes.Unavailable,
 		} {
-			_, err := call(t.Context(), conn, fmt.Sprint(code), nil)
+			_, err := call(t.Context(), conn, strconv.Itoa(code), nil)
 			if got := status.Code(err); got != want {
 				t.Errorf("HTTP %d: %v, want %v", code, err, want)
 			}

@@ -1,0 +1,103 @@
+# Pillion's house. `make help` says what there is to do.
+#
+# Go, git, make and a C compiler (for the race detector) are all that it needs:
+# the tools that tests use are built from pinned Go modules, once per machine,
+# into a cache that all checkouts share (see interop/tools/build).
+
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# How long `make fuzz` stays with each target.
+FUZZTIME ?= 20s
+
+root  := $(CURDIR)
+cache := $(root)/.cache
+tools := $(cache)/tools
+
+# What the interop tests are told: where the tools are, the binary that they
+# drive, and the one without the race detector for tests that look at memory.
+interop_env = PILLION_TOOLS=$(tools) PILLION_BIN=$(cache)/bin/pillion-race PILLION_PLAIN_BIN=$(root)/bin/pillion
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Say what there is to do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+## What users get
+
+.PHONY: build
+build: ## Build bin/pillion, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pillion ./cmd/pillion
+
+.PHONY: demo
+demo: build ## Show it all on this machine: two versions of an app, three sidecars, load, a failure
+	bin/pillion demo
+
+## Tests
+
+.PHONY: test
+test: check-generated test-unit test-interop ## Run every test, with the race detector
+
+.PHONY: test-short
+test-short: ## Run the quick unit tests, without the race detector
+	$(GO) test -short ./...
+
+.PHONY: test-unit
+test-unit: ## Run the product's own tests
+	$(GO) test -race -timeout 15m $(TESTFLAGS) ./...
+
+.PHONY: test-interop
+test-interop: build race tool-grpc tool-ghz tool-consul ## Drive the real binary with programs that are not ours
+	cd interop && $(interop_env) $(GO) test -race -timeout 25m $(TESTFLAGS) ./...
+
+.PHONY: race
+race:
+	CGO_ENABLED=1 $(GO) build -race -o $(cache)/bin/pillion-race ./cmd/pillion
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for FUZZTIME (20s)
+	@set -e; for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: bench
+bench: build ## Measure Pillion beside HAProxy, nginx, Envoy and grpc-go; writes docs/benchmarks.md
+	cd interop && PILLION_BIN=$(root)/bin/pillion $(GO) run ./bench -out $(root)/docs/benchmarks.md $(BENCHFLAGS)
+
+## The code
+
+.PHONY: lint
+lint: tool-lint tool-buf ## Look for what reads badly or is likely wrong
+	$(tools)/buf lint
+	$(tools)/golangci-lint run ./...
+	cd interop && $(tools)/golangci-lint run --config $(root)/.golangci.yml ./...
+
+.PHONY: generate
+generate: tool-grpc tool-buf ## Generate the Go code of proto/
+	PATH="$(tools):$$PATH" $(tools)/buf generate
+
+.PHONY: check-generated
+check-generated: tool-grpc tool-buf ## Check that the generated code is that of the schemas
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	PATH="$(tools):$$PATH" $(tools)/buf generate -o "$$fresh" && \
+	for file in $$(cd "$$fresh" && find . -type f) $$(git ls-files 'proto/pillion/*.pb.go'); do \
+		cmp "$$fresh/$$file" "$$file" || { echo "$$file is not what its schema says: run make generate" >&2; exit 1; }; \
+	done && echo "the generated code is that of the schemas"
+
+.PHONY: tools
+tools: tool-grpc tool-ghz tool-consul tool-buf tool-lint ## Build all tools into .cache/tools
+
+.PHONY: tool-grpc
+tool-grpc:
+	@interop/tools/build . $(tools)
+
+.PHONY: tool-buf tool-consul tool-ghz tool-lint
+tool-buf tool-consul tool-ghz tool-lint:
+	@interop/tools/build $(@:tool-%=%) $(tools)
+
+.PHONY: clean
+clean: ## Remove what was built in this checkout
+	rm -rf bin .cache
