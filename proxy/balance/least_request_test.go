@@ -23,9 +23,9 @@ func TestLeastRequestHonoursWeightsWhenIdle(t *testing.T) {
 		}
 		p := balance.New(balance.LeastRequest, hs, weights, seeded(rapid.Uint64().Draw(t, "seed")))
 		got, want := count(t, p, hs, picks), expected(hs, weights, picks)
-		// Shares drawn at random vary by half a percent; five times that does
+		// Shares drawn at random vary by half a percent; six times that does
 		// not happen. A few instances that all are up take turns.
-		bound := 0.025 * picks
+		bound := 0.03 * picks
 		if n <= 4 && expected(hs, weights, 1)[0] == expectedAllUp(weights) {
 			bound = 0.01 * picks
 		}
