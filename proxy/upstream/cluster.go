@@ -1,0 +1,152 @@
+package upstream
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pillion-proxy/pillion/proxy/balance"
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// Cluster is the instances of one service.
+type Cluster struct {
+	name   string
+	policy balance.Policy
+	opts   *Options
+	counts *telemetry.Service
+
+	table atomic.Pointer[table]
+
+	mu     sync.Mutex
+	byID   map[string]*Instance
+	closed bool
+}
+
+// table is what RPCs see: it is replaced as a whole.
+type table struct {
+	picker    balance.Picker[*Instance]
+	instances []*Instance
+	stale     bool
+}
+
+// NewCluster returns a cluster without instances. opts must have been through
+// WithDefaults; counts is where its connections are counted.
+func NewCluster(name string, policy balance.Policy, opts *Options, counts *telemetry.Service) *Cluster {
+	c := &Cluster{name: name, policy: policy, opts: opts, counts: counts, byID: make(map[string]*Instance)}
+	c.table.Store(&table{picker: balance.New(policy, []*Instance(nil), nil, rand.Uint64)})
+	return c
+}
+
+// Name returns the service's name.
+func (c *Cluster) Name() string { return c.name }
+
+// Counts returns the counters of the service.
+func (c *Cluster) Counts() *telemetry.Service { return c.counts }
+
+// Update takes over a new set of endpoints. Instances that stay keep their
+// connections; those that are gone finish the streams they have.
+func (c *Cluster) Update(endpoints []registry.Endpoint, stale bool) {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
+	next := make(map[string]*Instance, len(endpoints))
+	instances := make([]*Instance, 0, len(endpoints))
+	weights := make([]uint32, 0, len(endpoints))
+	for _, e := range endpoints {
+		// An instance that moved is a new one: its connections lead elsewhere.
+		key := e.ID + "\x00" + e.Address
+		if next[key] != nil {
+			continue
+		}
+		in := c.byID[key]
+		if in == nil {
+			var err error
+			if in, err = newInstance(e, c.opts, c.counts); err != nil {
+				slog.Warn("endpoint left out", "service", c.name, "endpoint", e.ID, "err", err)
+				continue
+			}
+		}
+		in.endpoint.Store(&e)
+		next[key] = in
+		instances = append(instances, in)
+		weights = append(weights, max(e.Weight, 1))
+	}
+	var gone []*Instance
+	for key, in := range c.byID {
+		if next[key] == nil {
+			gone = append(gone, in)
+		}
+	}
+	c.byID = next
+	c.table.Store(&table{
+		picker:    balance.New(c.policy, instances, weights, rand.Uint64),
+		instances: instances,
+		stale:     stale,
+	})
+	c.mu.Unlock()
+
+	var b h2.Batch
+	for _, in := range gone {
+		in.close(&b)
+	}
+	b.Done()
+}
+
+// Pick returns an instance that may take an RPC. skip, which may be nil, leaves
+// out those that the RPC has tried.
+func (c *Cluster) Pick(skip func(*Instance) bool) (*Instance, bool) {
+	return c.table.Load().picker.Pick(skip)
+}
+
+// Size returns how many instances there are, usable or not.
+func (c *Cluster) Size() int { return len(c.table.Load().instances) }
+
+// LastError returns why one of the instances is not usable, nil if none is.
+func (c *Cluster) LastError() error {
+	for _, in := range c.table.Load().instances {
+		if err := in.LastError(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close lets go of all instances; the streams they have go on.
+func (c *Cluster) Close() {
+	c.Update(nil, false)
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+}
+
+// InFlight returns how many RPCs are under way.
+func (c *Cluster) InFlight() (n int64) {
+	for _, in := range c.table.Load().instances {
+		n += in.InFlight()
+	}
+	return n
+}
+
+// Status describes a cluster to people.
+type Status struct {
+	Service   string
+	Stale     bool
+	Policy    string
+	Instances []InstanceStatus
+}
+
+// Status returns the cluster's present state.
+func (c *Cluster) Status() Status {
+	t := c.table.Load()
+	st := Status{Service: c.name, Stale: t.stale, Policy: c.policy.String()}
+	for _, in := range t.instances {
+		st.Instances = append(st.Instances, in.status())
+	}
+	return st
+}

@@ -1,0 +1,86 @@
+// Package upstream holds the instances of a service and the connections to
+// them: it opens one when it is first needed, reuses it, opens more where the
+// peer's stream limit demands it, leaves an instance alone that refuses
+// connections, and closes what is idle or old. It does not know who calls.
+//
+// # Locks
+//
+// A caller may hold its own lock while it calls in here; an [Instance]'s lock is
+// taken next, a connection's last. A [Caller] is always told with no lock held.
+package upstream
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+)
+
+// Options tune the connections to instances. The zero value of a field means
+// its default.
+type Options struct {
+	// HTTP2 configures the connections themselves; it must have been through
+	// [h2.Config.WithDefaults].
+	HTTP2 *h2.Config
+	// Dial opens a connection. Default: net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// ConnectTimeout bounds the opening of a connection. Default 5 s.
+	ConnectTimeout time.Duration
+	// BackoffBase is how long an instance that could not be connected to is
+	// left alone the first time; each further time multiplies it by 1.6, up to
+	// BackoffMax, with 20 % jitter (gRPC's connection backoff). Default 50 ms
+	// to 3 s.
+	BackoffBase, BackoffMax time.Duration
+	// IdleTimeout closes a connection that had no stream for that long. Default
+	// 5 min; negative: never.
+	IdleTimeout time.Duration
+	// MaxAge ends a connection gracefully at that age, with 10 % jitter (gRFC
+	// A9). Default 0: never.
+	MaxAge time.Duration
+	// MaxConns bounds the connections to one instance. A second one is opened
+	// only where the peer's stream limit is reached. Default 16.
+	MaxConns int
+	// MaxWaiting bounds the RPCs that wait for a connection to one instance.
+	// Default 10000.
+	MaxWaiting int
+	// Jitter returns a random number in [0, 1).
+	Jitter func() float64
+}
+
+// WithDefaults returns a copy in which every field has a value.
+func (o Options) WithDefaults() Options {
+	def := func(p *time.Duration, v time.Duration) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if o.HTTP2 == nil {
+		cfg := h2.Config{}.WithDefaults()
+		o.HTTP2 = &cfg
+	}
+	if o.Dial == nil {
+		o.Dial = dialer.DialContext
+	}
+	def(&o.ConnectTimeout, 5*time.Second)
+	def(&o.BackoffBase, 50*time.Millisecond)
+	def(&o.BackoffMax, 3*time.Second)
+	def(&o.IdleTimeout, 5*time.Minute)
+	if o.MaxConns == 0 {
+		o.MaxConns = 16
+	}
+	if o.MaxWaiting == 0 {
+		o.MaxWaiting = 10000
+	}
+	if o.Jitter == nil {
+		o.Jitter = rand.Float64
+	}
+	return o
+}
+
+// dialer finds out within some 30 s that a host is gone, without HTTP/2 PINGs,
+// which servers may take amiss.
+var dialer = net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+	Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
+}}
