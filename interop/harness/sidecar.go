@@ -33,6 +33,8 @@ type Config struct {
 	InboundListen string
 	// Mesh is the registry, if any.
 	Mesh *Mesh
+	// LoadBalancing is round_robin, least_request or pick_first.
+	LoadBalancing string
 	// Settings are further top-level fields of the bootstrap.
 	Settings map[string]any
 	// Env is added to the process's environment.
@@ -68,6 +70,9 @@ func StartSidecar(t testing.TB, config Config) *Sidecar {
 		outbound := map[string]any{"listen": sidecar.Outbound}
 		if config.Default != "" {
 			outbound["default_service"] = config.Default
+		}
+		if config.LoadBalancing != "" {
+			outbound["load_balancing"] = config.LoadBalancing
 		}
 		bootstrap["outbound"] = outbound
 	}
