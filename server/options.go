@@ -1,0 +1,69 @@
+package server
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+)
+
+// Endpoints knows the services in use and their instances. Each call returns
+// messages that the server may keep and change.
+type Endpoints interface {
+	Endpoints() []*adminv1.Service
+}
+
+// Config knows the configuration in effect. The server does not change the
+// message, and takes secrets out of what it shows of it.
+type Config interface {
+	Config() *configv1.Bootstrap
+}
+
+// Sources knows how the sources of services and policies are doing. Each call
+// returns messages that the server may keep.
+type Sources interface {
+	Sources() []*adminv1.Source
+}
+
+// Listeners knows where the sidecar listens. Each call returns messages that
+// the server may keep.
+type Listeners interface {
+	Listeners() []*adminv1.Listener
+}
+
+// Build says which Pillion this is.
+type Build struct {
+	Version  string // such as "v1.2.3"
+	Revision string // the commit; may be empty
+	Go       string // the Go release; runtime.Version() if empty
+}
+
+// Options says what a Server shows. What is nil is shown as empty.
+type Options struct {
+	Build   Build
+	Started time.Time // when the process started; now, if zero
+
+	// Readiness is what /ready and grpc.health.v1 tell. Without it the sidecar
+	// is always ready.
+	Readiness *Readiness
+	Endpoints Endpoints
+	Config    Config
+	Sources   Sources
+	Listeners Listeners
+
+	// Metrics is what /metrics shows. New adds the collectors of the Go runtime
+	// and of the process to it.
+	Metrics *prometheus.Registry
+
+	// Logger is for what goes wrong here. The default is slog.Default().
+	Logger *slog.Logger
+	// LogLevel is what SetLogLevel changes. Without it there is no such call.
+	LogLevel *slog.LevelVar
+
+	// Hosts are names, beside addresses and localhost, by which clients may call
+	// the server: the host of admin.listen where that is a name.
+	Hosts []string
+}

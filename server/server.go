@@ -1,0 +1,160 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/net/netutil"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+)
+
+// What one client, or all of them, may take of the sidecar. The port is for
+// people, scrapers and probes; it shares the process with the traffic.
+const (
+	maxConnections    = 128
+	maxStreams        = 100 // per HTTP/2 connection
+	maxHeaderBytes    = 64 << 10
+	maxRequestBytes   = 1 << 20 // of a gRPC message
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 5 * time.Minute
+	// answerTimeout is how long an HTTP request may take: twice what a CPU
+	// profile takes that does not say how long. gRPC streams last as long as
+	// their clients like.
+	answerTimeout = time.Minute
+	// stallTimeout closes an HTTP/2 connection that takes no byte of what there
+	// is for it.
+	stallTimeout = 30 * time.Second
+	// pingAfter is when an HTTP/2 connection that is silent is asked whether it
+	// is still there.
+	pingAfter   = time.Minute
+	pingTimeout = 15 * time.Second
+	// abandonAfter is how long requests may go on after Serve's context ended.
+	abandonAfter = time.Second
+)
+
+// Server serves the admin port.
+type Server struct {
+	admin  *admin
+	hosts  hosts
+	grpc   *grpc.Server
+	health *health.Server
+	http   *http.Server
+
+	stopping context.Context // ended by Shutdown, and with it the streams
+	stop     context.CancelFunc
+	once     sync.Once
+	stopped  chan struct{} // closed when Shutdown has done its work
+	stopErr  error         // set before stopped is closed
+}
+
+// New makes a server. It fails only where Options.Metrics already holds
+// collectors of other names for the Go runtime or the process.
+func New(o Options) (*Server, error) {
+	if o.Started.IsZero() {
+		o.Started = time.Now()
+	}
+	if o.Build.Go == "" {
+		o.Build.Go = runtime.Version()
+	}
+	if o.Readiness == nil {
+		o.Readiness = NewReadiness()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	for _, c := range []prometheus.Collector{
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	} {
+		var already prometheus.AlreadyRegisteredError
+		if err := o.Metrics.Register(c); err != nil && !errors.As(err, &already) {
+			return nil, fmt.Errorf("admin: metrics of the process: %w", err)
+		}
+	}
+	s := &Server{
+		admin:   &admin{Options: o},
+		hosts:   newHosts(o.Hosts),
+		health:  health.NewServer(),
+		stopped: make(chan struct{}),
+	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.grpc = s.newGRPC()
+	o.Readiness.watch(s.setServing)
+
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	s.http = &http.Server{
+		Handler:           s.handler(),
+		Protocols:         protocols,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams,
+			SendPingTimeout:      pingAfter,
+			PingTimeout:          pingTimeout,
+			WriteByteTimeout:     stallTimeout,
+		},
+		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+	}
+	return s, nil
+}
+
+// handler tells gRPC requests from the others.
+func (s *Server) handler() http.Handler {
+	pages := s.admin.pages()
+	return s.hosts.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			s.grpc.ServeHTTP(w, r)
+			return
+		}
+		pages.ServeHTTP(w, r)
+	}))
+}
+
+// Serve serves a listener, which it closes, until Shutdown has done its work;
+// then it returns nil. When ctx ends it shuts down itself and lets requests go
+// on for a second.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	defer context.AfterFunc(ctx, func() {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonAfter)
+		defer cancel()
+		_ = s.Shutdown(bounded) // that some request was cut off is no news here
+	})()
+	err := s.http.Serve(netutil.LimitListener(l, maxConnections))
+	if errors.Is(err, http.ErrServerClosed) {
+		<-s.stopped
+		return nil
+	}
+	return fmt.Errorf("admin: listener %s: %w", l.Addr(), err)
+}
+
+// Shutdown closes the listeners, ends the streams and waits for the requests
+// under way. When ctx ends before they do it cuts them off and returns its
+// error. Readiness and health are not its business: say Readiness.Drain long
+// before.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.once.Do(func() {
+		defer close(s.stopped)
+		s.stop()
+		s.stopErr = s.http.Shutdown(ctx)
+		_ = s.http.Close() // what Shutdown waited for in vain
+		s.grpc.Stop()
+	})
+	return s.stopErr
+}
