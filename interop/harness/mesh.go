@@ -86,3 +86,13 @@ func replaceFile(t testing.TB, path string, text []byte) {
 		t.Fatal(err)
 	}
 }
+
+// Replace puts any text in the file's place, such as a bad one.
+func (m *Mesh) Replace(t testing.TB, text string) {
+	t.Helper()
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+
+	replaceFile(t, m.Path, []byte(text))
+}

@@ -57,7 +57,7 @@ func TestWhatWasNotProcessedGoesElsewhere(t *testing.T) {
 
 			return false
 		},
-		"GOAWAY with a lower last stream, connection left open": func(conn *rawh2.Conn, stream uint32) bool {
+		"GOAWAY with a lower last stream, connection left open": func(conn *rawh2.Conn, _ uint32) bool {
 			return conn.GoAway(0, http2.ErrCodeNo) == nil
 		},
 	} {
