@@ -1,0 +1,220 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// attempt is one try of an RPC at one instance. It is the [h2.Owner] of the
+// stream to the instance. Its fields are guarded by the RPC's lock.
+type attempt struct {
+	rpc    *RPC
+	stream h2.Stream
+	gen    uint32
+	wait   upstream.Wait
+
+	inst    *upstream.Instance
+	began   time.Time
+	waiting bool // for a connection
+	open    bool // the request goes there, the answer has not ended
+	live    bool // the engine knows stream
+	counted bool // inst counts it as under way
+	taken   int  // bytes of the request that went on
+}
+
+func (a *attempt) init(r *RPC) {
+	a.rpc = r
+	a.stream.Init(a)
+}
+
+// try picks an instance and begins an attempt there; it goes on to others as
+// long as that fails at once. r.mu is held.
+func (r *RPC) try(b *h2.Batch) {
+	for r.tries < r.p.cfg.MaxAttempts {
+		inst, ok := r.pick()
+		if !ok {
+			break
+		}
+		if r.attempt(b, inst) {
+			return
+		}
+	}
+	r.failUnplaced(b)
+}
+
+// pick chooses an instance, one that was not tried yet if there is one. r.mu is
+// held.
+func (r *RPC) pick() (*upstream.Instance, bool) {
+	if len(r.tried) == 0 {
+		return r.dest.Pick(nil)
+	}
+	if inst, ok := r.dest.Pick(r.skip); ok {
+		return inst, true
+	}
+	return r.dest.Pick(nil)
+}
+
+func (r *RPC) wasTried(in *upstream.Instance) bool { return slices.Contains(r.tried, in) }
+
+// attempt begins an attempt at an instance. It is false where that failed at
+// once. r.mu is held.
+func (r *RPC) attempt(b *h2.Batch, inst *upstream.Instance) bool {
+	a := &r.first
+	if a.live || a.waiting {
+		a = new(attempt) // the first's stream is not let go of yet
+		a.init(r)
+	}
+	if r.tries > 0 {
+		r.counts().TransparentRetries.Add(1)
+	}
+	r.tries++
+	r.counts().Attempts.Add(1)
+	a.inst, a.began, a.taken = inst, b.Now(), 0
+	r.cur = a
+	a.counted = true
+	inst.Begin()
+	return a.start(b)
+}
+
+// start opens the attempt's stream, or queues for a connection. It is false
+// where that is in vain. r.mu is held.
+func (a *attempt) start(b *h2.Batch) bool {
+	r := a.rpc
+	a.wait.Prepare(a, r.life)
+	r.tellTimeout(b)
+	end := r.reqEnd && len(r.replay) == 0
+	gen, queued, err := a.inst.Open(b, &a.stream, r.fields, end, &a.wait)
+	switch {
+	case err != nil:
+		r.lastErr = err
+		r.tried = append(r.tried, a.inst)
+		a.leave()
+		return false
+	case queued:
+		a.waiting = true
+		return true
+	}
+	a.gen, a.open, a.live = gen, true, true
+	r.live++
+	if len(r.replay) > 0 {
+		a.send(b, r.replay, r.reqEnd)
+		if !r.replayable {
+			r.forgetRequest()
+		}
+	}
+	return true
+}
+
+// send sends bytes of the request, and gives the caller's window back as far as
+// they went on. r.mu is held.
+func (a *attempt) send(b *h2.Batch, p []byte, end bool) {
+	a.took(b, a.stream.SendData(b, p, end))
+}
+
+func (a *attempt) took(b *h2.Batch, n int) {
+	r := a.rpc
+	a.taken += n
+	// What an earlier attempt took was given back then.
+	if more := a.taken - r.credited; more > 0 {
+		r.credited = a.taken
+		if !r.reqEnd {
+			r.down.Consume(b, more)
+		}
+	}
+}
+
+// OnConn implements upstream.Caller.
+func (a *attempt) OnConn(b *h2.Batch, _ *upstream.Wait, life uint32, err error) {
+	r := a.rpc
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if life != r.life || !a.waiting || r.phase == phaseDone {
+		return
+	}
+	a.waiting = false
+	if err != nil {
+		r.lastErr = err
+		r.tried = append(r.tried, a.inst)
+		a.leave()
+		r.try(b)
+		return
+	}
+	if !a.start(b) {
+		r.try(b)
+	}
+}
+
+// cancel ends an attempt that is under way: the instance is told code. r.mu is
+// held.
+func (a *attempt) cancel(b *h2.Batch, code h2.ErrCode) {
+	switch {
+	case a.waiting:
+		a.inst.Leave(&a.wait)
+		a.waiting = false
+	case a.open:
+		a.stream.Reset(b, code)
+	}
+	a.leave()
+}
+
+// leave takes the attempt off the instance's count. r.mu is held.
+func (a *attempt) leave() {
+	if a.counted {
+		a.counted = false
+		a.inst.End()
+	}
+	a.open = false
+}
+
+// OnTaken implements h2.Owner for the stream to the instance: bytes of the
+// request went on.
+func (a *attempt) OnTaken(b *h2.Batch, _ *h2.Stream, gen uint32, n int) {
+	r := a.rpc
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gen == a.gen && a.open && r.isOpen {
+		a.took(b, n)
+	}
+}
+
+// OnClosed implements h2.Owner for the stream to the instance.
+func (a *attempt) OnClosed(_ *h2.Batch, _ *h2.Stream, gen uint32) {
+	r := a.rpc
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gen == a.gen && a.live {
+		a.live = false
+		r.live--
+		r.release()
+	}
+}
+
+// failUnplaced answers an RPC for which no instance could be found. r.mu is
+// held.
+func (r *RPC) failUnplaced(b *h2.Batch) {
+	name := r.dest.Name()
+	switch {
+	case r.tries >= r.p.cfg.MaxAttempts:
+		r.fail(b, codes.Unavailable, wire.FlagRetryLimit,
+			fmt.Sprintf("service %q: none of %d attempts was processed: %v", name, r.tries, r.lastErr))
+	case errors.Is(r.lastErr, upstream.ErrTooManyWaiting):
+		r.fail(b, codes.Unavailable, wire.FlagOverload, fmt.Sprintf("service %q: %v", name, r.lastErr))
+	case r.lastErr != nil:
+		r.fail(b, codes.Unavailable, wire.FlagUpstreamConnectFailure,
+			fmt.Sprintf("service %q: no instance could be reached (%d tried): %v", name, r.tries, r.lastErr))
+	case r.dest.Size() == 0:
+		r.fail(b, codes.Unavailable, wire.FlagNoHealthyUpstream,
+			fmt.Sprintf("service %q has no healthy instance in the registry", name))
+	default:
+		r.fail(b, codes.Unavailable, wire.FlagNoHealthyUpstream,
+			fmt.Sprintf("service %q: all %d instances are in back-off: %v", name, r.dest.Size(), r.dest.LastError()))
+	}
+}

@@ -1,0 +1,102 @@
+package relay
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// timeoutSlack is what the instance is told above the time that remains, though
+// never more than the caller gave: it is for Pillion to answer when the deadline
+// passes, with a message that says where the time went.
+const timeoutSlack = 5 * time.Millisecond
+
+// startDeadline reads grpc-timeout and sets the timer. The time counts from the
+// arrival of the headers. r.mu is held.
+func (r *RPC) startDeadline() error {
+	timeout := time.Duration(0)
+	if r.timeoutAt >= 0 {
+		d, err := wire.ParseTimeout(r.fields[r.timeoutAt].Value)
+		if err != nil {
+			return err
+		}
+		timeout = max(d, 1)
+	} else if timeout = r.p.cfg.DefaultTimeout; timeout > 0 {
+		r.capped = true
+	}
+	if limit := r.p.cfg.MaxTimeout; limit > 0 && (timeout == 0 || timeout > limit) {
+		timeout, r.capped = limit, true
+	}
+	if timeout == 0 {
+		return nil
+	}
+	r.deadline = r.start.Add(timeout)
+	if r.timer == nil {
+		r.timer = time.AfterFunc(timeout, r.onDeadline)
+	} else {
+		r.timer.Reset(timeout)
+	}
+	return nil
+}
+
+// expired says that the deadline has passed. r.mu is held.
+func (r *RPC) expired(b *h2.Batch) bool {
+	return !r.deadline.IsZero() && !b.Now().Before(r.deadline)
+}
+
+// onDeadline is called by the timer, perhaps late: for an RPC that is over, or
+// for the next one in the same memory.
+func (r *RPC) onDeadline() {
+	var b h2.Batch
+	defer b.Done()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.phase != phaseDone && r.isOpen && r.expired(&b) {
+		r.failDeadline(&b)
+	}
+}
+
+// failDeadline answers an RPC whose deadline has passed. r.mu is held.
+func (r *RPC) failDeadline(b *h2.Batch) {
+	where := "while its destination was looked up"
+	if a := r.cur; a != nil {
+		if a.waiting {
+			where = fmt.Sprintf("while connecting to %s of service %q", a.inst, r.dest.Name())
+		} else {
+			where = fmt.Sprintf("while waiting for %s of service %q", a.inst, r.dest.Name())
+		}
+		a.cancel(b, h2.Cancel)
+	}
+	r.failWith(b, codes.DeadlineExceeded, wire.FlagDeadline,
+		fmt.Sprintf("deadline of %v exceeded %s", r.deadline.Sub(r.start), where), h2.Cancel)
+}
+
+// tellTimeout writes into the request how much time remains for the instance.
+// r.mu is held.
+func (r *RPC) tellTimeout(b *h2.Batch) {
+	if r.deadline.IsZero() {
+		return
+	}
+	told := r.deadline.Sub(b.Now()) + timeoutSlack
+	limit := r.deadline.Sub(r.start)
+	if told >= limit {
+		if !r.capped {
+			return // what the caller wrote still holds
+		}
+		told = limit
+	}
+	if told > 100*time.Millisecond {
+		told = (told + time.Millisecond - 1).Truncate(time.Millisecond)
+	}
+	value := string(wire.AppendTimeout(nil, max(told, 1)))
+	if r.timeoutAt < 0 {
+		r.timeoutAt = len(r.fields)
+		r.fields = append(r.fields, hpack.Field{Name: wire.HeaderTimeout})
+	}
+	r.fields[r.timeoutAt].Value = value
+}

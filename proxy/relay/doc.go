@@ -1,0 +1,101 @@
+// Package relay carries one RPC from its caller to an instance and back,
+// without changing it. It knows gRPC over HTTP/2: the deadline, the status, the
+// message boundaries. It does not know where configuration comes from or how a
+// destination is found.
+//
+// The path of an RPC, each step in a file named for it:
+//
+//	request.go   accept: the caller's headers; find the destination
+//	attempt.go   pick an instance, open a stream there, send the request
+//	response.go  what the instance answers, and how the RPC ends
+//	retry.go     another attempt, where the instance provably did nothing
+//	deadline.go  the time that the caller gives
+//	answer.go    what Pillion itself answers
+//
+// # Locks
+//
+// Each RPC has one lock, which every event takes: those of the caller's stream,
+// of the attempts' streams, of the deadline and of whoever the RPC waits for. It
+// is held while the RPC calls into instances and connections, whose locks come
+// after it. RPCs and their streams are used again for later RPCs, so a late
+// event is told apart by the generation or the life that it was meant for.
+package relay
+
+import (
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// Router finds where an RPC goes.
+type Router interface {
+	// Find returns the destination of an RPC. wait says that it is not known
+	// yet, and that Await will tell.
+	Find(authority, path string) (dest *upstream.Cluster, route string, wait bool)
+	// Await has w told once Find may know more, or after a bound of its own.
+	Await(authority, path string, w Waiter, life uint32)
+	// Explain says why there is no destination: the status, the short code and
+	// one line.
+	Explain(authority, path string) (codes.Code, wire.Flag, string)
+}
+
+// Waiter waits for a destination. life is handed back as it was given.
+type Waiter interface {
+	OnRoute(life uint32)
+}
+
+// Config is what the RPCs of one direction have in common.
+type Config struct {
+	Side    telemetry.Kind
+	Router  Router
+	Metrics *telemetry.Metrics
+	// Unrouted counts the RPCs without a destination.
+	Unrouted *telemetry.Service
+	// Log may be nil.
+	Log *telemetry.AccessLog
+	// DefaultTimeout is the deadline of RPCs that come without one, MaxTimeout
+	// the longest that one may have. 0: none.
+	DefaultTimeout, MaxTimeout time.Duration
+	// MaxAttempts bounds the attempts of an RPC, transparent retries included.
+	// Default 5.
+	MaxAttempts int
+	// ReplayBytes is how much of a request is kept for a transparent retry; one
+	// that is longer cannot be retried. Default 64 KiB.
+	ReplayBytes int
+	// Budget bounds what all RPCs keep together; nil: no bound.
+	Budget *h2.Budget
+	// Shield says that instances are apps and not sidecars: what they say in
+	// headers that are Pillion's own is removed.
+	Shield bool
+}
+
+// Proxy relays the RPCs of one direction. It is the part of an [h2.Handler]
+// that takes new streams.
+type Proxy struct {
+	cfg  Config
+	rpcs sync.Pool
+}
+
+// New returns a proxy.
+func New(cfg Config) *Proxy {
+	if cfg.MaxAttempts == 0 {
+		cfg.MaxAttempts = 5
+	}
+	if cfg.ReplayBytes == 0 {
+		cfg.ReplayBytes = 64 << 10
+	}
+	p := &Proxy{cfg: cfg}
+	p.rpcs.New = func() any { return newRPC(p) }
+	return p
+}
+
+// NewStream returns the stream of a new RPC.
+func (p *Proxy) NewStream(*h2.Conn) *h2.Stream {
+	return &p.rpcs.Get().(*RPC).down
+}

@@ -1,0 +1,224 @@
+package relay
+
+import (
+	"strings"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// OnHeaders implements h2.Owner for the caller's stream: a new request, or its
+// trailers, of which gRPC has none: they only end it.
+func (r *RPC) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, end bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h.Kind == h2.HeadRequest {
+		r.begin(b, gen, h, end)
+		r.accept(b, h)
+		return
+	}
+	if gen == r.downGen && r.isOpen {
+		r.requestData(b, nil, true)
+	}
+}
+
+// accept looks at the request and sends it on its way.
+func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
+	r.method = r.p.cfg.Metrics.Method(h.Path)
+	if status := r.readHeaders(h); status != 0 {
+		r.refuse(b, status)
+		return
+	}
+	if !r.method.Other() {
+		r.count()
+	}
+	if err := r.startDeadline(); err != nil {
+		r.fail(b, codes.Internal, wire.FlagDownstreamProtocolError, err.Error())
+		return
+	}
+	r.findDestination(b)
+}
+
+// readHeaders takes what it needs from the request's headers. It returns the
+// HTTP status to refuse a request with that is no gRPC, else 0.
+func (r *RPC) readHeaders(h *h2.Head) (refusal int) {
+	if h.TooLarge {
+		return 431
+	}
+	isGRPC := false
+	first := len(r.fields) - len(h.Regular)
+	for i := range h.Regular {
+		switch f := &h.Regular[i]; f.Name {
+		case wire.HeaderContentType:
+			isGRPC = wire.IsGRPC(f.Value)
+		case wire.HeaderTimeout:
+			r.timeoutAt = first + i
+		}
+	}
+	switch {
+	case !isGRPC:
+		return 415
+	case h.Method != "POST":
+		return 405
+	}
+	return 0
+}
+
+// findDestination looks up where the RPC goes, and goes on there. r.mu is held.
+func (r *RPC) findDestination(b *h2.Batch) {
+	router := r.p.cfg.Router
+	dest, route, wait := router.Find(r.authority, r.path)
+	switch {
+	case dest != nil:
+		r.dest, r.route = dest, route
+		r.phase = phaseTrying
+		r.try(b)
+	case wait:
+		// What is kept longer than this life must not live in its memory.
+		router.Await(strings.Clone(r.authority), strings.Clone(r.path), r, r.life)
+	default:
+		code, flag, message := router.Explain(r.authority, r.path)
+		r.fail(b, code, flag, message)
+	}
+}
+
+// OnRoute implements Waiter.
+func (r *RPC) OnRoute(life uint32) {
+	var b h2.Batch
+	defer b.Done()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if life == r.life && r.phase == phaseRouting {
+		r.findDestination(&b)
+	}
+}
+
+// OnData implements h2.Owner for the caller's stream.
+func (r *RPC) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gen == r.downGen && r.isOpen {
+		r.requestData(b, p, end)
+	}
+}
+
+// requestData sends bytes of the request on, or keeps them as long as there is
+// nowhere to send them. r.mu is held.
+func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
+	r.reqEnd = end
+	switch r.phase {
+	case phaseDone:
+		return
+	case phaseRefusing:
+		r.down.Consume(b, len(p))
+		if end {
+			r.sendRefusal(b)
+		}
+		return
+	}
+	r.reqBytes += uint64(len(p))
+	if n := r.req.Feed(p); n > 0 {
+		r.reqMsgs += uint64(n)
+		if r.counted {
+			r.countRequest(n)
+		}
+	}
+	open := r.cur != nil && r.cur.open
+	if !r.keep(p, open) {
+		r.fail(b, codes.ResourceExhausted, wire.FlagOverload, "the sidecar keeps too many requests in memory")
+		return
+	}
+	if open {
+		r.cur.send(b, p, end)
+	}
+}
+
+// keep stores bytes of the request for another attempt, and gives that up where
+// they are too many: then bytes are stored only as long as there is no stream to
+// send them on, which the stream's window bounds. It is false where the process
+// keeps too much. r.mu is held.
+func (r *RPC) keep(p []byte, open bool) bool {
+	if r.replayable && len(r.replay)+len(p) > r.p.cfg.ReplayBytes {
+		r.replayable = false
+		if open {
+			r.forgetRequest()
+		}
+	}
+	if !r.replayable && open {
+		return true
+	}
+	if over := len(r.replay) + len(p) - maxKeptReplay - r.reserved; over > 0 {
+		if !r.p.cfg.Budget.Take(over) {
+			return false
+		}
+		r.reserved += over
+	}
+	r.replay = append(r.replay, p...)
+	return true
+}
+
+// forgetRequest gives up what was kept of the request: there will be no other
+// attempt. r.mu is held.
+func (r *RPC) forgetRequest() {
+	r.replayable = false
+	r.replay = r.replay[:0]
+	if r.reserved > 0 {
+		r.p.cfg.Budget.Release(r.reserved)
+		r.reserved = 0
+		r.replay = nil
+	}
+}
+
+// OnReset implements h2.Owner for the caller's stream: it cancelled, or its
+// connection ended.
+func (r *RPC) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gen != r.downGen || r.phase == phaseDone {
+		return
+	}
+	code, flag, message := codes.Canceled, wire.FlagDownstreamDisconnect, "cancelled by the caller"
+	upCode := h2.Cancel
+	switch reset.Cause {
+	case h2.CauseMalformed:
+		code, flag, message = codes.Internal, wire.FlagDownstreamProtocolError, reset.Err.Error()
+	case h2.CauseOverBudget:
+		code, flag, message = codes.ResourceExhausted, wire.FlagOverload, "the sidecar keeps too many answers in memory"
+	case h2.CauseConn:
+		message = "the caller's connection ended"
+	default:
+		if reset.Code != h2.NoError {
+			upCode = reset.Code
+		}
+		if r.expired(b) {
+			// The caller's own clock was a little faster.
+			code, flag = codes.DeadlineExceeded, wire.FlagDeadline
+		}
+	}
+	if r.cur != nil {
+		r.cur.cancel(b, upCode) // the instance learns the caller's own code
+	}
+	r.end(b, code, flag, message)
+}
+
+// OnTaken implements h2.Owner for the caller's stream: bytes of the answer went
+// on, so that the instance may send more.
+func (r *RPC) OnTaken(b *h2.Batch, _ *h2.Stream, gen uint32, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gen == r.downGen && r.isOpen && r.cur != nil && r.cur.open {
+		r.cur.stream.Consume(b, n)
+	}
+}
+
+// OnClosed implements h2.Owner for the caller's stream.
+func (r *RPC) OnClosed(_ *h2.Batch, _ *h2.Stream, gen uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gen == r.downGen && r.isOpen {
+		r.isOpen = false
+		r.release()
+	}
+}

@@ -1,0 +1,173 @@
+package relay
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// OnHeaders implements h2.Owner for the stream to the instance: its response's
+// headers or trailers.
+func (a *attempt) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, end bool) {
+	r := a.rpc
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gen != a.gen || !a.open || r.phase == phaseDone {
+		return
+	}
+	if r.p.cfg.Shield {
+		h.Remove(isOurs)
+	}
+	switch h.Kind {
+	case h2.HeadInformational:
+		r.down.SendHeaders(b, h.Fields(), false)
+	case h2.HeadResponse:
+		r.response(b, a, h, end)
+	default:
+		code, message := readStatus(h.Regular, r.status)
+		r.down.SendHeaders(b, h.Fields(), true)
+		r.answered(b, a, code, message)
+	}
+}
+
+// isOurs says that a field is Pillion's own, which an app has no say in.
+func isOurs(f *hpack.Field) bool { return strings.HasPrefix(f.Name, "pillion-") }
+
+// response handles the head of the instance's answer. r.mu is held.
+func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
+	code, message := codes.OK, ""
+	if end {
+		code, message = readStatus(h.Regular, h.Status)
+		if flag := notProcessed(h.Regular); flag != wire.FlagNone && r.mayRetry(b) {
+			r.lastErr = fmt.Errorf("the sidecar at %s: %s", a.inst, message)
+			r.retryElsewhere(b, a)
+			return
+		}
+	}
+	r.status = h.Status
+	r.phase = phaseAnswering
+	r.forgetRequest()
+	if code != codes.Unimplemented {
+		r.learn()
+	}
+	r.down.SendHeaders(b, h.Fields(), end)
+	if end {
+		r.answered(b, a, code, message)
+	}
+}
+
+// notProcessed says that an answer comes from a sidecar that could not hand the
+// RPC to its app: the flag it gives, else none.
+func notProcessed(fields []hpack.Field) wire.Flag {
+	for i := range fields {
+		if fields[i].Name == wire.HeaderFlags {
+			switch flag := wire.ParseFlag(fields[i].Value); flag {
+			case wire.FlagNoHealthyUpstream, wire.FlagUpstreamConnectFailure:
+				return flag
+			}
+		}
+	}
+	return wire.FlagNone
+}
+
+// readStatus reads the RPC's status from trailers, or from headers that are the
+// whole answer; where there is none, the HTTP status stands for it.
+func readStatus(fields []hpack.Field, status int) (code codes.Code, message string) {
+	found := false
+	for i := range fields {
+		switch f := &fields[i]; f.Name {
+		case wire.HeaderStatus:
+			code, found = wire.ParseStatus(f.Value), true
+		case wire.HeaderMessage:
+			message = f.Value
+		}
+	}
+	if !found {
+		return wire.CodeFromHTTP(status), "the answer has no grpc-status"
+	}
+	return code, message
+}
+
+// OnData implements h2.Owner for the stream to the instance.
+func (a *attempt) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bool) {
+	r := a.rpc
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gen != a.gen || !a.open || r.phase == phaseDone {
+		return
+	}
+	r.respBytes += uint64(len(p))
+	if n := r.resp.Feed(p); n > 0 {
+		r.respMsgs += uint64(n)
+		if r.counted {
+			r.countResponse(n)
+		}
+	}
+	taken := r.down.SendData(b, p, end)
+	if end { // an answer without trailers is no gRPC; the caller sees it as it is
+		r.answered(b, a, wire.CodeFromHTTP(r.status), "the answer has no trailers")
+		return
+	}
+	a.stream.Consume(b, taken)
+}
+
+// answered ends an RPC whose answer is complete. r.mu is held.
+func (r *RPC) answered(b *h2.Batch, a *attempt, code codes.Code, message string) {
+	if a.live && (!r.reqEnd || uint64(a.taken) < r.reqBytes) {
+		// An early answer: nobody wants the rest of the request. The engine
+		// tells the caller so (RFC 9113 section 8.1), and this the instance.
+		a.stream.Reset(b, h2.NoError)
+	}
+	a.leave()
+	r.end(b, code, wire.FlagNone, message)
+}
+
+// OnReset implements h2.Owner for the stream to the instance: it broke off.
+func (a *attempt) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset) {
+	r := a.rpc
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gen != a.gen || !a.open || r.phase == phaseDone {
+		return
+	}
+	if r.expired(b) {
+		// The instance's clock was a little faster.
+		a.leave()
+		r.failDeadline(b)
+		return
+	}
+	code, flag, reason := explainReset(reset)
+	if reset.Unprocessed && r.phase == phaseTrying && r.mayRetry(b) {
+		r.lastErr = fmt.Errorf("%s: %s", a.inst, reason)
+		if reset.Cause == h2.CausePeer {
+			r.retryElsewhere(b, a)
+		} else { // the connection is gone, the instance need not be
+			a.leave()
+			r.try(b)
+		}
+		return
+	}
+	a.leave()
+	r.failWith(b, code, flag, fmt.Sprintf("service %q, instance %s: %s", r.dest.Name(), a.inst, reason), reset.Code)
+}
+
+// explainReset maps the end of a stream to what the caller is told.
+func explainReset(reset h2.Reset) (codes.Code, wire.Flag, string) {
+	switch reset.Cause {
+	case h2.CauseConn:
+		return codes.Unavailable, wire.FlagUpstreamTermination, "the connection ended: " + reset.Err.Error()
+	case h2.CauseGoAway:
+		return codes.Unavailable, wire.FlagUpstreamTermination, "the instance is going away"
+	case h2.CauseMalformed:
+		return codes.Internal, wire.FlagUpstreamProtocolError, "it broke the protocol: " + reset.Err.Error()
+	case h2.CauseOverBudget:
+		return codes.ResourceExhausted, wire.FlagOverload, "the sidecar keeps too many requests in memory"
+	default:
+		return wire.CodeFromReset(uint32(reset.Code)), wire.FlagUpstreamReset, "it reset the stream with " + reset.Code.String()
+	}
+}

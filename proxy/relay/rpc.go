@@ -1,0 +1,223 @@
+package relay
+
+import (
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// phase is how far an RPC has come.
+type phase uint8
+
+const (
+	// phaseRouting: the destination is being looked up.
+	phaseRouting phase = iota
+	// phaseTrying: an attempt waits for a connection, or the instance has not
+	// answered yet; the RPC may still go elsewhere.
+	phaseTrying
+	// phaseAnswering: the instance's response headers went to the caller.
+	phaseAnswering
+	// phaseRefusing: Pillion answers with a plain HTTP status, once the request
+	// has come to its end.
+	phaseRefusing
+	// phaseDone: the caller was told the end.
+	phaseDone
+)
+
+// RPC is one RPC under way. It is the [h2.Owner] of the caller's stream.
+type RPC struct {
+	p    *Proxy
+	down h2.Stream
+	skip func(*upstream.Instance) bool // wasTried
+
+	mu    sync.Mutex
+	life  uint32 // which RPC this is, of those that the memory served
+	timer *time.Timer
+	first attempt
+	state
+}
+
+// state is what belongs to one RPC only. It is guarded by RPC.mu.
+type state struct {
+	downGen uint32
+	isOpen  bool // the engine knows down
+	phase   phase
+
+	// The request.
+	block     *hpack.Block // keeps the strings below
+	fields    []hpack.Field
+	path      string
+	authority string
+	timeoutAt int // where grpc-timeout is in fields; -1: nowhere
+	start     time.Time
+	reqEnd    bool
+	reqBytes  uint64
+	reqMsgs   uint64
+	req       wire.Messages
+
+	// What is kept of the request until the RPC cannot be tried again, or as
+	// long as there is no stream to send it on.
+	replayable bool
+	replay     []byte
+	reserved   int // bytes of the budget that replay holds
+	credited   int // request bytes given back to the caller's window
+
+	// The deadline.
+	deadline time.Time // zero: none
+	capped   bool      // it is not the caller's own
+
+	// The attempts.
+	dest    *upstream.Cluster
+	route   string
+	cur     *attempt
+	live    int // attempts whose stream the engine knows
+	tries   int
+	tried   []*upstream.Instance
+	lastErr error // why the last attempt failed
+
+	// The answer.
+	respBytes uint64
+	respMsgs  uint64
+	resp      wire.Messages
+	status    int // :status of the answer
+	refusal   int // phaseRefusing: the status to come
+
+	method  *telemetry.Method
+	counted bool // method.Started was called
+}
+
+func newRPC(p *Proxy) *RPC {
+	r := &RPC{p: p, life: 1}
+	r.down.Init(r)
+	r.first.init(r)
+	r.skip = r.wasTried
+	return r
+}
+
+// begin makes r a new RPC. r.mu is held.
+func (r *RPC) begin(b *h2.Batch, gen uint32, h *h2.Head, end bool) {
+	r.downGen, r.isOpen = gen, true
+	r.phase = phaseRouting
+	r.start = b.Now()
+	r.reqEnd = end
+	r.fields = h.Fields()
+	r.path, r.authority = h.Path, h.Authority
+	r.block = h.Take()
+	r.timeoutAt = -1
+	r.replayable = true
+}
+
+// end notes how the RPC ended, once, and cancels what is under way. r.mu is
+// held.
+func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) {
+	if r.phase == phaseDone {
+		return
+	}
+	r.phase = phaseDone
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.forgetRequest()
+	took := b.Now().Sub(r.start)
+	r.count()
+	r.method.Handled(code, took)
+	if flag != wire.FlagNone {
+		r.counts().Failed(flag)
+	}
+	if r.p.cfg.Log.Want(code) {
+		r.log(code, flag, message, took)
+	}
+	if r.cur != nil {
+		r.cur.cancel(b, h2.Cancel)
+	}
+}
+
+// counts returns the counters of the destination.
+func (r *RPC) counts() *telemetry.Service {
+	if r.dest != nil {
+		return r.dest.Counts()
+	}
+	return r.p.cfg.Unrouted
+}
+
+// learn makes the RPC's path known to the metrics, since an instance answered
+// it: a caller alone cannot make up label values. r.mu is held.
+func (r *RPC) learn() {
+	if !r.counted {
+		r.method = r.p.cfg.Metrics.Learn(r.path, telemetry.TypeUnknown)
+		r.count()
+	}
+}
+
+// count counts the RPC as begun. Where its path was not known at first, that is
+// done late, with what has come since. r.mu is held.
+func (r *RPC) count() {
+	if r.counted {
+		return
+	}
+	r.counted = true
+	r.method.Started()
+	r.countRequest(int(r.reqMsgs))
+	r.countResponse(int(r.respMsgs))
+}
+
+func (r *RPC) countRequest(n int) {
+	if r.p.cfg.Side == telemetry.Outbound {
+		r.method.Sent(n)
+	} else {
+		r.method.Received(n)
+	}
+}
+
+func (r *RPC) countResponse(n int) {
+	if r.p.cfg.Side == telemetry.Outbound {
+		r.method.Received(n)
+	} else {
+		r.method.Sent(n)
+	}
+}
+
+func (r *RPC) log(code codes.Code, flag wire.Flag, message string, took time.Duration) {
+	rec := telemetry.Record{
+		Start: r.start, Duration: took, Side: r.p.cfg.Side,
+		Peer: r.down.Conn().RemoteAddr().String(), Authority: r.authority, Path: r.path,
+		Route: r.route, Attempts: r.tries, Code: code, Message: message, Flag: flag,
+		HTTPStatus: r.status, RequestMessages: r.reqMsgs, ResponseMessages: r.respMsgs,
+		RequestBytes: r.reqBytes, ResponseBytes: r.respBytes,
+	}
+	if r.dest != nil {
+		rec.Service = r.dest.Name()
+	}
+	if r.cur != nil && r.cur.inst != nil {
+		rec.Instance = r.cur.inst.String()
+		rec.UpstreamDuration = took - r.cur.began.Sub(r.start)
+	}
+	r.p.cfg.Log.Log(&rec)
+}
+
+// release gives r back for another RPC, once nothing refers to it any more. r.mu
+// is held.
+func (r *RPC) release() {
+	if r.phase != phaseDone || r.isOpen || r.live > 0 {
+		return
+	}
+	h2.FreeBlock(r.block)
+	clear(r.tried)
+	replay := r.replay[:0]
+	if cap(replay) > maxKeptReplay {
+		replay = nil
+	}
+	r.state = state{tried: r.tried[:0], replay: replay}
+	r.life++
+	r.p.rpcs.Put(r)
+}
+
+// maxKeptReplay is the capacity that an RPC keeps for the next one's request.
+const maxKeptReplay = 4 << 10

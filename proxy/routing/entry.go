@@ -1,0 +1,262 @@
+package routing
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pillion-proxy/pillion/proxy/relay"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// The states of what is looked up.
+const (
+	statePending int32 = iota // the registry has not answered yet
+	stateKnown
+	stateNone // there is no such service
+)
+
+// entry is something that was looked up because an RPC asked for it.
+type entry struct {
+	state    atomic.Int32
+	timedOut atomic.Bool // the state is none because the registry did not answer
+	used     atomic.Bool // since the last sweep
+
+	mu       sync.Mutex
+	waiting  []waiter
+	lastUsed time.Time
+	noneAt   time.Time
+	bound    *time.Timer
+}
+
+type waiter struct {
+	w    relay.Waiter
+	life uint32
+}
+
+// touch notes that an RPC asked.
+func (e *entry) touch() {
+	if !e.used.Load() {
+		e.used.Store(true)
+	}
+}
+
+// await queues an RPC until the entry is settled. It is false where it is
+// settled, or too many wait.
+func (e *entry) await(w relay.Waiter, life uint32) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.state.Load() != statePending || len(e.waiting) >= maxWaiting {
+		return false
+	}
+	e.waiting = append(e.waiting, waiter{w, life})
+	return true
+}
+
+// settle sets the state and tells who waits.
+func (e *entry) settle(state int32, timedOut bool) {
+	e.mu.Lock()
+	if state == stateNone && e.state.Load() != stateNone {
+		e.noneAt = time.Now()
+	}
+	e.timedOut.Store(timedOut)
+	e.state.Store(state)
+	if e.bound != nil {
+		e.bound.Stop()
+	}
+	waiting := e.waiting
+	e.waiting = nil
+	e.mu.Unlock()
+	for _, w := range waiting {
+		w.w.OnRoute(w.life)
+	}
+}
+
+// giveUpAfter settles an entry that the registry says nothing about.
+func (e *entry) giveUpAfter(d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lastUsed = time.Now()
+	e.bound = time.AfterFunc(d, func() {
+		if e.state.Load() == statePending {
+			e.settle(stateNone, true)
+		}
+	})
+}
+
+// outdated says that the entry is to be forgotten: nobody asked for a while, or
+// "there is none" was believed long enough.
+func (e *entry) outdated(now time.Time, idle time.Duration) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.used.Swap(false) {
+		e.lastUsed = now
+	}
+	switch e.state.Load() {
+	case statePending:
+		return false
+	case stateNone:
+		return now.Sub(e.noneAt) >= noneTTL
+	default:
+		return now.Sub(e.lastUsed) >= idle
+	}
+}
+
+// service is a service that is watched.
+type service struct {
+	entry
+	name     string
+	declared bool
+	cluster  *upstream.Cluster
+	cancel   context.CancelFunc
+}
+
+// watch begins to watch a service. r.mu is held.
+func (r *Router) watch(name string, declared bool) *service {
+	t := r.tables.Load()
+	if s := t.services[name]; s != nil {
+		return s
+	}
+	s := &service{name: name, declared: declared, cluster: r.opts.NewCluster(name)}
+	ctx, cancel := context.WithCancel(r.ctx)
+	s.cancel = cancel
+	if len(t.services) < maxEntries {
+		services := make(map[string]*service, len(t.services)+1)
+		for k, v := range t.services {
+			services[k] = v
+		}
+		services[name] = s
+		r.tables.Store(&tables{services: services, names: t.names})
+	} else {
+		cancel()
+		s.settle(stateNone, true)
+		return s
+	}
+	s.giveUpAfter(r.opts.ResolveTimeout)
+	r.done.Go(func() {
+		defer cancel()
+		r.opts.Source.Watch(ctx, name, s.update)
+		s.cluster.Close()
+	})
+	return s
+}
+
+// update takes a state of the service from the registry.
+func (s *service) update(now *registry.Service) {
+	if now == nil {
+		s.cluster.Update(nil, false)
+		s.settle(stateNone, false)
+		return
+	}
+	s.cluster.Update(now.Endpoints, now.Stale)
+	s.settle(stateKnown, false)
+}
+
+// name is who answers a gRPC service name.
+type name struct {
+	entry
+	grpcService string
+	services    atomic.Pointer[[]string]
+	askedAt     atomic.Int64 // Unix time in nanoseconds
+	asking      atomic.Bool
+}
+
+func (n *name) stale() bool {
+	return time.Now().UnixNano()-n.askedAt.Load() > int64(answeringTTL)
+}
+
+// ask begins to find out who answers a gRPC service name. r.mu is held.
+func (r *Router) ask(grpcService string) *name {
+	t := r.tables.Load()
+	if n := t.names[grpcService]; n != nil {
+		return n
+	}
+	n := &name{grpcService: grpcService}
+	if len(t.names) >= maxEntries {
+		n.settle(stateNone, false)
+		return n
+	}
+	names := make(map[string]*name, len(t.names)+1)
+	for k, v := range t.names {
+		names[k] = v
+	}
+	names[grpcService] = n
+	r.tables.Store(&tables{services: t.services, names: names})
+	n.giveUpAfter(r.opts.ResolveTimeout)
+	r.refresh(n)
+	return n
+}
+
+// refresh asks the registry who answers a gRPC service name, in the background.
+func (r *Router) refresh(n *name) {
+	if !n.asking.CompareAndSwap(false, true) {
+		return
+	}
+	r.done.Go(func() {
+		defer n.asking.Store(false)
+		ctx, cancel := context.WithTimeout(r.ctx, r.opts.ResolveTimeout)
+		defer cancel()
+		answering, err := r.answering(ctx, n.grpcService)
+		n.askedAt.Store(time.Now().UnixNano())
+		if err != nil {
+			r.opts.Logger.Warn("cannot find out who answers a gRPC service",
+				"grpc_service", n.grpcService, "err", err)
+			if n.services.Load() != nil {
+				return // what was known stays
+			}
+		}
+		n.services.Store(&answering)
+		if len(answering) == 0 {
+			n.settle(stateNone, err != nil)
+			return
+		}
+		n.settle(stateKnown, false)
+	})
+}
+
+// answering asks the registry, and then the services that say nothing there.
+func (r *Router) answering(ctx context.Context, grpcService string) ([]string, error) {
+	answering, err := r.opts.Source.Answering(ctx, grpcService)
+	if err != nil || len(answering) > 0 {
+		return answering, err
+	}
+	all, err := r.opts.Source.Services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.known = all
+	r.mu.Unlock()
+	if r.opts.Learn == nil {
+		return nil, nil
+	}
+	return r.learn(ctx, all, grpcService), nil
+}
+
+// maxLearning bounds the services asked at a time.
+const maxLearning = 8
+
+// learn asks services themselves what they answer. One that cannot be asked does
+// not answer.
+func (r *Router) learn(ctx context.Context, services []string, grpcService string) (answering []string) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	places := make(chan struct{}, maxLearning)
+	for _, service := range services {
+		places <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-places }()
+			if answers, err := r.opts.Learn(ctx, service); err == nil && slices.Contains(answers, grpcService) {
+				mu.Lock()
+				answering = append(answering, service)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(answering)
+	return answering
+}

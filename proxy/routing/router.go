@@ -1,0 +1,269 @@
+package routing
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/relay"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// Router finds destinations. It is a [relay.Router].
+type Router struct {
+	opts Options
+	ctx  context.Context
+	stop context.CancelFunc
+	done sync.WaitGroup
+
+	tables atomic.Pointer[tables]
+
+	mu    sync.Mutex // guards what follows, and changes of tables
+	known []string   // names of all services, as far as asked, for messages
+}
+
+// tables are what RPCs look at: they are replaced as a whole when something is
+// looked up for the first time or forgotten.
+type tables struct {
+	services map[string]*service
+	names    map[string]*name
+}
+
+var _ relay.Router = (*Router)(nil)
+
+// New returns a router, which works until Close.
+func New(o Options) *Router {
+	r := &Router{opts: o.withDefaults()}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.tables.Store(&tables{services: map[string]*service{}, names: map[string]*name{}})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	declared := r.opts.Declared
+	if d := r.opts.Default; d != "" && !slices.Contains(declared, d) {
+		declared = append(slices.Clone(declared), d)
+	}
+	for _, s := range declared {
+		r.watch(s, true)
+	}
+	r.done.Go(r.sweep)
+	return r
+}
+
+// Close stops all watches. RPCs under way go on.
+func (r *Router) Close() {
+	r.stop()
+	r.done.Wait()
+	for _, s := range r.tables.Load().services {
+		s.cluster.Close()
+	}
+}
+
+// Find implements relay.Router. It looks at two maps at most, however many
+// services there are.
+func (r *Router) Find(authority, path string) (dest *upstream.Cluster, route string, wait bool) {
+	t := r.tables.Load()
+	step := r.find(t, authority, path)
+	return step.dest, step.route, step.pending != nil || step.unknown
+}
+
+// step is how far a search came.
+type step struct {
+	dest  *upstream.Cluster
+	route string
+	// pending is what has to answer before the search can go on; unknown says
+	// that nobody was asked yet, for the service or the name given.
+	pending *entry
+	unknown bool
+	service string
+	name    string
+}
+
+// find goes through the order of the package's comment.
+func (r *Router) find(t *tables, authority, path string) step {
+	if service := ServiceName(authority); service != "" {
+		if st := t.service(service, "authority"); st.dest != nil || st.pending != nil || st.unknown {
+			return st
+		}
+	}
+	grpcService, telling := rpcService(path)
+	if r.opts.Reflection != nil && isReflection(grpcService) {
+		return step{dest: r.opts.Reflection, route: "mesh reflection"}
+	}
+	if telling {
+		if st := r.findName(t, grpcService); st.dest != nil || st.pending != nil || st.unknown {
+			return st
+		}
+	}
+	if r.opts.Default != "" {
+		return t.service(r.opts.Default, "default")
+	}
+	return step{}
+}
+
+// service looks at one service.
+func (t *tables) service(name, route string) step {
+	s := t.services[name]
+	if s == nil {
+		return step{unknown: true, service: name}
+	}
+	s.touch()
+	switch s.state.Load() {
+	case statePending:
+		return step{pending: &s.entry}
+	case stateKnown:
+		return step{dest: s.cluster, route: route}
+	default:
+		return step{}
+	}
+}
+
+// findName looks at who answers a gRPC service name.
+func (r *Router) findName(t *tables, grpcService string) step {
+	n := t.names[grpcService]
+	if n == nil {
+		return step{unknown: true, name: grpcService}
+	}
+	n.touch()
+	if n.state.Load() == statePending {
+		return step{pending: &n.entry}
+	}
+	if n.stale() {
+		r.refresh(n)
+	}
+	if answering := n.services.Load(); answering != nil && len(*answering) == 1 {
+		return t.service((*answering)[0], "grpc service")
+	}
+	return step{}
+}
+
+// Await implements relay.Router.
+func (r *Router) Await(authority, path string, w relay.Waiter, life uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.find(r.tables.Load(), authority, path)
+	e := st.pending
+	switch {
+	case st.unknown && st.service != "":
+		e = &r.watch(st.service, false).entry
+	case st.unknown:
+		e = &r.ask(st.name).entry
+	}
+	if e != nil && e.await(w, life) {
+		return
+	}
+	// It came between the caller's look and this one; or too many wait.
+	go w.OnRoute(life)
+}
+
+// Explain implements relay.Router.
+func (r *Router) Explain(authority, path string) (codes.Code, wire.Flag, string) {
+	t := r.tables.Load()
+	if s := t.services[ServiceName(authority)]; s != nil && s.timedOut.Load() {
+		return codes.Unavailable, wire.FlagNoHealthyUpstream,
+			fmt.Sprintf("the registry has not said within %v where service %q is", r.opts.ResolveTimeout, s.name)
+	}
+	if s := t.services[r.opts.Default]; s != nil && s.timedOut.Load() {
+		return codes.Unavailable, wire.FlagNoHealthyUpstream,
+			fmt.Sprintf("the registry has not said within %v where the default destination %q is", r.opts.ResolveTimeout, s.name)
+	}
+	grpcService, _ := rpcService(path)
+	why := "no service says that it answers it"
+	if n := t.names[grpcService]; n != nil {
+		if answering := n.services.Load(); answering != nil && len(*answering) > 1 {
+			why = "several services answer it (" + list(*answering) + "): name one in :authority"
+		}
+	}
+	return codes.Unimplemented, wire.FlagNoRoute, fmt.Sprintf(
+		"no destination: authority %q names no service; gRPC service %q: %s; no default destination; known services: %s",
+		authority, grpcService, why, list(r.Known()))
+}
+
+// Known returns the names of the services that the router has heard of.
+func (r *Router) Known() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := map[string]bool{}
+	for _, name := range r.known {
+		all[name] = true
+	}
+	for name, s := range r.tables.Load().services {
+		if s.state.Load() == stateKnown {
+			all[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+// list names at most ten.
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	const most = 10
+	if len(names) > most {
+		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Clusters returns the clusters of the services that are watched, by name.
+func (r *Router) Clusters() []*upstream.Cluster {
+	t := r.tables.Load()
+	var out []*upstream.Cluster
+	for _, name := range slices.Sorted(maps.Keys(t.services)) {
+		if s := t.services[name]; s.state.Load() == stateKnown {
+			out = append(out, s.cluster)
+		}
+	}
+	return out
+}
+
+// sweep forgets what no RPC asks for any more.
+func (r *Router) sweep() {
+	const often = time.Second
+	tick := time.NewTicker(often)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case now := <-tick.C:
+			r.forget(now)
+		}
+	}
+}
+
+func (r *Router) forget(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.tables.Load()
+	var gone []*service
+	next := &tables{services: map[string]*service{}, names: map[string]*name{}}
+	for key, s := range t.services {
+		if s.outdated(now, r.opts.IdleTimeout) && !s.declared && s.cluster.InFlight() == 0 {
+			gone = append(gone, s)
+			continue
+		}
+		next.services[key] = s
+	}
+	for key, n := range t.names {
+		if !n.outdated(now, r.opts.IdleTimeout) {
+			next.names[key] = n
+		}
+	}
+	if len(gone) == 0 && len(next.names) == len(t.names) {
+		return
+	}
+	r.tables.Store(next)
+	for _, s := range gone {
+		s.cancel()
+	}
+}
