@@ -1,0 +1,31 @@
+package configyaml
+
+import (
+	"path/filepath"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+)
+
+// resolvePaths makes the file paths of a bootstrap, which are relative to the
+// folder that it is in, relative to the process's own.
+func resolvePaths(b *configv1.Bootstrap, folder string) {
+	resolve := func(path *string) {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(folder, *path)
+		}
+	}
+	if file := b.GetRegistry().GetFile(); file != nil {
+		resolve(&file.Path)
+	}
+	if consul := b.GetRegistry().GetConsul(); consul != nil {
+		resolve(&consul.TokenFile)
+		resolve(&consul.CacheDir)
+	}
+	if log := b.GetAccessLog(); log != nil && !IsStandardStream(log.GetPath()) {
+		resolve(&log.Path)
+	}
+}
+
+// IsStandardStream says whether an access log's path names no file, but the
+// process's standard output or error.
+func IsStandardStream(path string) bool { return path == "stdout" || path == "stderr" }

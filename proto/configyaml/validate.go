@@ -1,0 +1,127 @@
+package configyaml
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	"buf.build/go/protovalidate"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+var validator = sync.OnceValues(func() (protovalidate.Validator, error) { return protovalidate.New() })
+
+// checkRules checks the rules that the schema states for single fields.
+func checkRules(message proto.Message) findings {
+	v, err := validator()
+	if err == nil {
+		err = v.Validate(message)
+	}
+	if err == nil {
+		return nil
+	}
+	var invalid *protovalidate.ValidationError
+	if !errors.As(err, &invalid) {
+		return findings{{message: err.Error()}}
+	}
+	var found findings
+	for _, violation := range invalid.Violations {
+		elements := violation.Proto.GetField().GetElements()
+		if oneof := oneofAt(message.ProtoReflect().Descriptor(), elements); oneof != nil {
+			parent := &validate.FieldPath{Elements: elements[:len(elements)-1]}
+			found.addf(protovalidate.FieldPathString(parent), "write one of %s here", strings.Join(fieldNames(oneof.Fields()), ", "))
+			continue
+		}
+		found.addf(protovalidate.FieldPathString(violation.Proto.GetField()), "%s", inWords(violation))
+	}
+	return found
+}
+
+// oneofAt returns the oneof that a path ends at, nil if it ends at a field.
+func oneofAt(desc protoreflect.MessageDescriptor, path []*validate.FieldPathElement) protoreflect.OneofDescriptor {
+	for i, element := range path {
+		name := protoreflect.Name(element.GetFieldName())
+		if i == len(path)-1 {
+			return desc.Oneofs().ByName(name)
+		}
+		fd := desc.Fields().ByName(name)
+		if fd != nil && fd.IsMap() {
+			fd = fd.MapValue()
+		}
+		if fd == nil || fd.Message() == nil {
+			return nil
+		}
+		desc = fd.Message()
+	}
+	return nil
+}
+
+// patterns says in words what the schema's regular expressions ask for.
+var patterns = []struct{ ruleMark, words string }{
+	{`[.][A-Za-z_]`, `is not a full gRPC service name such as "helloworld.Greeter"`},
+	{`[A-Za-z0-9_.-]*[A-Za-z0-9]`, `may hold letters, digits, ".", "-" and "_", and begins and ends with a letter or a digit`},
+	{`[A-Za-z0-9_-]*[A-Za-z0-9]`, `may hold letters, digits, "-" and "_", and begins and ends with a letter or a digit`},
+	{`[A-Za-z0-9_.:-]`, `may hold letters, digits, ".", ":", "-" and "_"`},
+	{`[A-Za-z0-9_./-]`, `may hold letters, digits, ".", "/", "-" and "_"`},
+	{`[A-Za-z0-9_-]`, `may hold letters, digits, "-" and "_"`},
+}
+
+// inWords says what a violation means, with the value that is wrong.
+func inWords(v *protovalidate.Violation) string {
+	rule, message := v.Proto.GetRuleId(), v.Proto.GetMessage()
+	switch rule {
+	case "required":
+		return "is missing"
+	case "string.pattern":
+		for _, p := range patterns {
+			if strings.Contains(v.RuleValue.String(), p.ruleMark) {
+				return fmt.Sprintf("%s %s", shown(v.FieldValue), p.words)
+			}
+		}
+	case "string.in":
+		var names []string
+		for i := range v.RuleValue.List().Len() {
+			if name := v.RuleValue.List().Get(i).String(); name != "" {
+				names = append(names, name)
+			}
+		}
+		value := v.FieldValue.String()
+		if near := nearest(value, names); near != "" {
+			return fmt.Sprintf("%q is not known: did you mean %q?", value, near)
+		}
+		return fmt.Sprintf("%q is not known: use one of %s", value, strings.Join(names, ", "))
+	case "repeated.unique":
+		return "names something twice: remove one"
+	}
+	if s := shown(v.FieldValue); s != "" {
+		return "is " + s + ", but " + message
+	}
+	return message
+}
+
+func fieldNames(fields protoreflect.FieldDescriptors) []string {
+	names := make([]string, 0, fields.Len())
+	for i := range fields.Len() {
+		names = append(names, fields.Get(i).TextName())
+	}
+	return names
+}
+
+// shown returns a single value as it would be written, shortened; "" for
+// others.
+func shown(value protoreflect.Value) string {
+	switch v := value.Interface().(type) {
+	case string:
+		if len(v) > 80 {
+			v = v[:80] + "…"
+		}
+		return fmt.Sprintf("%q", v)
+	case bool, int32, int64, uint32, uint64, float32, float64:
+		return fmt.Sprint(v)
+	default:
+		return ""
+	}
+}
