@@ -1,0 +1,33 @@
+// Package consul is the mesh's registry in HashiCorp Consul: it watches the
+// services that are in use and registers the local app with its sidecar, all
+// through the HTTP API of one agent. It never opens a connection to an
+// instance, and knows nothing of HTTP/2 or of RPCs.
+//
+// # What is asked
+//
+// A watched service costs two blocking queries: health/service says which
+// instances of the app there are and how they are, health/connect says which
+// sidecars stand beside them. Neither is enough alone: a sidecar's registration
+// does not say what its app is, an app's does not say that it has a sidecar,
+// and a change of one does not wake a query for the other. Nothing is asked
+// about services that nobody watches.
+//
+// # What it costs the agent
+//
+// An agent allows 200 connections per client address and answers 429 beyond.
+// Over HTTP/1 each blocking query holds one, and every sidecar on a machine has
+// the same address. So a Source holds at most Config.MaxConnections (64), of
+// which 8 are kept for short calls: 56 blocking queries, that is 28 services,
+// wait at the agent at the same time, and three sidecars on one machine stay
+// below 200. With more services, or more sidecars (a 429 says so), the queries
+// take turns: each gets one per second, at most 250 turns a second in all, so
+// news is at most a second late up to 125 services, and two up to 250.
+//
+// # Whom to believe
+//
+// Consul's being away changes nothing but the Stale mark: what was known last
+// stays, also over a restart where Config.CacheDir is set. That nobody is left
+// is believed only once a second, consistent read two seconds later says the
+// same. An instance whose check has not run since its agent restarted, which
+// Consul shows as critical, stays where it was for up to a minute.
+package consul

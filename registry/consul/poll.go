@@ -1,0 +1,216 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// side is which of a service's two queries is meant.
+type side int
+
+const (
+	appSide side = iota
+	sidecarSide
+	sides
+)
+
+// answer is what one query said.
+type answer struct {
+	side      side
+	instances []instance
+	// lagging says that the server that answered has no leader, or has not heard
+	// from it for a while.
+	lagging bool
+	err     *failure
+	// failures counts the failures in a row, err's included.
+	failures int
+}
+
+const (
+	// quick is what counts as an answer that came at once. Queries that are
+	// answered at once pause before they are asked again: news about anything
+	// wakes a query for a service that is not there, and a service whose
+	// instances flap would be sent over and over.
+	quick = time.Second
+	// quickPause is the pause after the first of them; it doubles to quickMost.
+	quickPause = 50 * time.Millisecond
+	quickMost  = time.Second
+
+	failureBase = 100 * time.Millisecond
+	failureMost = 5 * time.Second
+	limitedBase = time.Second
+	limitedMost = 30 * time.Second
+
+	// maxLag is how old the knowledge of the server that answers may be before
+	// it counts as stale.
+	maxLag = 10 * time.Second
+	// grace is what an answer may take beyond what the query may block.
+	grace = 5 * time.Second
+)
+
+// poller asks one side of one service over and over.
+type poller struct {
+	agent   *agent
+	side    side
+	service string
+	dc      string
+	scope   string // of its troubles
+	out     chan<- answer
+}
+
+// run asks until ctx ends and sends each answer that may say something new.
+func (p *poller) run(ctx context.Context) {
+	leave := p.agent.budget.join()
+	defer leave()
+
+	var (
+		index   uint64
+		hurried = backoff{base: quickPause, most: quickMost, random: p.agent.random}
+		failed  = backoff{base: failureBase, most: failureMost, random: p.agent.random}
+		limits  = backoff{base: limitedBase, most: limitedMost, random: p.agent.random}
+	)
+	for ctx.Err() == nil {
+		asked := p.ask(ctx, index)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case asked.preempted:
+			continue
+		case asked.err != nil:
+			// Whoever answers next may count differently, and shall not block.
+			index = 0
+			failures := failed.failures + limits.failures + 1
+			pause := &failed
+			if asked.err.kind == limited {
+				pause = &limits
+			}
+			if !p.send(ctx, answer{side: p.side, err: asked.err, failures: failures}) || !sleep(ctx, pause.next()) {
+				return
+			}
+
+			continue
+		}
+
+		failed.reset()
+		limits.reset()
+		// A query that waited for nothing comes back with the index it had.
+		if asked.index != index || index == 0 {
+			if !p.send(ctx, answer{side: p.side, instances: asked.instances, lagging: asked.lagging}) {
+				return
+			}
+		}
+		index = nextIndex(index, asked.index)
+		if asked.lagging {
+			index = 0
+		}
+
+		if asked.took < min(quick, asked.waited) {
+			if !sleep(ctx, hurried.next()) {
+				return
+			}
+		} else {
+			hurried.reset()
+		}
+	}
+}
+
+// nextIndex is what to wait for after an answer, by Consul's rules: from the
+// start where the index went backwards (another server, a restored snapshot),
+// and otherwise never 0, because such a query does not block.
+func nextIndex(asked, answered uint64) uint64 {
+	if answered < asked {
+		return 0
+	}
+
+	return max(1, answered)
+}
+
+func (p *poller) send(ctx context.Context, a answer) bool {
+	select {
+	case p.out <- a:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// asked is how one query went.
+type asked struct {
+	instances []instance
+	index     uint64
+	lagging   bool
+	preempted bool
+	// waited is how long it was allowed to block, took how long it did take.
+	waited, took time.Duration
+	err          *failure
+}
+
+// ask makes one query, in a turn of its own.
+func (p *poller) ask(ctx context.Context, index uint64) asked {
+	turn, err := p.agent.budget.acquire(ctx)
+	if err != nil {
+		return asked{preempted: true}
+	}
+	defer turn.release()
+
+	// The agent adds up to a sixteenth to the wait.
+	patience := shortTimeout
+	if index != 0 {
+		patience = turn.wait + turn.wait/16 + grace
+	}
+	ctx, cancel := context.WithTimeout(turn.ctx, patience)
+	defer cancel()
+
+	start := time.Now()
+	result := p.agent.health(ctx, p.side, p.service, p.scope, &api.QueryOptions{
+		Datacenter: p.dc, AllowStale: true, WaitIndex: index, WaitTime: turn.wait,
+	})
+	result.waited, result.took = turn.wait, time.Since(start)
+	if result.err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		result.preempted = true
+	}
+
+	return result
+}
+
+// health asks for one side of a service once. A failure is logged under scope,
+// unless ctx was cancelled.
+func (a *agent) health(ctx context.Context, side side, service, scope string, options *api.QueryOptions) asked {
+	get, what := a.api.Health().Service, "read service "+strconv.Quote(service)
+	if side == sidecarSide {
+		get, what = a.api.Health().Connect, "read the sidecars of service "+strconv.Quote(service)
+	}
+	entries, meta, err := get(service, "", false, options.WithContext(ctx))
+	if err == nil && meta.ResultsFilteredByACLs && len(entries) == 0 {
+		err = errHidden
+	}
+	if err != nil {
+		failure := a.explain(err, what, readRules(service)...)
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			a.note(scope, failure)
+		}
+
+		return asked{err: failure}
+	}
+
+	if meta.ResultsFilteredByACLs {
+		a.note(scope, a.explain(errHidden, what+" in full", readRules(service)...))
+	} else {
+		a.noteSuccess(scope)
+	}
+	// Answers from the agent's own stream of events never know a leader.
+	leaderless := !meta.KnownLeader && meta.QueryBackend != api.QueryBackendStreaming
+
+	return asked{
+		instances: instancesOf(entries),
+		index:     meta.LastIndex,
+		lagging:   leaderless || meta.LastContact > maxLag,
+	}
+}
+
+// errHidden stands for an answer out of which the ACLs took something.
+var errHidden error = api.StatusError{Code: 403, Body: "results are hidden by ACLs"}

@@ -1,0 +1,220 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// lookups is how many Answering and Services calls may be at the agent at once:
+// the names come from clients, and each costs a walk through the catalogue.
+const lookups = 2
+
+// Source finds services in Consul, through one agent. It has no goroutines and
+// asks nothing while nobody calls it.
+type Source struct {
+	agent          *agent
+	cache          *cache
+	requireSidecar bool
+	lookups        chan struct{}
+
+	mu       sync.Mutex
+	watching map[string]*watched
+	// names are the services that the last Services call found.
+	names []string
+}
+
+var _ registry.Source = (*Source)(nil)
+
+// New returns a Source. It does not ask the agent anything: an error is about
+// cfg or about Consul's variables. A token file that is missing is no error, but
+// logged and looked for again.
+func New(cfg Config, deps Deps) (*Source, error) {
+	agent, err := newAgent(cfg, deps.withDefaults())
+	if err != nil {
+		return nil, err
+	}
+
+	source := &Source{
+		agent:          agent,
+		requireSidecar: cfg.RequireSidecar,
+		lookups:        make(chan struct{}, lookups),
+		watching:       map[string]*watched{},
+	}
+	if cfg.CacheDir != "" {
+		source.cache = &cache{dir: cfg.CacheDir, scope: agent.scope}
+	}
+
+	return source, nil
+}
+
+// Watch hands over the states of a service; see registry.Source and ParseName.
+// Several watches of one service share its queries.
+func (s *Source) Watch(ctx context.Context, service string, update func(*registry.Service)) {
+	if _, _, ok := ParseName(service, func(string) bool { return false }); !ok {
+		update(nil)
+		<-ctx.Done()
+
+		return
+	}
+
+	w := s.join(service)
+	defer s.leave(w)
+	tell, cancel := w.subscribe()
+	defer cancel()
+
+	seen := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tell:
+		}
+		if state, version := w.state(); version != seen {
+			seen = version
+			update(state)
+		}
+	}
+}
+
+// join begins to watch a service, or joins those who watch it already.
+func (s *Source) join(service string) *watched {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	w := s.watching[service]
+	if w == nil {
+		w = newWatched(s, service)
+		s.watching[service] = w
+
+		var ctx context.Context
+		ctx, w.stop = context.WithCancel(context.Background())
+		go w.run(ctx)
+	}
+	w.watchers++
+
+	return w
+}
+
+// leave ends a watch, and waits for its goroutines if it was the last.
+func (s *Source) leave(w *watched) {
+	s.mu.Lock()
+	w.watchers--
+	last := w.watchers == 0
+	if last {
+		delete(s.watching, w.name)
+	}
+	s.mu.Unlock()
+
+	if last {
+		w.stop()
+		<-w.done
+	}
+}
+
+// watches returns the services that are watched now, in alphabetical order.
+func (s *Source) watches() []*watched {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	return slices.SortedFunc(maps.Values(s.watching), func(a, b *watched) int { return strings.Compare(a.name, b.name) })
+}
+
+// Answering asks Consul's catalogue which services say in their meta
+// "grpc-services" (and "grpc-services-2" to "-12") that they answer a gRPC
+// service. While Consul is away those of the services watched now must do; it is
+// an error then if there are none.
+func (s *Source) Answering(ctx context.Context, grpcService string) ([]string, error) {
+	if !isGRPCName(grpcService) {
+		return nil, nil
+	}
+
+	names, err := s.list(ctx, "find out who answers "+grpcService, answeringFilter(grpcService))
+	if err == nil {
+		return names, nil
+	}
+	for _, w := range s.watches() {
+		if w.answers(grpcService) {
+			names = append(names, w.name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, err
+	}
+
+	return names, nil
+}
+
+// Services asks Consul's catalogue for all names but those of Consul itself, of
+// sidecars and of gateways. While Consul is away it returns what it found last,
+// and what is watched; it is an error then if that is nothing.
+func (s *Source) Services(ctx context.Context) ([]string, error) {
+	names, err := s.list(ctx, "list the services", `ServiceKind == ""`)
+	if err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.names = names
+
+		return slices.Clone(names), nil
+	}
+
+	s.mu.Lock()
+	names = slices.Clone(s.names)
+	s.mu.Unlock()
+	for _, w := range s.watches() {
+		if service, _ := w.state(); service != nil {
+			names = append(names, w.name)
+		}
+	}
+	slices.Sort(names)
+	if names = slices.Compact(names); len(names) == 0 {
+		return nil, err
+	}
+
+	return names, nil
+}
+
+// list returns the names of the services that a filter selects.
+func (s *Source) list(ctx context.Context, what, filter string) ([]string, error) {
+	select {
+	case s.lookups <- struct{}{}:
+		defer func() { <-s.lookups }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, shortTimeout)
+	defer cancel()
+
+	options := &api.QueryOptions{AllowStale: true, Filter: filter}
+	found, meta, err := s.agent.api.Catalog().Services(options.WithContext(ctx))
+	if err != nil {
+		failure := s.agent.explain(err, what, rule("service", "", "read"), rule("node", "", "read"))
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			s.agent.note(scopeCatalogue, failure)
+		}
+
+		return nil, failure
+	}
+	if meta.ResultsFilteredByACLs {
+		s.agent.note(scopeCatalogue, s.agent.explain(errHidden, "see all services", rule("service", "", "read"), rule("node", "", "read")))
+	} else {
+		s.agent.noteSuccess(scopeCatalogue)
+	}
+
+	names := make([]string, 0, len(found))
+	for name := range found {
+		if name != "consul" && !strings.HasSuffix(name, sidecarSuffix) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+
+	return names, nil
+}

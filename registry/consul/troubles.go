@@ -1,0 +1,111 @@
+package consul
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Scopes of trouble that do not belong to one service.
+const (
+	scopeAgent       = "agent"
+	scopeToken       = "token"
+	scopeLimit       = "limit"
+	scopeCache       = "cache"
+	scopeCatalogue   = "catalogue"
+	scopeDatacenters = "datacentres"
+)
+
+// troubleQuiet is the least time between two lines about the same scope's
+// troubles: one that comes and goes does not fill the log.
+const troubleQuiet = 30 * time.Second
+
+// troubles logs what is wrong once when it begins and once when it is over,
+// however many queries meet it. Each scope has at most one trouble at a time.
+type troubles struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	known map[string]*trouble
+	last  error
+	when  time.Time
+}
+
+// trouble is what a scope suffers from, or suffered from last.
+type trouble struct {
+	active bool
+	said   bool // it was logged, so its end is too
+	text   string
+	logged time.Time
+}
+
+func newTroubles(log *slog.Logger) *troubles {
+	return &troubles{log: log, known: map[string]*trouble{}}
+}
+
+// report says that a scope is in trouble.
+func (t *troubles) report(scope string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+
+	now := time.Now()
+	t.last, t.when = err, now
+
+	entry := t.known[scope]
+	if entry == nil {
+		entry = &trouble{}
+		t.known[scope] = entry
+	}
+	entry.active = true
+
+	text := err.Error()
+	if entry.said && entry.text == text {
+		return
+	}
+	if !entry.logged.IsZero() && now.Sub(entry.logged) < troubleQuiet {
+		return
+	}
+	entry.said, entry.text, entry.logged = true, text, now
+	t.log.Warn(text)
+}
+
+// clear says that a scope is well.
+func (t *troubles) clear(scope string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+
+	entry := t.known[scope]
+	if entry == nil || !entry.active {
+		return
+	}
+	if entry.said {
+		t.log.Info("consul: over: " + entry.text)
+	}
+	entry.active, entry.said = false, false
+}
+
+// forget drops what is remembered of a scope that is of no interest any more.
+func (t *troubles) forget(scope string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+
+	delete(t.known, scope)
+}
+
+// in says whether a scope is in trouble.
+func (t *troubles) in(scope string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+
+	entry := t.known[scope]
+
+	return entry != nil && entry.active
+}
+
+// latest is the last trouble there was, over or not.
+func (t *troubles) latest() (error, time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+
+	return t.last, t.when
+}
