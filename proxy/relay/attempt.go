@@ -38,7 +38,7 @@ func (a *attempt) init(r *RPC) {
 // try picks an instance and begins an attempt there; it goes on to others as
 // long as that fails at once. r.mu is held.
 func (r *RPC) try(b *h2.Batch) {
-	for r.tries < r.p.cfg.MaxAttempts {
+	for r.tries < r.p.cfg.Retry.MaxAttempts {
 		inst, ok := r.pick()
 		if !ok {
 			break
@@ -202,7 +202,7 @@ func (a *attempt) OnClosed(_ *h2.Batch, _ *h2.Stream, gen uint32) {
 func (r *RPC) failUnplaced(b *h2.Batch) {
 	name := r.dest.Name()
 	switch {
-	case r.tries >= r.p.cfg.MaxAttempts:
+	case r.tries >= r.p.cfg.Retry.MaxAttempts:
 		r.fail(b, codes.Unavailable, wire.FlagRetryLimit,
 			fmt.Sprintf("service %q: none of %d attempts was processed: %v", name, r.tries, r.lastErr))
 	case errors.Is(r.lastErr, upstream.ErrTooManyWaiting):

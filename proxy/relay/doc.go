@@ -62,17 +62,23 @@ type Config struct {
 	// DefaultTimeout is the deadline of RPCs that come without one, MaxTimeout
 	// the longest that one may have. 0: none.
 	DefaultTimeout, MaxTimeout time.Duration
-	// MaxAttempts bounds the attempts of an RPC, transparent retries included.
-	// Default 5.
-	MaxAttempts int
-	// ReplayBytes is how much of a request is kept for a transparent retry; one
-	// that is longer cannot be retried. Default 64 KiB.
-	ReplayBytes int
+	Retry                      Retry
 	// Budget bounds what all RPCs keep together; nil: no bound.
 	Budget *h2.Budget
 	// Shield says that instances are apps and not sidecars: what they say in
 	// headers that are Pillion's own is removed.
 	Shield bool
+}
+
+// Retry bounds the transparent retry of RPCs that provably were not processed.
+// The zero value of a field means its default.
+type Retry struct {
+	// MaxAttempts bounds the attempts of an RPC, the first one counted. 1: it is
+	// never sent again. Default 3.
+	MaxAttempts int
+	// ReplayBytes is how much of a request is kept for another attempt; one that
+	// is longer cannot be sent again. Default 64 KiB.
+	ReplayBytes int
 }
 
 // Proxy relays the RPCs of one direction. It is the part of an [h2.Handler]
@@ -84,11 +90,11 @@ type Proxy struct {
 
 // New returns a proxy.
 func New(cfg Config) *Proxy {
-	if cfg.MaxAttempts == 0 {
-		cfg.MaxAttempts = 5
+	if cfg.Retry.MaxAttempts == 0 {
+		cfg.Retry.MaxAttempts = 3
 	}
-	if cfg.ReplayBytes == 0 {
-		cfg.ReplayBytes = 64 << 10
+	if cfg.Retry.ReplayBytes == 0 {
+		cfg.Retry.ReplayBytes = 64 << 10
 	}
 	p := &Proxy{cfg: cfg}
 	p.rpcs.New = func() any { return newRPC(p) }

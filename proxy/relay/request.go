@@ -140,7 +140,7 @@ func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
 // send them on, which the stream's window bounds. It is false where the process
 // keeps too much. r.mu is held.
 func (r *RPC) keep(p []byte, open bool) bool {
-	if r.replayable && len(r.replay)+len(p) > r.p.cfg.ReplayBytes {
+	if r.replayable && len(r.replay)+len(p) > r.p.cfg.Retry.ReplayBytes {
 		r.replayable = false
 		if open {
 			r.forgetRequest()

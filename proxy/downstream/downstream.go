@@ -1,0 +1,188 @@
+// Package downstream accepts the connections of callers, bounds how many there
+// are, and ends them gracefully. What becomes of their RPCs is not its concern.
+package downstream
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+)
+
+// Options configure a Server.
+type Options struct {
+	// HTTP2 must have been through [h2.Config.WithDefaults].
+	HTTP2 *h2.Config
+	// NewStream returns the stream of a new RPC.
+	NewStream func(*h2.Conn) *h2.Stream
+	// MaxConns bounds the connections that are open at once; more are told so
+	// and closed. 0: no bound.
+	MaxConns int
+	// Open counts the connections that are open.
+	Open   *atomic.Int64
+	Logger *slog.Logger
+}
+
+// Server holds the connections of callers.
+type Server struct {
+	opts Options
+
+	mu        sync.Mutex
+	listeners map[net.Listener]bool
+	conns     map[*h2.Conn]bool
+	draining  bool
+	idle      chan struct{} // closed when draining and no connection is left
+	serving   sync.WaitGroup
+}
+
+// New returns a server.
+func New(o Options) *Server {
+	if o.Open == nil {
+		o.Open = new(atomic.Int64)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &Server{
+		opts: o, listeners: map[net.Listener]bool{}, conns: map[*h2.Conn]bool{},
+		idle: make(chan struct{}),
+	}
+}
+
+// Serve accepts connections until Shutdown, and then returns nil. The listener
+// is closed then.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.draining {
+		s.mu.Unlock()
+		return l.Close()
+	}
+	s.listeners[l] = true
+	s.mu.Unlock()
+	pause := time.Duration(0)
+	for {
+		nc, err := l.Accept()
+		if err == nil {
+			pause = 0
+			s.serve(nc)
+			continue
+		}
+		if s.isDraining() || errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		// Out of file descriptors, say: others keep theirs, and it passes.
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		s.opts.Logger.Warn("cannot accept a connection", "listener", l.Addr().String(), "err", err, "retry_in", pause)
+		time.Sleep(pause)
+	}
+}
+
+func (s *Server) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// serve takes one connection in.
+func (s *Server) serve(nc net.Conn) {
+	c := h2.New(h2.NewTransport(nc), h2.Server, s.opts.HTTP2, (*handler)(s))
+	s.mu.Lock()
+	full := s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns
+	draining := s.draining
+	s.conns[c] = true
+	s.mu.Unlock()
+	s.opts.Open.Add(1)
+	s.serving.Go(func() {
+		var b h2.Batch
+		switch {
+		case full:
+			c.Abort(&b, h2.EnhanceYourCalm, "too many connections to this sidecar")
+		case draining:
+			c.Shutdown(&b)
+		}
+		b.Done()
+		c.Serve()
+	})
+}
+
+// Shutdown stops accepting and ends all connections gracefully (RFC 9113 section
+// 6.8): callers are told to open no new streams, those open go on. It returns
+// when all have ended, or with ctx, when it cuts them off.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	already := s.draining
+	s.draining = true
+	for l := range s.listeners {
+		_ = l.Close()
+	}
+	conns := s.snapshot()
+	if !already && len(conns) == 0 {
+		close(s.idle)
+	}
+	s.mu.Unlock()
+	var b h2.Batch
+	for _, c := range conns {
+		c.Shutdown(&b)
+	}
+	b.Done()
+	var err error
+	select {
+	case <-s.idle:
+	case <-ctx.Done():
+		err = ctx.Err()
+		s.mu.Lock()
+		conns = s.snapshot()
+		s.mu.Unlock()
+		for _, c := range conns {
+			c.Abort(&b, h2.NoError, "shutting down, and out of time")
+		}
+		b.Done()
+	}
+	s.serving.Wait()
+	return err
+}
+
+// snapshot returns the connections. s.mu is held.
+func (s *Server) snapshot() []*h2.Conn {
+	conns := make([]*h2.Conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// handler is a Server as its connections see it.
+type handler Server
+
+// NewStream implements h2.Handler.
+func (h *handler) NewStream(c *h2.Conn) *h2.Stream { return h.opts.NewStream(c) }
+
+// OnConnSlots implements h2.Handler.
+func (h *handler) OnConnSlots(*h2.Batch, *h2.Conn) {}
+
+// OnConnDraining implements h2.Handler.
+func (h *handler) OnConnDraining(*h2.Batch, *h2.Conn) {}
+
+// OnConnClosed implements h2.Handler.
+func (h *handler) OnConnClosed(_ *h2.Batch, c *h2.Conn, err error) {
+	h.opts.Open.Add(-1)
+	var protocol *h2.ConnError
+	if errors.As(err, &protocol) && !protocol.Remote {
+		h.opts.Logger.Info("a caller's connection was ended", "peer", c.RemoteAddr().String(), "err", err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.conns, c)
+	if h.draining && len(h.conns) == 0 {
+		select {
+		case <-h.idle:
+		default:
+			close(h.idle)
+		}
+	}
+}

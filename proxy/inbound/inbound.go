@@ -1,0 +1,85 @@
+// Package inbound is where the rest of the mesh reaches the local app: each RPC
+// that arrives is handed to it. Who may call what will be decided here.
+package inbound
+
+import (
+	"context"
+	"log/slog"
+	"net"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/balance"
+	"github.com/pillion-proxy/pillion/proxy/downstream"
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/relay"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// Options configure the inbound side.
+type Options struct {
+	// Service is the local app's name, Address where it listens.
+	Service, Address string
+	HTTP2            *h2.Config
+	Upstream         upstream.Options
+	Retry            relay.Retry
+	MaxConns         int
+	Metrics          *telemetry.Metrics
+	Counters         *telemetry.Counters
+	AccessLog        *telemetry.AccessLog
+	Logger           *slog.Logger
+}
+
+// Proxy is the inbound side.
+type Proxy struct {
+	callers *downstream.Server
+	app     *upstream.Cluster
+}
+
+// New returns an inbound proxy.
+func New(o Options) *Proxy {
+	up := o.Upstream.WithDefaults()
+	app := upstream.NewCluster(o.Service, balance.PickFirst, &up, o.Counters.Service(telemetry.Inbound, o.Service))
+	app.Update([]registry.Endpoint{{ID: "app", Address: o.Address, Weight: 1}}, false)
+	r := relay.New(relay.Config{
+		Side: telemetry.Inbound, Router: toApp{app}, Metrics: o.Metrics,
+		Unrouted: o.Counters.Service(telemetry.Inbound, ""), Log: o.AccessLog,
+		Retry: o.Retry, Budget: o.HTTP2.Budget, Shield: true,
+	})
+	return &Proxy{
+		app: app,
+		callers: downstream.New(downstream.Options{
+			HTTP2: o.HTTP2, NewStream: r.NewStream, MaxConns: o.MaxConns,
+			Open: &o.Counters.DownstreamConnections[telemetry.Inbound], Logger: o.Logger,
+		}),
+	}
+}
+
+// Serve accepts connections until Shutdown.
+func (p *Proxy) Serve(l net.Listener) error { return p.callers.Serve(l) }
+
+// Shutdown ends the callers' connections gracefully, and with ctx at once.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	err := p.callers.Shutdown(ctx)
+	p.app.Close()
+	return err
+}
+
+// Cluster returns the local app.
+func (p *Proxy) Cluster() *upstream.Cluster { return p.app }
+
+// toApp routes everything to the local app.
+type toApp struct{ app *upstream.Cluster }
+
+func (t toApp) Find(string, string) (*upstream.Cluster, string, bool) {
+	return t.app, "local app", false
+}
+
+func (toApp) Await(string, string, relay.Waiter, uint32) {}
+
+func (toApp) Explain(string, string) (codes.Code, wire.Flag, string) {
+	return codes.Unimplemented, wire.FlagNoRoute, "there is no local app"
+}

@@ -1,0 +1,99 @@
+// Package outbound is where the local app's gRPC clients dial: each of their
+// RPCs is routed to a service of the mesh and handed to one of its instances.
+package outbound
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/pillion-proxy/pillion/proxy/balance"
+	"github.com/pillion-proxy/pillion/proxy/downstream"
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/relay"
+	"github.com/pillion-proxy/pillion/proxy/routing"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// Options configure the outbound side.
+type Options struct {
+	Source                     registry.Source
+	DefaultService             string
+	Policy                     balance.Policy
+	DefaultTimeout, MaxTimeout time.Duration
+	ResolveTimeout             time.Duration
+	IdleTimeout                time.Duration // of services that no RPC asks for
+	// LearnNames has services asked by reflection what they answer, where the
+	// registry does not say. It is for registries whose services are few.
+	LearnNames bool
+
+	HTTP2     *h2.Config
+	Upstream  upstream.Options
+	Retry     relay.Retry
+	MaxConns  int
+	Metrics   *telemetry.Metrics
+	Counters  *telemetry.Counters
+	AccessLog *telemetry.AccessLog
+	Logger    *slog.Logger
+}
+
+// Proxy is the outbound side.
+type Proxy struct {
+	callers *downstream.Server
+	router  *routing.Router
+	mesh    *meshReflection
+	inside  *bufconn.Listener
+}
+
+// inMemory is the size of the buffers of connections within the process.
+const inMemory = 64 << 10
+
+// New returns an outbound proxy. It begins to watch the default destination.
+func New(o Options) *Proxy {
+	up := o.Upstream.WithDefaults()
+	newCluster := func(service string) *upstream.Cluster {
+		return upstream.NewCluster(service, o.Policy, &up, o.Counters.Service(telemetry.Outbound, service))
+	}
+	p := &Proxy{inside: bufconn.Listen(inMemory)}
+	p.mesh = newMeshReflection(o.Source, p.inside, o.Counters)
+	ro := routing.Options{
+		Source: o.Source, NewCluster: newCluster, Default: o.DefaultService,
+		Reflection: p.mesh.cluster, ResolveTimeout: o.ResolveTimeout,
+		IdleTimeout: o.IdleTimeout, Logger: o.Logger,
+	}
+	if o.LearnNames {
+		ro.Learn = p.mesh.mesh.Lists
+	}
+	p.router = routing.New(ro)
+	r := relay.New(relay.Config{
+		Side: telemetry.Outbound, Router: p.router, Metrics: o.Metrics,
+		Unrouted: o.Counters.Service(telemetry.Outbound, ""), Log: o.AccessLog,
+		DefaultTimeout: o.DefaultTimeout, MaxTimeout: o.MaxTimeout,
+		Retry: o.Retry, Budget: o.HTTP2.Budget,
+	})
+	p.callers = downstream.New(downstream.Options{
+		HTTP2: o.HTTP2, NewStream: r.NewStream, MaxConns: o.MaxConns,
+		Open: &o.Counters.DownstreamConnections[telemetry.Outbound], Logger: o.Logger,
+	})
+	go func() { _ = p.callers.Serve(p.inside) }()
+	return p
+}
+
+// Serve accepts connections until Shutdown.
+func (p *Proxy) Serve(l net.Listener) error { return p.callers.Serve(l) }
+
+// Shutdown ends the callers' connections gracefully, and with ctx at once.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	p.mesh.stop()
+	err := p.callers.Shutdown(ctx)
+	p.router.Close()
+	return err
+}
+
+// Clusters returns the services in use.
+func (p *Proxy) Clusters() []*upstream.Cluster { return p.router.Clusters() }

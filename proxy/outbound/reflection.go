@@ -1,0 +1,58 @@
+package outbound
+
+import (
+	"context"
+	"net"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/pillion-proxy/pillion/proxy/balance"
+	"github.com/pillion-proxy/pillion/proxy/meshreflect"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// meshReflection is a gRPC server within the process that answers reflection for
+// the whole mesh. To the rest of the proxy it is one more service, reached over
+// a connection in memory; it asks the mesh's services through the proxy itself.
+type meshReflection struct {
+	mesh    *meshreflect.Mesh
+	server  *grpc.Server
+	cluster *upstream.Cluster
+}
+
+func newMeshReflection(source registry.Source, inside *bufconn.Listener, counters *telemetry.Counters) *meshReflection {
+	m := &meshReflection{server: grpc.NewServer()}
+	m.mesh = meshreflect.New(meshreflect.Options{
+		Services:  source.Services,
+		Answering: source.Answering,
+		Dial: func(_ context.Context, service string) (grpc.ClientConnInterface, error) {
+			return grpc.NewClient("passthrough:///"+service,
+				grpc.WithAuthority(service),
+				grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+					return inside.DialContext(ctx)
+				}))
+		},
+	})
+	m.mesh.Register(m.server)
+	listener := bufconn.Listen(inMemory)
+	go func() { _ = m.server.Serve(listener) }()
+
+	const name = "pillion-mesh-reflection"
+	opts := upstream.Options{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return listener.DialContext(ctx)
+	}}.WithDefaults()
+	m.cluster = upstream.NewCluster(name, balance.PickFirst, &opts, counters.Service(telemetry.Outbound, name))
+	m.cluster.Update([]registry.Endpoint{{ID: name, Address: "unix:///" + name, Weight: 1}}, false)
+	return m
+}
+
+// stop ends the server. Streams that are open end with it.
+func (m *meshReflection) stop() {
+	m.cluster.Close()
+	m.server.Stop()
+}
