@@ -289,7 +289,7 @@ func brief(err error) string {
 		s = fmt.Sprintf("%s: %s", wire.StatusName(st.Code()), st.Message())
 	}
 	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "..."
+		s = s[:most] + "..."
 	}
 	return s
 }
