@@ -6,7 +6,14 @@ import (
 	"strconv"
 )
 
-var errHTTP1 = errors.New("the client speaks HTTP/1")
+var (
+	errHTTP1       = errors.New("the client speaks HTTP/1")
+	errHTTP1Server = errors.New("the server speaks HTTP/1, not HTTP/2 with prior knowledge (h2c)")
+)
+
+// http1Status is how an HTTP/1 server begins its answer to our preface. Read as a
+// frame's header it would be that of a frame of 4 MiB.
+const http1Status = "HTTP/1."
 
 // http1Answer tells somebody who speaks HTTP/1 to the port what it speaks.
 var http1Answer = func() string {
@@ -22,13 +29,16 @@ var http1Methods = [][]byte{
 	[]byte("OPTIONS "), []byte("PATCH "), []byte("TRACE "), []byte("CONNECT "), []byte("PRI * HTTP/1"),
 }
 
-func looksLikeHTTP1(p []byte) bool {
+// looksLikeHTTP1 says whether p begins as an HTTP/1 request does, or, where p is
+// too short to tell, whether it may.
+func looksLikeHTTP1(p []byte) (yes, perhaps bool) {
 	for _, m := range http1Methods {
-		if n := min(len(p), len(m)); n >= 3 && bytes.Equal(p[:n], m[:n]) {
-			return true
+		if bytes.HasPrefix(p, m) {
+			return true, false
 		}
+		perhaps = perhaps || bytes.HasPrefix(m, p)
 	}
-	return false
+	return false, perhaps
 }
 
 // answerHTTP1 replaces our SETTINGS, where they are not sent yet, by an answer

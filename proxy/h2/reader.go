@@ -134,7 +134,7 @@ func (r *reader) consume(p []byte) (rest []byte, err error) {
 			return p, nil
 		}
 		h := parseFrameHeader(p)
-		if err := r.checkFrame(h); err != nil {
+		if err := r.checkFrame(h, p); err != nil {
 			return nil, err
 		}
 		if h.typ == frameData {
@@ -163,9 +163,12 @@ func (r *reader) consume(p []byte) (rest []byte, err error) {
 func (r *reader) preface(p []byte) ([]byte, error) {
 	n := min(len(p), len(clientPreface))
 	if string(p[:n]) != clientPreface[:n] {
-		if looksLikeHTTP1(p) {
+		switch yes, perhaps := looksLikeHTTP1(p); {
+		case yes:
 			r.answerHTTP1()
 			return nil, errHTTP1
+		case perhaps:
+			return p, nil
 		}
 		return nil, connError(ProtocolError, "the connection preface of HTTP/2 is missing")
 	}
@@ -176,9 +179,13 @@ func (r *reader) preface(p []byte) ([]byte, error) {
 	return p[n:], nil
 }
 
-// checkFrame applies the rules that hold for all types of frames.
-func (r *reader) checkFrame(h frameHeader) error {
+// checkFrame applies the rules that hold for all types of frames. p begins with
+// the frame.
+func (r *reader) checkFrame(h frameHeader, p []byte) error {
 	if h.length > int(r.c.cfg.MaxFrameSize) {
+		if !r.sawSettings && string(p[:len(http1Status)]) == http1Status {
+			return errHTTP1Server
+		}
 		return connError(FrameSizeError, "a frame longer than SETTINGS_MAX_FRAME_SIZE")
 	}
 	if !r.sawSettings {
