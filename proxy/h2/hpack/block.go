@@ -126,11 +126,6 @@ func (b *Block) take(n int) string {
 	return unsafe.String(&b.arena[start], n)
 }
 
-// untake gives back every string taken since the arena was as mark. None may be in use.
-func (b *Block) untake(mark []byte) {
-	if cap(b.arena) > cap(mark) { // a bigger one took its place, and has nothing older
-		b.arena = b.arena[:0]
-		return
-	}
-	b.arena = b.arena[:len(mark)]
-}
+// untake gives back every string taken since the arena had taken octets in use. None of them may be
+// kept.
+func (b *Block) untake(taken int) { b.arena = b.arena[:taken] }

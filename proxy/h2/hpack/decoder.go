@@ -205,7 +205,7 @@ func (d *Decoder) literal(p []byte, list *listBudget, b *Block) (rest []byte, er
 	}
 
 	f := entry{name: tableName}
-	mark := b.arena
+	taken := len(b.arena)
 	if i == 0 {
 		if f.name, err = name.decode(b); err != nil {
 			return nil, err
@@ -218,7 +218,7 @@ func (d *Decoder) literal(p []byte, list *listBudget, b *Block) (rest []byte, er
 	if indexing {
 		if d.table.fits(size) {
 			f = ownEntry(f.name, f.value, i-1 < staticLen)
-			b.untake(mark)
+			b.untake(taken)
 			d.table.add(f)
 		} else {
 			d.table.clear() // RFC 7541 section 4.4

@@ -174,6 +174,25 @@ func TestDecodeNameOutlivesBlock(t *testing.T) {
 	}
 }
 
+// TestDecodeInsertedFieldsUseNoBlockMemory: their strings are the table's.
+func TestDecodeInsertedFieldsUseNoBlockMemory(t *testing.T) {
+	t.Parallel()
+	for _, length := range []int{1, firstArena - 1, 2 * firstArena, 3000} {
+		d := NewDecoder(DefaultTableSize)
+		var b Block
+		p := appendLiteral(nil, patternIndexing, maskIndexing, 0, "some-name", strings.Repeat("x", length))
+		if err := d.Decode(slices.Concat(p, p, p), 0, &b); err != nil {
+			t.Fatal(err)
+		}
+		if len(b.arena) != 0 {
+			t.Errorf("values of %d octets: %d octets of the block's memory are in use", length, len(b.arena))
+		}
+		b.Append("a", "literal after them")
+		requireEqual(t, b.Fields[3:], fields("a", "literal after them"))
+		requireEqual(t, b.Fields[:1], fields("some-name", strings.Repeat("x", length)))
+	}
+}
+
 func TestDecodeListLimit(t *testing.T) {
 	t.Parallel()
 	d := NewDecoder(DefaultTableSize)

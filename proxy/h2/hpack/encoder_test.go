@@ -271,6 +271,33 @@ func TestEncoderForgetsWithTheTable(t *testing.T) {
 	}
 }
 
+// TestEncoderForgetsOrderWithTheTable: the order of fields in a table that was larger refers to slots
+// that the new one does not have.
+func TestEncoderForgetsOrderWithTheTable(t *testing.T) {
+	t.Parallel()
+	e := NewEncoder()
+	oracle := hpack.NewDecoder(DefaultTableSize, nil)
+	var long []Field
+	for i := range 40 {
+		long = append(long, Field{Name: fmt.Sprint("x-", i), Value: "v"})
+	}
+	for range 2 {
+		requireEqual(t, decodeXNet(t, oracle, encodeOurs(e, nil, long)), long)
+	}
+	e.SetMaxTableSize(0)
+	e.SetMaxTableSize(DefaultTableSize)
+	for i := range firstEntries { // each alone, so that what followed it before is not corrected
+		requireEqual(t, decodeXNet(t, oracle, encodeOurs(e, nil, long[i:i+1])), long[i:i+1])
+	}
+	for i := range firstEntries {
+		list := []Field{long[i], {Name: ":path", Value: "/"}}
+		requireEqual(t, decodeXNet(t, oracle, encodeOurs(e, nil, list)), list)
+	}
+	if len(e.table.ring) != firstEntries {
+		t.Fatalf("the table has room for %d entries, so this test proves nothing", len(e.table.ring))
+	}
+}
+
 // TestEncoderManyValuesOfOneName makes the longest chains that there can be.
 func TestEncoderManyValuesOfOneName(t *testing.T) {
 	t.Parallel()
