@@ -92,7 +92,9 @@ type Conn struct {
 
 // New makes a connection over t. Nothing is sent or read until Serve is called;
 // streams may be opened at once.
-func New(t Transport, role Role, cfg *Config, h Handler) *Conn {
+func New(t Transport, role Role, config *Config, h Handler) *Conn {
+	full := config.WithDefaults()
+	cfg := &full
 	c := &Conn{
 		t: t, role: role, cfg: cfg, handler: h,
 		enc:          hpack.NewEncoder(),

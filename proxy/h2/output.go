@@ -48,6 +48,8 @@ func (c *Conn) writeHeaders(s *Stream, fields []hpack.Field, end bool) {
 		c.nextID += 2
 		c.streams[s.id] = s
 		s.headersAt = c.appended + uint64(start)
+		// Both windows may have changed while it waited.
+		s.sendWindow, s.recvWindow = c.peer.initialWindow, c.streamWindow
 	}
 	flags := uint8(flagEndHeaders)
 	if end {

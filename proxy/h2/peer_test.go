@@ -129,6 +129,22 @@ func (p *peer) frames() []string {
 	}
 }
 
+// drain returns what the engine sends while the network takes all it has.
+func (p *peer) drain() []string {
+	p.t.Helper()
+	p.room(1 << 30)
+	return p.frames()
+}
+
+// room sets how many bytes of the engine's the network takes.
+func (p *peer) room(n int) {
+	l := p.end.in
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.room = n
+	l.cond.Broadcast()
+}
+
 // parse returns the complete frames in p.got.
 func (p *peer) parse() (lines []string) {
 	p.t.Helper()

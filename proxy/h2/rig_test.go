@@ -157,3 +157,32 @@ func (o *recorder) write(n int, end bool) (taken int) {
 }
 
 func (o *recorder) rst(code ErrCode) { do(func(b *Batch) { o.s.Reset(b, code) }) }
+
+// fillOutput stops the network, fills the connection's output with frames that
+// we owe the peer, so that nothing else goes there, and then calls f.
+func (r *rig) fillOutput(f func() *recorder) *recorder {
+	r.t.Helper()
+	r.room(0)
+	for i := 0; i < maxOutput/17+10; i++ {
+		r.must(r.WritePing(false, [8]byte{}))
+		if i%1000 == 0 { // too many in a row would be a nuisance
+			r.calmDown()
+		}
+	}
+	synctest.Wait()
+	r.c.mu.Lock()
+	full := r.c.outputFull()
+	r.c.mu.Unlock()
+	if !full {
+		r.t.Fatal("the output is not full")
+	}
+	return f()
+}
+
+// calmDown lets the engine handle what was sent, and forgives nuisances.
+func (r *rig) calmDown() {
+	synctest.Wait()
+	r.c.mu.Lock()
+	r.c.usefulWork(r.c.cfg.Nuisance)
+	r.c.mu.Unlock()
+}

@@ -40,6 +40,9 @@ func initialPeerSettings() peerSettings {
 	}
 }
 
+// settingLen is the length of one parameter in a SETTINGS frame.
+const settingLen = 6
+
 func appendSetting(dst []byte, id settingID, value uint32) []byte {
 	dst = binary.BigEndian.AppendUint16(dst, uint16(id))
 	return binary.BigEndian.AppendUint32(dst, value)
@@ -72,12 +75,12 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 		}
 		return nil
 	}
-	if h.length%6 != 0 {
+	if h.length%settingLen != 0 {
 		return connError(FrameSizeError, "SETTINGS of a length that is not a multiple of 6")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.nuisance(1); err != nil {
+	if err := c.nuisance(1 + int32(h.length/settingLen/16)); err != nil {
 		return err
 	}
 	limitBefore := c.peer.maxConcurrentStreams
@@ -89,11 +92,15 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 		c.peer.maxConcurrentStreams = ^uint32(0)
 		limitBefore = 0
 	}
-	for ; len(p) > 0; p = p[6:] {
+	window := c.peer.initialWindow
+	for ; len(p) > 0; p = p[settingLen:] {
 		id := settingID(binary.BigEndian.Uint16(p))
 		if err := c.applySetting(id, binary.BigEndian.Uint32(p[2:])); err != nil {
 			return err
 		}
+	}
+	if err := c.shiftSendWindows(c.peer.initialWindow - window); err != nil {
+		return err
 	}
 	b.touch(c)
 	o := c.output()
@@ -119,7 +126,7 @@ func (c *Conn) applySetting(id settingID, v uint32) error {
 		if v > maxWindow {
 			return connError(FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1")
 		}
-		return c.shiftSendWindows(int32(v))
+		c.peer.initialWindow = int32(v)
 	case settingMaxFrameSize:
 		if v < minMaxFrameSize || v > maxMaxFrameSize {
 			return connError(ProtocolError, "SETTINGS_MAX_FRAME_SIZE out of range")
@@ -132,16 +139,16 @@ func (c *Conn) applySetting(id settingID, v uint32) error {
 	return nil
 }
 
-// shiftSendWindows applies a new SETTINGS_INITIAL_WINDOW_SIZE to all streams
-// (section 6.9.2), whose windows may become negative. c.mu is held.
-func (c *Conn) shiftSendWindows(initial int32) error {
-	delta := int64(initial) - int64(c.peer.initialWindow)
-	c.peer.initialWindow = initial
+// shiftSendWindows applies a change of SETTINGS_INITIAL_WINDOW_SIZE to all
+// streams (section 6.9.2), whose windows may become negative. It is done once for
+// a frame, however often the frame changes it: it costs as much as there are
+// streams. c.mu is held.
+func (c *Conn) shiftSendWindows(delta int32) error {
 	if delta == 0 {
 		return nil
 	}
 	for _, s := range c.streams {
-		w := int64(s.sendWindow) + delta
+		w := int64(s.sendWindow) + int64(delta)
 		if w > maxWindow {
 			return connError(FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE makes a stream's window overflow")
 		}
