@@ -110,11 +110,17 @@ const (
 // and what is kept for a retry. It is safe for concurrent use.
 type Budget struct {
 	limit int64
-	used  atomic.Int64
+	used  *atomic.Int64
 }
 
 // NewBudget returns a budget of limit bytes.
-func NewBudget(limit int64) *Budget { return &Budget{limit: limit} }
+func NewBudget(limit int64) *Budget { return NewCountedBudget(limit, new(atomic.Int64)) }
+
+// NewCountedBudget returns a budget that keeps its count of reserved bytes where
+// others can see it.
+func NewCountedBudget(limit int64, used *atomic.Int64) *Budget {
+	return &Budget{limit: limit, used: used}
+}
 
 // Take reserves n bytes. It reserves nothing and returns false where they would
 // exceed the limit.
