@@ -87,12 +87,16 @@ func CheckBootstrap(effective *configv1.Bootstrap) error {
 // ReadMesh reads and checks the mesh file at path and fills in its defaults.
 // The error is a [Problems] where the content is to blame.
 func ReadMesh(path string) (*configv1.MeshFile, error) {
-	data, err := readFile(path, MaxMeshSize)
+	data, err := ReadMeshData(path)
 	if err != nil {
 		return nil, err
 	}
 	return ParseMesh(path, data)
 }
+
+// ReadMeshData reads a mesh file without looking at what it says, for
+// [ParseMesh]. It refuses more than [MaxMeshSize] bytes.
+func ReadMeshData(path string) ([]byte, error) { return readFile(path, MaxMeshSize) }
 
 // ParseMesh is [ReadMesh] for content that was read already; path is only what
 // errors call it.
