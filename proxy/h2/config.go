@@ -20,6 +20,9 @@ type Config struct {
 	// MaxConcurrentStreams is how many streams a client may have open; it is
 	// told so in SETTINGS. Default 1000.
 	MaxConcurrentStreams uint32
+	// MaxOpenStreams is how many streams are opened to a server, where its own
+	// limit is higher. 0, the default: only its limit counts.
+	MaxOpenStreams uint32
 	// InitialStreamWindow is how many bytes of DATA a peer may send on a stream
 	// before some were taken on the other side. At least 65535, the default.
 	InitialStreamWindow uint32

@@ -155,7 +155,7 @@ func (c *Conn) Open(b *Batch, s *Stream, fields []hpack.Field, end bool) (gen ui
 		return 0, ErrClosed
 	case c.draining:
 		return 0, ErrDraining
-	case uint32(c.active) >= c.peer.maxConcurrentStreams:
+	case uint32(c.active) >= c.maxStreams():
 		c.wantSlots = true
 		return 0, ErrNoSlot
 	case c.nextID > maxStreamID-2*uint32(c.active):
@@ -218,7 +218,7 @@ func (c *Conn) closeStream(b *Batch, s *Stream) {
 			c.finish(b)
 		}
 	}
-	if c.wantSlots && !c.draining && uint32(c.active) < c.peer.maxConcurrentStreams {
+	if c.wantSlots && !c.draining && uint32(c.active) < c.maxStreams() {
 		c.offerSlots(b)
 	}
 }
@@ -239,6 +239,14 @@ func (c *Conn) forget(s *Stream) {
 	c.active--
 }
 
+// maxStreams is how many streams may be open. c.mu is held.
+func (c *Conn) maxStreams() uint32 {
+	if own := c.cfg.MaxOpenStreams; own > 0 {
+		return min(own, c.peer.maxConcurrentStreams)
+	}
+	return c.peer.maxConcurrentStreams
+}
+
 func (c *Conn) offerSlots(b *Batch) {
 	if c.role == Client {
 		c.wantSlots = false
@@ -249,7 +257,7 @@ func (c *Conn) offerSlots(b *Batch) {
 // Stats describes a connection at one moment.
 type Stats struct {
 	Streams    int       // open now
-	MaxStreams uint32    // how many the peer allows
+	MaxStreams uint32    // how many may be
 	IdleSince  time.Time // zero while streams are open
 	Draining   bool
 	// Settled says that the peer's SETTINGS have come: MaxStreams is its own
@@ -261,7 +269,7 @@ type Stats struct {
 func (c *Conn) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := Stats{Streams: c.active, MaxStreams: c.peer.maxConcurrentStreams, Draining: c.draining || c.dead, Settled: c.sawSettings}
+	st := Stats{Streams: c.active, MaxStreams: c.maxStreams(), Draining: c.draining || c.dead, Settled: c.sawSettings}
 	if c.active == 0 {
 		st.IdleSince = c.idleSince
 	}

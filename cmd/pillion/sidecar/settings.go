@@ -1,0 +1,83 @@
+package sidecar
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+)
+
+// settings are the engine's, as the configuration has them.
+type settings struct {
+	http2     *h2.Config
+	instances upstream.Options // connections to the mesh's instances
+	app       upstream.Options // connections to the local app
+}
+
+func newSettings(cfg *configv1.Bootstrap, counters *telemetry.Counters) settings {
+	http2, conns := cfg.GetHttp2(), cfg.GetConnections()
+	base := h2.Config{
+		MaxConcurrentStreams: http2.GetMaxConcurrentStreams(),
+		InitialStreamWindow:  http2.GetInitialStreamWindow(),
+		MaxStreamWindow:      http2.GetMaxStreamWindow(),
+		ConnWindow:           http2.GetConnectionWindow(),
+		MaxFrameSize:         http2.GetMaxFrameSize(),
+		MaxHeaderListSize:    http2.GetMaxHeaderListSize(),
+		Budget:               h2.NewCountedBudget(int64(http2.GetBufferBudget()), &counters.BufferedBytes),
+	}
+	callers := base.WithDefaults()
+	base.KeepaliveInterval = conns.GetKeepalive().GetInterval().AsDuration()
+	base.KeepaliveTimeout = conns.GetKeepalive().GetTimeout().AsDuration()
+	base.MaxOpenStreams = conns.GetMaxStreamsPerConnection()
+	peers := base.WithDefaults()
+	opts := upstream.Options{
+		HTTP2:          &peers,
+		ConnectTimeout: conns.GetConnectTimeout().AsDuration(),
+		BackoffBase:    conns.GetBackoff().GetInitial().AsDuration(),
+		BackoffMax:     conns.GetBackoff().GetMax().AsDuration(),
+		IdleTimeout:    never(conns.GetIdleTimeout().AsDuration()),
+		MaxAge:         conns.GetMaxAge().AsDuration(),
+	}
+	app := opts
+	// The app is on this machine: trying costs next to nothing, and it should
+	// take RPCs as soon as it is back.
+	app.BackoffBase, app.BackoffMax = localBackoff, localBackoff
+	return settings{http2: &callers, instances: opts, app: app}
+}
+
+const localBackoff = 20 * time.Millisecond
+
+// never turns the configuration's 0 for "never" into the engine's.
+func never(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
+
+// openAccessLog returns nil where there is to be none.
+func openAccessLog(cfg *configv1.AccessLog, counters *telemetry.Counters, logger *slog.Logger) (*telemetry.AccessLog, error) {
+	if cfg == nil {
+		return nil, nil
+	}
+	o := telemetry.AccessLogOptions{
+		Sample: cfg.GetSample(), Errors: cfg.GetErrors(),
+		Dropped: &counters.AccessLogDropped, Logger: logger,
+	}
+	switch cfg.GetPath() {
+	case "stdout":
+		return telemetry.NewAccessLog(os.Stdout, o), nil
+	case "stderr":
+		return telemetry.NewAccessLog(os.Stderr, o), nil
+	}
+	l, err := telemetry.OpenAccessLog(cfg.GetPath(), o)
+	if err != nil {
+		return nil, fmt.Errorf("access log: %w", err)
+	}
+	return l, nil
+}

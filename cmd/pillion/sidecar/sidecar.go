@@ -1,0 +1,228 @@
+// Package sidecar assembles a sidecar from its configuration, runs it, and ends
+// it in order. It is wiring: what the parts do is theirs to know.
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/balance"
+	"github.com/pillion-proxy/pillion/proxy/inbound"
+	"github.com/pillion-proxy/pillion/proxy/outbound"
+	"github.com/pillion-proxy/pillion/proxy/relay"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/server"
+)
+
+// Options are what a sidecar is given beside its configuration.
+type Options struct {
+	Build    server.Build
+	Logger   *slog.Logger
+	LogLevel *slog.LevelVar
+}
+
+// Sidecar is a sidecar that listens. It is made by New and lives until Run
+// returns.
+type Sidecar struct {
+	cfg    *configv1.Bootstrap
+	logger *slog.Logger
+
+	source    *source
+	ready     *server.Readiness
+	counters  telemetry.Counters
+	accessLog *telemetry.AccessLog
+
+	outbound *outbound.Proxy
+	inbound  *inbound.Proxy
+	admin    *server.Server
+	app      *appReflection
+
+	listeners map[string]net.Listener // by side: outbound, inbound, admin
+}
+
+// The sides, as readiness and messages name them.
+const (
+	sideOutbound = "outbound"
+	sideInbound  = "inbound"
+	sideAdmin    = "admin"
+)
+
+// New makes a sidecar of an effective configuration (configyaml.Effective) and
+// opens everything that may fail: the registry's file, the listeners. After an
+// error nothing is left open.
+func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
+	s := &Sidecar{cfg: cfg, logger: o.Logger, listeners: map[string]net.Listener{}}
+	defer func() {
+		if err != nil {
+			s.closeAll()
+		}
+	}()
+	if s.source, err = openSource(cfg.GetRegistry(), o.Logger); err != nil {
+		return nil, err
+	}
+	if err = s.listen(); err != nil {
+		return nil, err
+	}
+	if s.accessLog, err = openAccessLog(cfg.GetAccessLog(), &s.counters, o.Logger); err != nil {
+		return nil, err
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(&s.counters, telemetry.NewBuildInfo(o.Build.Version, o.Build.Revision, o.Build.Go))
+	s.assemble(metrics)
+	s.ready = server.NewReadiness()
+	for side := range s.listeners {
+		s.ready.Set(side, "starting")
+	}
+	if s.listeners[sideAdmin] != nil {
+		s.admin, err = server.New(server.Options{
+			Build: o.Build, Started: time.Now(), Readiness: s.ready,
+			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Listeners: listenersView{s},
+			Metrics: metrics, Logger: o.Logger, LogLevel: o.LogLevel,
+			Hosts: hostNames(cfg.GetAdmin().GetListen()),
+		})
+	}
+	return s, err
+}
+
+// assemble makes the proxies that have a listener.
+func (s *Sidecar) assemble(metrics *prometheus.Registry) {
+	settings := newSettings(s.cfg, &s.counters)
+	retry := relay.Retry{
+		MaxAttempts: int(s.cfg.GetRetry().GetMaxAttempts()),
+		ReplayBytes: int(s.cfg.GetRetry().GetBufferPerRpc()),
+	}
+	maxConns := int(s.cfg.GetHttp2().GetMaxConnections())
+	if s.listeners[sideOutbound] != nil {
+		out := s.cfg.GetOutbound()
+		policy, _ := balance.ParsePolicy(out.GetLoadBalancing()) // the schema allows no other
+		m := telemetry.NewMetrics(telemetry.Outbound)
+		metrics.MustRegister(m)
+		s.outbound = outbound.New(outbound.Options{
+			Source: s.source, DefaultService: out.GetDefaultService(), Policy: policy,
+			DefaultTimeout: out.GetDefaultTimeout().AsDuration(), MaxTimeout: out.GetMaxTimeout().AsDuration(),
+			ResolveTimeout: out.GetResolveTimeout().AsDuration(), IdleTimeout: s.source.idleTimeout,
+			LearnNames: s.source.small, HTTP2: settings.http2, Upstream: settings.instances, Retry: retry,
+			MaxConns: maxConns, Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
+		})
+	}
+	if s.listeners[sideInbound] != nil {
+		m := telemetry.NewMetrics(telemetry.Inbound)
+		metrics.MustRegister(m)
+		service := s.cfg.GetService()
+		s.inbound = inbound.New(inbound.Options{
+			Service: service.GetName(), Address: service.GetAddress(),
+			HTTP2: settings.http2, Upstream: settings.app, Retry: retry, MaxConns: maxConns,
+			Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
+		})
+		s.app = newAppReflection(service, m)
+	}
+}
+
+// Run serves until ctx ends, and then drains: it returns when all is over.
+func (s *Sidecar) Run(ctx context.Context) error {
+	var serving sync.WaitGroup
+	failed := make(chan error, len(s.listeners))
+	serve := func(side string, f func(net.Listener) error) {
+		l := s.listeners[side]
+		if l == nil {
+			return
+		}
+		serving.Go(func() {
+			if err := f(l); err != nil {
+				failed <- fmt.Errorf("%s: %w", side, err)
+			}
+		})
+		s.logger.Info("listening", "side", side, "address", address(l))
+		s.ready.Set(side, "")
+	}
+	if s.outbound != nil {
+		serve(sideOutbound, s.outbound.Serve)
+	}
+	if s.inbound != nil {
+		serve(sideInbound, s.inbound.Serve)
+		serving.Go(func() { s.app.describe(ctx) })
+	}
+	registrar, err := s.register()
+	if err != nil {
+		s.logger.Error("the app is not registered", "err", err)
+	}
+	if s.admin != nil {
+		// Last, so that whoever finds it open finds the rest open too.
+		serve(sideAdmin, func(l net.Listener) error { return s.admin.Serve(context.WithoutCancel(ctx), l) })
+	}
+
+	err = nil
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	err = errors.Join(err, s.drain(registrar))
+	serving.Wait()
+	return err
+}
+
+// drain ends the sidecar: it says that it goes, leaves the registry, lets the
+// callers of the app finish, then the app's own calls. All that together is
+// bounded; what is left then is cut off.
+func (s *Sidecar) drain(r registration) error {
+	timeout := s.cfg.GetDrain().GetTimeout().AsDuration()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	s.logger.Info("draining", "timeout", timeout)
+	s.ready.Drain()
+	var errs []error
+	note := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("draining: %s: %w", what, err))
+		}
+	}
+	if r != nil {
+		note("leaving the registry", r.Close(ctx))
+	}
+	if s.inbound != nil {
+		note("RPCs to the app were cut off", s.inbound.Shutdown(ctx))
+	}
+	if s.outbound != nil {
+		note("RPCs of the app were cut off", s.outbound.Shutdown(ctx))
+	}
+	s.source.Close()
+	last, cancelLast := context.WithTimeout(context.Background(), time.Second)
+	defer cancelLast()
+	if s.admin != nil {
+		_ = s.admin.Shutdown(last) // whoever still looks is cut off
+	}
+	note("access log", s.accessLog.Close(last))
+	s.logger.Info("stopped")
+	return errors.Join(errs...)
+}
+
+// closeAll gives back what New has opened.
+func (s *Sidecar) closeAll() {
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	if s.source != nil {
+		s.source.Close()
+	}
+	_ = s.accessLog.Close(context.Background())
+}
+
+// Reopen opens the access log's file anew, after it was rotated.
+func (s *Sidecar) Reopen() error { return s.accessLog.Reopen() }
+
+// Address returns where a side listens ("outbound", "inbound", "admin"), "" where
+// it does not.
+func (s *Sidecar) Address(side string) string {
+	if l := s.listeners[side]; l != nil {
+		return address(l)
+	}
+	return ""
+}

@@ -1,0 +1,150 @@
+package sidecar
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/registry"
+	"github.com/pillion-proxy/pillion/registry/consul"
+	"github.com/pillion-proxy/pillion/registry/file"
+	"github.com/pillion-proxy/pillion/registry/memory"
+)
+
+// source is the registry's source with what the rest wants to know of it.
+type source struct {
+	registry.Source
+	consul *consul.Source // nil: it is another
+	// small says that the services are few enough to ask each of them by
+	// reflection what it answers.
+	small bool
+	// idleTimeout is how long a service is watched that no RPC asks for; 0: the
+	// router's default.
+	idleTimeout time.Duration
+	describe    func() *adminv1.Source
+	close       func()
+}
+
+// openSource opens what the configuration names; without any, a source that
+// knows no services.
+func openSource(cfg *configv1.Registry, logger *slog.Logger) (*source, error) {
+	switch r := cfg.GetSource().(type) {
+	case *configv1.Registry_File:
+		return openFile(r.File, logger)
+	case *configv1.Registry_Consul:
+		return openConsul(r.Consul, logger)
+	default:
+		return openStatic(cfg.GetStatic()), nil
+	}
+}
+
+func openFile(cfg *configv1.FileRegistry, logger *slog.Logger) (*source, error) {
+	f, err := file.Open(cfg.GetPath(), logger)
+	if err != nil {
+		return nil, err
+	}
+	return &source{Source: f, small: true, close: f.Close, describe: func() *adminv1.Source {
+		st := f.Status()
+		d := &adminv1.Source{Kind: "file", Location: st.Path, LastSuccess: timestamp(st.LoadedAt)}
+		if st.Err != nil {
+			d.Error, d.FailingSince = st.Err.Error(), timestamp(st.FailingSince)
+		}
+		return d
+	}}, nil
+}
+
+func openConsul(cfg *configv1.ConsulRegistry, logger *slog.Logger) (*source, error) {
+	c, err := consul.New(consul.Config{
+		Address: cfg.GetAddress(), Scheme: cfg.GetScheme(), TokenFile: cfg.GetTokenFile(),
+		Datacenter: cfg.GetDatacenter(), Namespace: cfg.GetNamespace(), Partition: cfg.GetPartition(),
+		CacheDir: cfg.GetCacheDir(), RequireSidecar: !cfg.GetAllowPlaintext(),
+	}, consul.Deps{Log: logger})
+	if err != nil {
+		return nil, err
+	}
+	return &source{Source: c, consul: c, idleTimeout: cfg.GetIdleTimeout().AsDuration(), close: func() {},
+		describe: func() *adminv1.Source {
+			st := c.Status()
+			d := &adminv1.Source{Kind: "consul", Location: st.Agent, LastSuccess: timestamp(st.Contact)}
+			if !st.Connected && st.LastError != "" {
+				d.Error, d.FailingSince = st.LastError, timestamp(st.LastErrorAt)
+			}
+			return d
+		}}, nil
+}
+
+func openStatic(cfg *configv1.StaticRegistry) *source {
+	var services []*registry.Service
+	for name, up := range cfg.GetUpstreams() {
+		s := &registry.Service{Name: name}
+		for _, addr := range up.GetAddresses() {
+			s.Endpoints = append(s.Endpoints, registry.Endpoint{ID: addr, Address: addr, Weight: 1})
+		}
+		services = append(services, s)
+	}
+	opened := timestamppb.Now()
+	return &source{Source: memory.New(services...), small: true, close: func() {}, describe: func() *adminv1.Source {
+		return &adminv1.Source{Kind: "static", Location: fmt.Sprintf("%d services", len(services)), LastSuccess: opened}
+	}}
+}
+
+// Close ends the source's work.
+func (s *source) Close() { s.close() }
+
+// Sources implements server.Sources.
+func (s *source) Sources() []*adminv1.Source { return []*adminv1.Source{s.describe()} }
+
+// registration is the local app's entry in a registry.
+type registration interface {
+	// Close takes the app out of the registry.
+	Close(ctx context.Context) error
+}
+
+// register enters the local app into the registry, where that can be written.
+func (s *Sidecar) register() (registration, error) {
+	service := s.cfg.GetService()
+	if s.source.consul == nil || service == nil {
+		return nil, nil
+	}
+	check := service.GetHealthCheck()
+	r := consul.Registration{
+		Name: service.GetName(), ID: service.GetId(), Address: service.GetAddress(),
+		Meta: service.GetMeta(), Tags: service.GetTags(),
+		Passing: int(service.GetWeights().GetPassing()), Warning: int(service.GetWeights().GetWarning()),
+		GRPC: service.GetGrpc(),
+	}
+	if s.app != nil && len(r.GRPC) == 0 {
+		r.AskGRPC = s.app.services
+	}
+	if !check.GetDisabled() {
+		r.Check = &consul.Check{
+			Service: check.GetGrpcService(), Interval: check.GetInterval().AsDuration(),
+			Timeout:         check.GetTimeout().AsDuration(),
+			DeregisterAfter: check.GetDeregisterCriticalAfter().AsDuration(),
+		}
+	}
+	if l := s.listeners[sideInbound]; l != nil {
+		where, err := advertised(s.cfg.GetInbound().GetAdvertise(), l)
+		if err != nil {
+			return nil, err
+		}
+		r.Sidecar = &consul.Sidecar{Address: where, CheckAddress: checked(l)}
+	}
+	registrar, err := s.source.consul.Register(r)
+	if err != nil {
+		return nil, err
+	}
+	return registrar, nil
+}
+
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
