@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/pillion-proxy/pillion/proxy/balance"
 	"pgregory.net/rapid"
+
+	"github.com/pillion-proxy/pillion/proxy/balance"
 )
 
 var policies = []balance.Policy{balance.RoundRobin, balance.LeastRequest, balance.PickFirst}

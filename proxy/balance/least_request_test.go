@@ -4,8 +4,9 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/pillion-proxy/pillion/proxy/balance"
 	"pgregory.net/rapid"
+
+	"github.com/pillion-proxy/pillion/proxy/balance"
 )
 
 // TestLeastRequestHonoursWeightsWhenIdle picks while nothing is under way, so
@@ -145,7 +146,7 @@ func TestLeastRequestAvoidsASlowInstance(t *testing.T) {
 // evenly, also behind a long run of unusable instances.
 func TestLeastRequestWhereMostAreUnusable(t *testing.T) {
 	t.Parallel()
-	const n, picks = 500, 20_000
+	const n, picks = 100, 20_000
 	hs := hosts(n)
 	weights := make([]uint32, n)
 	for i, h := range hs {

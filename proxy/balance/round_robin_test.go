@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/pillion-proxy/pillion/proxy/balance"
 	"pgregory.net/rapid"
+
+	"github.com/pillion-proxy/pillion/proxy/balance"
 )
 
 // TestRoundRobinIsExact has instances of equal weight of which any may be

@@ -68,6 +68,9 @@ func (m *Mesh) converseIn(life, ctx context.Context, service, method string, que
 		if err != nil {
 			return nil, err
 		}
+		if closer, ok := conn.(io.Closer); ok {
+			context.AfterFunc(c.ctx, func() { _ = closer.Close() })
+		}
 		stream, err := conn.NewStream(c.ctx, &v1.ServerReflection_ServiceDesc.Streams[0], method,
 			grpc.MaxCallRecvMsgSize(m.opts.MaxAnswerBytes))
 		if err != nil {
@@ -104,18 +107,19 @@ func (c *conversation) within(ctx context.Context, do func() (*v1.ServerReflecti
 	c.idle.Reset(c.opts.Idle + c.opts.ServiceTimeout)
 	answer, err := do()
 	if err != nil && c.ctx.Err() != nil {
-		err = context.Cause(c.ctx) // why we cancelled says more than that we did
+		//nolint:contextcheck // why we cancelled says more than that we did
+		err = context.Cause(c.ctx)
 	}
 	c.idle.Reset(c.opts.Idle)
 	return answer, err
 }
 
 func (c *conversation) exchange(question *v1.ServerReflectionRequest) (*v1.ServerReflectionResponse, error) {
-	if err := c.stream.Send(question); err != nil && err != io.EOF { // io.EOF: Recv knows why
+	if err := c.stream.Send(question); err != nil && !errors.Is(err, io.EOF) { // io.EOF: Recv knows why
 		return nil, err
 	}
 	answer, err := c.stream.Recv()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil, errors.New("it ended the reflection stream without an answer")
 	}
 	return answer, err

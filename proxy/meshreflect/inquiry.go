@@ -8,10 +8,11 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/pillion-proxy/pillion/proxy/wire"
 	"google.golang.org/grpc/codes"
 	v1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
 // inquiry is the search for one answer among the services of the mesh.
@@ -157,13 +158,14 @@ func (i *inquiry) askAll(services []string) (*conversation, *v1.ServerReflection
 		found    *conversation
 		answer   *v1.ServerReflectionResponse
 		outcomes = make([]outcome, len(services))
-		cancels  = make([]context.CancelFunc, len(services))
-		contexts = make([]context.Context, len(services))
+		cancels  []context.CancelFunc
+		contexts []context.Context
 	)
 	for n, service := range services {
 		outcomes[n] = outcome{service, errNotAsked}
-		contexts[n], cancels[n] = context.WithCancel(i.ctx)
-		defer cancels[n]()
+		ctx, cancel := context.WithCancel(i.ctx)
+		defer cancel()
+		contexts, cancels = append(contexts, ctx), append(cancels, cancel)
 	}
 	m := i.session.mesh
 	m.forEach(i.ctx, len(services), func(n int) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -12,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/pillion-proxy/pillion/proxy/meshreflect"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -28,6 +28,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/pillion-proxy/pillion/proxy/meshreflect"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -45,8 +47,22 @@ type app struct {
 	refused  atomic.Int64 // reflection streams in a version that it does not speak
 	canceled atomic.Int64 // reflection streams that ended other than in good order
 	open     atomic.Int64
+	dialled  atomic.Int64 // connections handed out
+	closed   atomic.Int64 // of those, closed
 
 	conn *grpc.ClientConn
+}
+
+// closeable is a connection of which it is known whether it was closed.
+type closeable struct {
+	grpc.ClientConnInterface
+	app  *app
+	once sync.Once
+}
+
+func (c *closeable) Close() error {
+	c.once.Do(func() { c.app.closed.Add(1) })
+	return nil
 }
 
 type reflectionStream = grpc.BidiStreamingServer[v1.ServerReflectionRequest, v1.ServerReflectionResponse]
@@ -87,7 +103,8 @@ func inBubble(t *testing.T, apps []*app, test func(t *testing.T, m *mesh), chang
 			if a.dead != nil {
 				return nil, a.dead
 			}
-			return a.conn, nil
+			a.dialled.Add(1)
+			return &closeable{ClientConnInterface: a.conn, app: a}, nil
 		}
 		m.Mesh = meshreflect.New(m.opts)
 		server := grpc.NewServer()
@@ -98,6 +115,9 @@ func inBubble(t *testing.T, apps []*app, test func(t *testing.T, m *mesh), chang
 			synctest.Wait()
 			if n := a.open.Load(); n > 0 {
 				t.Errorf("%d reflection streams of %s are left open", n, a.name)
+			}
+			if dialled, closed := a.dialled.Load(), a.closed.Load(); closed != dialled {
+				t.Errorf("%d of %d connections to %s were closed", closed, dialled, a.name)
 			}
 		}
 	})
@@ -124,17 +144,17 @@ func serve(t *testing.T, server *grpc.Server) *grpc.ClientConn {
 
 func (a *app) start(t *testing.T) {
 	server := grpc.NewServer(
-		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			a.streams.Add(1)
 			a.open.Add(1)
 			defer a.open.Add(-1)
 			err := handler(srv, stream)
-			if err != nil && err != errUnimplemented {
+			if err != nil && !errors.Is(err, errUnimplemented) {
 				a.canceled.Add(1)
 			}
 			return err
 		}),
-		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
 			a.refused.Add(1)
 			return errUnimplemented
 		}))
@@ -194,6 +214,14 @@ type handler struct{ handle func(reflectionStream) error }
 
 func (h handler) ServerReflectionInfo(stream reflectionStream) error { return h.handle(stream) }
 
+// ended is what a handler returns when there is no further question.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
 // hang is a handler that never answers.
 func hang(stream reflectionStream) error {
 	<-stream.Context().Done()
@@ -206,7 +234,7 @@ func answerWith(answer func(*v1.ServerReflectionRequest) *v1.ServerReflectionRes
 		for {
 			question, err := stream.Recv()
 			if err != nil {
-				return nil
+				return ended(err)
 			}
 			if err := stream.Send(answer(question)); err != nil {
 				return err
@@ -219,17 +247,17 @@ func answerWith(answer func(*v1.ServerReflectionRequest) *v1.ServerReflectionRes
 // service, if it is named, with a unary method Call.
 func file(path, pkg, service string, imports []string, messages ...string) *descriptorpb.FileDescriptorProto {
 	f := &descriptorpb.FileDescriptorProto{
-		Name: proto.String(path), Package: proto.String(pkg), Syntax: proto.String("proto3"), Dependency: imports,
+		Name: new(path), Package: new(pkg), Syntax: new("proto3"), Dependency: imports,
 	}
 	for _, name := range messages {
-		f.MessageType = append(f.MessageType, &descriptorpb.DescriptorProto{Name: proto.String(name)})
+		f.MessageType = append(f.MessageType, &descriptorpb.DescriptorProto{Name: new(name)})
 	}
 	if service != "" {
 		message := "." + pkg + "." + messages[0]
 		f.Service = append(f.Service, &descriptorpb.ServiceDescriptorProto{
-			Name: proto.String(service),
+			Name: new(service),
 			Method: []*descriptorpb.MethodDescriptorProto{
-				{Name: proto.String("Call"), InputType: proto.String(message), OutputType: proto.String(message)},
+				{Name: new("Call"), InputType: new(message), OutputType: new(message)},
 			},
 		})
 	}

@@ -23,8 +23,9 @@ import (
 type Options struct {
 	// Services returns the names of the services in the mesh.
 	Services func(ctx context.Context) ([]string, error)
-	// Dial returns a connection whose RPCs go to a service of the mesh. It is
-	// the caller's to keep and to close; Mesh dials for every conversation.
+	// Dial returns a connection whose RPCs go to a service of the mesh. Mesh
+	// dials for every conversation and closes the connection behind it if it
+	// has a Close method, as a grpc.ClientConn has.
 	Dial func(ctx context.Context, service string) (grpc.ClientConnInterface, error)
 	// Answering returns the names of the services that are known to answer a
 	// full gRPC service name. It is optional, and spares asking the whole mesh.

@@ -5,10 +5,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pillion-proxy/pillion/proxy/meshreflect"
 	v1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/descriptorpb"
+
+	"github.com/pillion-proxy/pillion/proxy/meshreflect"
 )
 
 // chat has a method of each kind in one service, and another service in the
@@ -17,12 +18,12 @@ func chat() *descriptorpb.FileDescriptorProto {
 	f := file("chat.proto", "chat", "Chat", nil, "M")
 	for name, streams := range map[string][2]bool{"Up": {true, false}, "Down": {false, true}, "Both": {true, true}} {
 		f.Service[0].Method = append(f.Service[0].Method, &descriptorpb.MethodDescriptorProto{
-			Name: proto.String(name), InputType: proto.String(".chat.M"), OutputType: proto.String(".chat.M"),
-			ClientStreaming: proto.Bool(streams[0]), ServerStreaming: proto.Bool(streams[1]),
+			Name: new(name), InputType: new(".chat.M"), OutputType: new(".chat.M"),
+			ClientStreaming: new(streams[0]), ServerStreaming: new(streams[1]),
 		})
 	}
 	f.Service = append(f.Service, proto.CloneOf(f.Service[0]))
-	f.Service[1].Name = proto.String("Admin")
+	f.Service[1].Name = new("Admin")
 	f.Service[1].Method = f.Service[1].Method[:1]
 	return f
 }
@@ -62,7 +63,7 @@ func TestMethodsOfHostileServices(t *testing.T) {
 	garbage.GetFileDescriptorResponse().FileDescriptorProto[0] = []byte("\xff\xff\xff")
 	huge := file("huge.proto", "chat", "Chat", nil, "M")
 	for range 10_001 {
-		huge.Service[0].Method = append(huge.Service[0].Method, &descriptorpb.MethodDescriptorProto{Name: proto.String("m")})
+		huge.Service[0].Method = append(huge.Service[0].Method, &descriptorpb.MethodDescriptorProto{Name: new("m")})
 	}
 	rootless := chat()
 	rootless.Package = nil

@@ -2,6 +2,7 @@ package meshreflect
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 
@@ -30,7 +31,7 @@ func (s server) ServerReflectionInfo(stream grpc.BidiStreamingServer[v1.ServerRe
 	defer session.end()
 	for {
 		question, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -10,9 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	v1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
-	"google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -46,26 +46,17 @@ func TestListsTheWholeMeshOnce(t *testing.T) {
 		}
 		c.close()
 
-		old, err := grpc_reflection_v1alpha.NewServerReflectionClient(m.conn).ServerReflectionInfo(t.Context())
+		// Old clients speak v1alpha, whose messages are the same on the wire.
+		stream, err := m.conn.NewStream(t.Context(), &v1.ServerReflection_ServiceDesc.Streams[0],
+			"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = old.Send(&grpc_reflection_v1alpha.ServerReflectionRequest{
-			MessageRequest: &grpc_reflection_v1alpha.ServerReflectionRequest_ListServices{},
-		})
-		answer, err := old.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []string
-		for _, s := range answer.GetListServicesResponse().GetService() {
-			got = append(got, s.GetName())
-		}
-		if !slices.Equal(got, want) {
+		c = &client{t, &grpc.GenericClientStream[v1.ServerReflectionRequest, v1.ServerReflectionResponse]{ClientStream: stream}}
+		if got := c.list(); !slices.Equal(got, want) {
 			t.Errorf("in v1alpha %v are listed", got)
 		}
-		_ = old.CloseSend()
-		_, _ = old.Recv()
+		c.close()
 	})
 }
 
@@ -166,14 +157,13 @@ func TestOneInstanceAnswersOneCaller(t *testing.T) {
 func TestAnswersTheSameForTheSameQuestion(t *testing.T) {
 	slow := orders()
 	slow.name = "a-slow"
-	real := answerWith(func(q *v1.ServerReflectionRequest) *v1.ServerReflectionResponse {
+	slow.handle = answerWith(func(q *v1.ServerReflectionRequest) *v1.ServerReflectionResponse {
 		time.Sleep(timeout / 2) // virtual
 		if q.GetFileByFilename() == "" {
 			return listing("shop.Orders")
 		}
 		return fileAnswer(orders().files[0])
 	})
-	slow.handle = real
 	last := greeter()
 	last.name = "z-hung"
 	last.handle = answerOnly(listing("helloworld.Greeter"))
@@ -278,12 +268,12 @@ func TestKnownOwnersAreAskedAlone(t *testing.T) {
 
 func TestExtensions(t *testing.T) {
 	extended := file("extended.proto", "ext", "", nil, "Base")
-	extended.Syntax = proto.String("proto2")
-	extended.MessageType[0].ExtensionRange = []*descriptorpb.DescriptorProto_ExtensionRange{{Start: proto.Int32(100), End: proto.Int32(200)}}
+	extended.Syntax = new("proto2")
+	extended.MessageType[0].ExtensionRange = []*descriptorpb.DescriptorProto_ExtensionRange{{Start: new(int32(100)), End: new(int32(200))}}
 	extension17 := file("extension.proto", "ext", "Svc", []string{"extended.proto"}, "M")
-	extension17.Syntax = proto.String("proto2")
+	extension17.Syntax = new("proto2")
 	extension17.Extension = []*descriptorpb.FieldDescriptorProto{{
-		Name: proto.String("more"), Number: proto.Int32(117), Extendee: proto.String(".ext.Base"),
+		Name: new("more"), Number: new(int32(117)), Extendee: new(".ext.Base"),
 		Label: descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum(), Type: descriptorpb.FieldDescriptorProto_TYPE_INT32.Enum(),
 	}}
 	a := &app{name: "z", v1: true, files: []*descriptorpb.FileDescriptorProto{extended, extension17}}
@@ -449,7 +439,7 @@ func answerOnly(list *v1.ServerReflectionResponse) func(reflectionStream) error 
 		for {
 			question, err := stream.Recv()
 			if err != nil {
-				return nil
+				return ended(err)
 			}
 			if _, ok := question.GetMessageRequest().(*v1.ServerReflectionRequest_ListServices); !ok {
 				return hang(stream)

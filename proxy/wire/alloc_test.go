@@ -4,8 +4,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pillion-proxy/pillion/proxy/wire"
 	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
 // TestOKPathAllocatesNothing is not parallel: AllocsPerRun counts what every

@@ -5,8 +5,9 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/pillion-proxy/pillion/proxy/wire"
 	"pgregory.net/rapid"
+
+	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
 func TestEncodeMessage(t *testing.T) {

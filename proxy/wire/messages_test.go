@@ -5,8 +5,9 @@ import (
 	"testing"
 	"unsafe"
 
-	"github.com/pillion-proxy/pillion/proxy/wire"
 	"pgregory.net/rapid"
+
+	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
 // appendMessage appends a message of n bytes with its prefix.

@@ -4,9 +4,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pillion-proxy/pillion/proxy/wire"
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
 func TestParseStatus(t *testing.T) {

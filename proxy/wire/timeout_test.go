@@ -6,8 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pillion-proxy/pillion/proxy/wire"
 	"pgregory.net/rapid"
+
+	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
 func TestParseTimeout(t *testing.T) {
