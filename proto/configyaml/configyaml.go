@@ -47,7 +47,7 @@ func parseBootstrap(path string, data []byte, overrides ...Override) (*configv1.
 	written := &configv1.Bootstrap{}
 	doc, problems := parse(path, data, written)
 	if len(problems) > 0 {
-		return nil, doc.report(problems, nil)
+		return nil, doc.report(alsoRules(problems, written), nil)
 	}
 	resolvePaths(written, filepath.Dir(path))
 	origins := map[string]string{}
@@ -104,7 +104,7 @@ func ParseMesh(path string, data []byte) (*configv1.MeshFile, error) {
 	mesh := &configv1.MeshFile{}
 	doc, problems := parse(path, data, mesh)
 	if len(problems) > 0 {
-		return nil, doc.report(problems, nil)
+		return nil, doc.report(alsoRules(problems, mesh), nil)
 	}
 	effectiveMesh(mesh)
 	problems = checkRules(mesh)
@@ -120,11 +120,11 @@ func ParseMesh(path string, data []byte) (*configv1.MeshFile, error) {
 // readFile reads at most limit bytes, whatever the path leads to.
 func readFile(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: there is no such file: check the path (%w)", path, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: cannot be opened: %w", path, errors.Unwrap(err))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s: cannot be read: %w: check the path", path, fs.ErrNotExist)
+	case err != nil:
+		return nil, fmt.Errorf("%s: cannot be read: %w", path, errors.Unwrap(err))
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))

@@ -181,7 +181,7 @@ func TestFilesThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	_, err := ReadBootstrap(filepath.Join(folder, "none.yaml"))
-	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "none.yaml: there is no such file") {
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "none.yaml: cannot be read: file does not exist: check the path") {
 		t.Errorf("missing file: %v", err)
 	}
 	if _, err = ReadMesh(folder); err == nil || !strings.Contains(err.Error(), folder+": cannot be read") {

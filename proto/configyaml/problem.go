@@ -66,6 +66,8 @@ type finding struct {
 	message string
 	// line and column are 0 where only the field says the place.
 	line, column int
+	// missing says that the field is not there, not that it is wrong.
+	missing bool
 }
 
 // findings collects what a check finds.

@@ -118,6 +118,11 @@ func TestWrongBootstraps(t *testing.T) {
 		{"duration out of range", "drain: {timeout: 9999999999999h}\n", []string{
 			`p.yaml:1:18: drain.timeout: must be greater than or equal to 0s and less than or equal to 86400s`,
 		}},
+		{"one that cannot be read beside one that is not allowed", "outbound: {load_balancing: fastest}\nregistry: {}\ndrain: {timeout: soon}\nservice: {port: x}\n", []string{
+			`p.yaml:1:28: outbound.load_balancing: "fastest" is not known: use one of round_robin, least_request, pick_first`,
+			`p.yaml:3:18: drain.timeout: "soon" is not a duration: write a number with its unit (ns, us, ms, s, m, h), such as "5s"`,
+			`p.yaml:4:17: service.port: "x" is not a whole number from 0 on (an amount of bytes may have a unit, such as 64Ki)`,
+		}},
 		{"no registry named", "outbound: {}\nregistry: {}\n", []string{
 			`p.yaml:2:11: registry: write one of file, consul, static here`,
 		}},

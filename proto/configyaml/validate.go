@@ -33,9 +33,29 @@ func checkRules(message proto.Message) findings {
 		if oneof := oneofAt(message.ProtoReflect().Descriptor(), elements); oneof != nil {
 			parent := &validate.FieldPath{Elements: elements[:len(elements)-1]}
 			found.addf(protovalidate.FieldPathString(parent), "write one of %s here", strings.Join(fieldNames(oneof.Fields()), ", "))
+			found[len(found)-1].missing = true
 			continue
 		}
-		found.addf(protovalidate.FieldPathString(violation.Proto.GetField()), "%s", inWords(violation))
+		found = append(found, finding{
+			field:   protovalidate.FieldPathString(violation.Proto.GetField()),
+			message: inWords(violation), missing: violation.Proto.GetRuleId() == "required",
+		})
+	}
+	return found
+}
+
+// alsoRules adds to what was found in reading a message what its rules say of
+// the fields that could be read, so that one look is enough to mend a file.
+func alsoRules(found findings, message proto.Message) findings {
+	named := make(map[string]bool, len(found))
+	for _, f := range found {
+		named[f.field] = true
+	}
+	for _, f := range checkRules(message) {
+		// What is missing may be what could not be read.
+		if !f.missing && !named[f.field] {
+			found = append(found, f)
+		}
 	}
 	return found
 }

@@ -223,16 +223,3 @@ func Services(mesh *configv1.MeshFile) []*registry.Service {
 	}
 	return services
 }
-
-// Static returns a source of upstreams that never change.
-func Static(static *configv1.StaticRegistry) *memory.Source {
-	services := make([]*registry.Service, 0, len(static.GetUpstreams()))
-	for name, upstream := range static.GetUpstreams() {
-		endpoints := make([]registry.Endpoint, 0, len(upstream.GetAddresses()))
-		for _, address := range upstream.GetAddresses() {
-			endpoints = append(endpoints, registry.Endpoint{ID: address, Address: address, Weight: 1})
-		}
-		services = append(services, &registry.Service{Name: name, Endpoints: endpoints})
-	}
-	return memory.New(services...)
-}

@@ -16,7 +16,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pillion-proxy/pillion/proto/configyaml"
-	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/registry"
 	"github.com/pillion-proxy/pillion/registry/memory"
 )
@@ -377,7 +376,7 @@ func TestMissingForAWhile(t *testing.T) {
 	f := open(t, path)
 	f.expect(t, "first:1")
 	must(t, os.Remove(path))
-	f.logged(t, "there is no such file")
+	f.logged(t, "file does not exist")
 	if f.Status().Err == nil {
 		t.Error("the status does not say that the file is missing")
 	}
@@ -453,19 +452,4 @@ func TestManyWatchersOfAFile(t *testing.T) {
 	second.Wait()
 	cancel()
 	watching.Wait()
-}
-
-func TestStatic(t *testing.T) {
-	t.Parallel()
-	source := Static(&configv1.StaticRegistry{Upstreams: map[string]*configv1.StaticUpstream{
-		"greeter": {Addresses: []string{"b:1", "a:1"}},
-	}})
-	ctx, cancel := context.WithCancel(t.Context())
-	source.Watch(ctx, "greeter", func(s *registry.Service) {
-		cancel()
-		want := []registry.Endpoint{{ID: "a:1", Address: "a:1", Weight: 1}, {ID: "b:1", Address: "b:1", Weight: 1}}
-		if fmt.Sprint(s.Endpoints) != fmt.Sprint(want) {
-			t.Errorf("got %v, want %v", s.Endpoints, want)
-		}
-	})
 }
