@@ -153,28 +153,32 @@ func decode(data []byte, message proto.Message) (found findings) {
 // alreadySet is how protoyaml words two fields of one oneof.
 var alreadySet = regexp.MustCompile(`^field (\w+) is already set`)
 
-// reword says what protoyaml's message about a value means to somebody who
-// writes configuration, with the value.
-func reword(message, value string) string {
-	begins := func(prefix string) bool { return strings.HasPrefix(message, prefix) }
-	switch {
-	case begins("invalid duration"):
-		return fmt.Sprintf(`%q is not a duration: write a number with its unit (ns, us, ms, s, m, h), such as "5s"`, value)
-	case begins("invalid integer: integer is too large"), begins("integer is too large"):
-		return fmt.Sprintf("%q is too large a number", value)
-	case begins("invalid integer"):
-		return fmt.Sprintf("%q is not a whole number from 0 on (an amount of bytes may have a unit, such as 64Ki)", value)
-	case begins("invalid float"):
-		return fmt.Sprintf("%q is not a number", value)
-	case begins("expected bool"):
-		return fmt.Sprintf("%q is not true or false", value)
-	case begins("expected tag !!bool"):
-		return fmt.Sprintf("%q in quotes is a text: write %s without them", value, value)
-	}
+// reword says what protoyaml's message about a field's value means to somebody
+// who writes configuration.
+func reword(message, value string, fd protoreflect.FieldDescriptor) string {
 	if other := alreadySet.FindStringSubmatch(message); other != nil {
 		return fmt.Sprintf("is written beside %s: write one of them", other[1])
 	}
-	return message
+	switch {
+	case isDuration(fd):
+		return fmt.Sprintf(`%q is not a duration: write a number with its unit (ns, us, ms, s, m, h), such as "5s"`, value)
+	case fd.Message() != nil:
+		return message
+	case strings.Contains(message, "integer is too large"):
+		return fmt.Sprintf("%q is too large a number", value)
+	case strings.HasPrefix(message, "expected tag !!bool"):
+		return fmt.Sprintf("%q in quotes is a text: write %s without them", value, value)
+	}
+	switch fd.Kind() {
+	case protoreflect.BoolKind:
+		return fmt.Sprintf("%q is not true or false", value)
+	case protoreflect.Uint32Kind, protoreflect.Uint64Kind:
+		return fmt.Sprintf("%q is not a whole number from 0 on (an amount of bytes may have a unit, such as 64Ki)", value)
+	case protoreflect.DoubleKind:
+		return fmt.Sprintf("%q is not a number", value)
+	default:
+		return message
+	}
 }
 
 // locate returns the place of a field, or of the closest message or list
@@ -235,9 +239,9 @@ func (d *document) name(found findings) {
 	for i := range found {
 		at[place{found[i].line, found[i].column}] = &found[i]
 	}
-	w := walker{visit: func(node *yaml.Node, field string) {
+	w := walker{visit: func(node *yaml.Node, field string, fd protoreflect.FieldDescriptor) {
 		if f := at[place{node.Line, node.Column}]; f != nil {
-			f.field, f.message = field, reword(f.message, node.Value)
+			f.field, f.message = field, reword(f.message, node.Value, fd)
 			delete(at, place{node.Line, node.Column})
 		}
 	}}

@@ -14,8 +14,9 @@ import (
 // missing, aliases.
 type walker struct {
 	found findings
-	// visit, if set, is called with each value and its field path.
-	visit func(node *yaml.Node, field string)
+	// visit, if set, is called with each value, its field path, and what the
+	// field is described by; nil for the file itself.
+	visit func(node *yaml.Node, field string, fd protoreflect.FieldDescriptor)
 }
 
 func (w *walker) addf(node *yaml.Node, field, format string, args ...any) {
@@ -25,9 +26,6 @@ func (w *walker) addf(node *yaml.Node, field, format string, args ...any) {
 }
 
 func (w *walker) message(node *yaml.Node, desc protoreflect.MessageDescriptor, path string) {
-	if w.visit != nil {
-		w.visit(node, path)
-	}
 	if isNull(node) {
 		return // "admin:" alone is an empty block
 	}
@@ -71,7 +69,7 @@ func (w *walker) field(node *yaml.Node, fd protoreflect.FieldDescriptor, path st
 
 func (w *walker) list(node *yaml.Node, fd protoreflect.FieldDescriptor, path string) {
 	if w.visit != nil {
-		w.visit(node, path)
+		w.visit(node, path, fd)
 	}
 	if isNull(node) {
 		w.addf(node, path, "has no value: write [] for none, or remove the line")
@@ -87,7 +85,7 @@ func (w *walker) list(node *yaml.Node, fd protoreflect.FieldDescriptor, path str
 
 func (w *walker) mapping(node *yaml.Node, fd protoreflect.FieldDescriptor, path string) {
 	if w.visit != nil {
-		w.visit(node, path)
+		w.visit(node, path, fd)
 	}
 	if isNull(node) {
 		w.addf(node, path, "has no value: write {} for none, or remove the line")
@@ -114,13 +112,12 @@ func (w *walker) mapping(node *yaml.Node, fd protoreflect.FieldDescriptor, path 
 
 // value looks at one value, of a list or a map or of its own.
 func (w *walker) value(node *yaml.Node, fd protoreflect.FieldDescriptor, path string) {
-	md := fd.Message()
-	if md != nil && md.FullName() != "google.protobuf.Duration" {
-		w.message(node, md, path)
-		return
-	}
 	if w.visit != nil {
-		w.visit(node, path)
+		w.visit(node, path, fd)
+	}
+	if fd.Message() != nil && !isDuration(fd) {
+		w.message(node, fd.Message(), path)
+		return
 	}
 	want := wanted(fd)
 	if isNull(node) {
@@ -207,6 +204,10 @@ func join(path, name string) string {
 		return name
 	}
 	return path + "." + name
+}
+
+func isDuration(fd protoreflect.FieldDescriptor) bool {
+	return fd.Message() != nil && fd.Message().FullName() == "google.protobuf.Duration"
 }
 
 func isNull(node *yaml.Node) bool {
