@@ -19,6 +19,7 @@ type event struct {
 	gen    uint32
 	stream *Stream
 	conn   *Conn
+	err    error
 }
 
 type eventKind uint8
@@ -28,8 +29,9 @@ const (
 	eventClosed
 	eventOverBudget
 	eventSlots
-	eventState
+	eventDraining
 	eventFinished
+	eventAbort
 )
 
 // Now returns the time at which it was first asked for since the batch began,
@@ -73,7 +75,9 @@ func (b *Batch) deliver(e event) {
 		e.conn.handler.OnConnSlots(b, e.conn)
 	case eventFinished:
 		e.conn.finished(b)
-	case eventState:
+	case eventAbort:
+		e.conn.abort(b, e.err)
+	case eventDraining:
 		e.conn.handler.OnConnDraining(b, e.conn)
 	}
 }

@@ -1,15 +1,12 @@
 package h2
 
 import (
-	"io"
 	"net"
 	"sync"
 	"time"
 
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 )
-
-var errEOF = io.EOF
 
 // Handler is told what happens to a connection as a whole. Every call is made
 // with no lock of the engine's held.
@@ -76,12 +73,20 @@ type Conn struct {
 	peer        peerSettings
 	sawSettings bool
 
-	// How it ends.
+	// How it ends. draining: no new streams are taken; ending: the end is under
+	// way; dead: streams and handler were told.
 	draining bool
 	shutdown shutdownStep
-	goAwayID uint32 // client: the last id of the GOAWAY received
+	ending   bool
 	dead     bool
 	err      error
+	// goAwayID is the last id of the GOAWAY received (client) or of the last one
+	// sent (server): streams beyond it do not exist.
+	goAwayID uint32
+	// goAwayErr is the error of a GOAWAY received, writeErr that of a write:
+	// both say more about the end than the end itself does.
+	goAwayErr error
+	writeErr  error
 
 	calm      calm
 	handshake *time.Timer
@@ -161,7 +166,7 @@ func (c *Conn) Open(b *Batch, s *Stream, fields []hpack.Field, end bool) (gen ui
 	case c.nextID > maxStreamID-2*uint32(c.active):
 		// Those waiting for an id will need one each. RFC 9113 section 5.1.1:
 		// a client out of ids opens a new connection.
-		c.drain1(b)
+		c.drain(b)
 		return 0, ErrDraining
 	}
 	s.begin(c, now)
@@ -210,21 +215,16 @@ func (c *Conn) resetStream(b *Batch, s *Stream, code ErrCode) {
 
 // closeStream ends a stream's life. c.mu is held.
 func (c *Conn) closeStream(b *Batch, s *Stream) {
-	c.forget(s)
+	c.forget(b, s)
 	b.events = append(b.events, event{kind: eventClosed, stream: s, gen: s.gen})
-	if c.active == 0 {
-		c.idleSince = b.Now()
-		if c.draining && !c.dead {
-			c.finish(b)
-		}
-	}
+	c.finishIfDrained(b)
 	if c.wantSlots && !c.draining && uint32(c.active) < c.maxStreams() {
 		c.offerSlots(b)
 	}
 }
 
 // forget removes a stream from everything. c.mu is held.
-func (c *Conn) forget(s *Stream) {
+func (c *Conn) forget(b *Batch, s *Stream) {
 	s.open = false
 	if s.id != 0 {
 		delete(c.streams, s.id)
@@ -236,7 +236,9 @@ func (c *Conn) forget(s *Stream) {
 		s.parked.free(c.cfg.Budget)
 		s.parked = nil
 	}
-	c.active--
+	if c.active--; c.active == 0 {
+		c.idleSince = b.Now()
+	}
 }
 
 // maxStreams is how many streams may be open. c.mu is held.
@@ -284,7 +286,12 @@ func (c *Conn) end(b *Batch, err error) {
 		c.mu.Unlock()
 		return
 	}
-	c.dead, c.draining, c.err = true, true, err
+	c.dead, c.ending, c.draining, c.err = true, true, true, err
+	// While somebody writes, all that it was given may have reached the peer.
+	sent := c.written
+	if c.writing {
+		sent = c.appended
+	}
 	type ended struct {
 		s   *Stream
 		gen uint32
@@ -295,7 +302,7 @@ func (c *Conn) end(b *Batch, err error) {
 	add := func(s *Stream) {
 		r := Reset{Code: connCode(err), Cause: CauseConn, Err: err}
 		r.Unprocessed = s.id == 0 || s.id > c.goAwayID ||
-			c.role == Client && s.headersAt >= c.written
+			c.role == Client && s.headersAt >= sent
 		all = append(all, ended{s, s.gen, r})
 	}
 	for _, s := range c.streams {
@@ -307,7 +314,7 @@ func (c *Conn) end(b *Batch, err error) {
 		}
 	}
 	for _, e := range all {
-		c.forget(e.s)
+		c.forget(b, e.s)
 	}
 	c.room.Broadcast()
 	c.mu.Unlock()
@@ -317,6 +324,13 @@ func (c *Conn) end(b *Batch, err error) {
 		e.s.owner.OnClosed(b, e.s, e.gen)
 	}
 	c.handler.OnConnClosed(b, c, err)
+}
+
+// lastReset says why a stream ended that came when the connection had ended.
+func (c *Conn) lastReset() Reset {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Reset{Code: connCode(c.err), Cause: CauseConn, Err: c.err}
 }
 
 func connCode(err error) ErrCode {
@@ -336,19 +350,30 @@ func (c *Conn) abort(b *Batch, err error) {
 	c.mu.Lock()
 	if ce, ok := err.(*ConnError); ok && !ce.Remote && !c.dead {
 		o := c.output()
-		o.b = appendGoAway(o.b, c.lastID, ce.Code, ce.Reason)
+		o.b = appendGoAway(o.b, min(c.lastID, c.goAwayID), ce.Code, ce.Reason)
 	}
 	c.mu.Unlock()
 	c.end(b, err)
-	_ = c.t.SetReadDeadline(time.Now().Add(lingerTime))
+	c.linger() // the last words have no longer than that to be written, either
 	c.flush(b)
 }
 
 // Abort ends the connection at once: open streams are reset, and the peer is
-// told code and reason.
+// told code and reason. Where it is ending already, what is left to be written
+// has little more time.
 func (c *Conn) Abort(b *Batch, code ErrCode, reason string) {
-	c.abort(b, connError(code, reason))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead {
+		c.linger()
+		return
+	}
+	c.ending = true
+	b.events = append(b.events, event{kind: eventAbort, conn: c, err: connError(code, reason)})
 }
+
+// linger has the reader close the connection after lingerTime.
+func (c *Conn) linger() { _ = c.t.SetReadDeadline(time.Now().Add(lingerTime)) }
 
 func (c *Conn) handshakeExpired() {
 	c.mu.Lock()

@@ -155,7 +155,7 @@ func (c *Conn) onClosedStreamData(id uint32) error {
 	if err := c.checkNotIdle(id); err != nil {
 		return err
 	}
-	if c.resets.has(id) {
+	if c.resets.has(id) || id > c.goAwayID {
 		return nil
 	}
 	return &streamError{id, StreamClosed, "DATA on a closed stream"}

@@ -41,7 +41,7 @@ func (c *Conn) Shutdown(b *Batch) {
 	if c.role == Client {
 		c.shutdown = shutdownFinal
 		o.b = appendGoAway(o.b, 0, NoError, "")
-		c.drain1(b)
+		c.drain(b)
 		return
 	}
 	c.shutdown = shutdownAnnounced
@@ -62,40 +62,54 @@ func (c *Conn) finalGoAway(b *Batch) {
 		return
 	}
 	c.shutdown = shutdownFinal
+	c.goAwayID = c.lastID
 	b.touch(c)
 	o := c.output()
-	o.b = appendGoAway(o.b, c.lastID, NoError, "graceful shutdown")
-	c.drain1(b)
+	o.b = appendGoAway(o.b, c.goAwayID, NoError, "graceful shutdown")
+	c.drain(b)
 }
 
-// drain1 says that no new streams are taken, and finishes a connection that has
+// drain says that no new streams are taken, and finishes a connection that has
 // none. c.mu is held.
-func (c *Conn) drain1(b *Batch) {
-	if c.draining {
-		return
+func (c *Conn) drain(b *Batch) {
+	if !c.draining {
+		c.draining = true
+		b.events = append(b.events, event{kind: eventDraining, conn: c})
 	}
-	c.draining = true
-	b.events = append(b.events, event{kind: eventState, conn: c})
-	if c.active == 0 {
-		c.finish(b)
+	c.finishIfDrained(b)
+}
+
+// finishIfDrained ends a connection that takes no new streams and has none left.
+// c.mu is held.
+func (c *Conn) finishIfDrained(b *Batch) {
+	if c.draining && c.active == 0 && !c.ending {
+		c.ending = true
+		b.events = append(b.events, event{kind: eventFinished, conn: c})
 	}
 }
 
-// finish has a drained connection closed once its output is written. c.mu is
-// held.
-func (c *Conn) finish(b *Batch) {
-	b.touch(c)
-	b.events = append(b.events, event{kind: eventFinished, conn: c})
-}
-
+// finished ends a drained connection; what is in its output is still written.
 func (c *Conn) finished(b *Batch) {
-	c.end(b, errShutdown)
-	_ = c.t.SetReadDeadline(time.Now().Add(lingerTime))
-	c.flush(b) // and closes our side
+	c.end(b, c.reason(errShutdown))
+	c.flush(b) // and says that it was the last
+}
+
+// reason returns why the connection ends, where err says how.
+func (c *Conn) reason(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.goAwayErr != nil:
+		return c.goAwayErr
+	case c.writeErr != nil:
+		return c.writeErr
+	}
+	return err
 }
 
 // onGoAway takes the peer's GOAWAY: streams beyond its last id were not
-// processed (RFC 9113 section 6.8).
+// processed, the others go on (RFC 9113 section 6.8), even if it speaks of an
+// error: the peer may answer them until it closes the connection.
 func (c *Conn) onGoAway(b *Batch, h frameHeader, p []byte) error {
 	if h.id != 0 {
 		return connError(ProtocolError, "GOAWAY on a stream")
@@ -126,17 +140,17 @@ func (c *Conn) onGoAway(b *Batch, h frameHeader, p []byte) error {
 			}
 		}
 		for _, e := range beyond {
-			c.forget(e.s)
+			c.forget(b, e.s)
 		}
 	}
-	c.drain1(b)
+	if code != NoError && c.goAwayErr == nil {
+		c.goAwayErr = &ConnError{Code: code, Reason: reason, Remote: true}
+	}
+	c.drain(b)
 	c.mu.Unlock()
 	for _, e := range beyond {
 		e.s.owner.OnReset(b, e.s, e.gen, Reset{Code: RefusedStream, Cause: CauseGoAway, Unprocessed: true})
 		e.s.owner.OnClosed(b, e.s, e.gen)
-	}
-	if code != NoError {
-		return &ConnError{Code: code, Reason: reason, Remote: true}
 	}
 	return nil
 }

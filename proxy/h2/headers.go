@@ -140,35 +140,14 @@ func (r *reader) request(h frameHeader, head *Head) error {
 	if h.id%2 == 0 {
 		return connError(ProtocolError, "a client's stream with an even id")
 	}
-	c.mu.Lock()
-	if h.id <= c.lastID {
+	if h.id <= c.lastID { // which only the reader changes
+		c.mu.Lock()
 		defer c.mu.Unlock()
 		return r.trailers(h, head, end)
 	}
-	first := c.lastID + 2
-	if c.lastID == 0 {
-		first = 1
-	}
-	if h.id > first {
-		c.skipped[c.nSkipped%len(c.skipped)] = [2]uint32{first, h.id - 2}
-		c.nSkipped++
-	}
-	if c.draining {
-		// Beyond the last id of our GOAWAY; the client sends it elsewhere.
-		c.resets.add(h.id)
-		c.mu.Unlock()
-		return nil
-	}
-	c.lastID = h.id
-	c.calm.opened++
-	full := c.active >= int(c.cfg.MaxConcurrentStreams)
-	c.mu.Unlock()
-	if full {
-		return &streamError{h.id, RefusedStream, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS"}
-	}
 	length, bad := head.checkRequest()
-	if bad != "" {
-		return &streamError{h.id, ProtocolError, bad}
+	if err := c.admit(h.id, bad); err != nil || h.id > c.lastID {
+		return err
 	}
 	s := c.handler.NewStream(c)
 	now := b.Now().UnixNano()
@@ -178,18 +157,53 @@ func (r *reader) request(h frameHeader, head *Head) error {
 	s.gotHead = true
 	s.contentLength = length
 	c.streams[h.id] = s
-	c.active++
-	gen := s.gen
+	gen, dead := s.gen, c.dead
 	var err error
-	if end {
+	if dead { // in the meantime; c.end did not see the stream
+		c.forget(b, s)
+	} else if end {
 		err = c.endRemote(b, s)
 	}
 	c.mu.Unlock()
-	if err != nil {
-		end = false // the owner is told of the request, then of its end
+	// Where its end is wrong, the owner is told of the request, then of that.
+	s.owner.OnHeaders(b, s, gen, head, end && err == nil)
+	if dead {
+		s.owner.OnReset(b, s, gen, c.lastReset())
+		s.owner.OnClosed(b, s, gen)
 	}
-	s.owner.OnHeaders(b, s, gen, head, end)
 	return err
+}
+
+// admit decides about a request of a new stream; bad says what is wrong with it.
+// One that is to be ignored leaves c.lastID as it is. One that is admitted counts
+// as active already, so that a connection that drains does not finish before the
+// stream is made.
+func (c *Conn) admit(id uint32, bad string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id > c.goAwayID { // the client sends it elsewhere
+		return c.nuisance(1)
+	}
+	first := c.lastID + 2
+	if c.lastID == 0 {
+		first = 1
+	}
+	if id > first {
+		c.skipped[c.nSkipped%len(c.skipped)] = [2]uint32{first, id - 2}
+		c.nSkipped++
+	}
+	c.lastID = id
+	c.calm.opened++
+	switch {
+	case c.draining:
+		return &streamError{id, RefusedStream, "a stream opened after the client's GOAWAY"}
+	case c.active >= int(c.cfg.MaxConcurrentStreams):
+		return &streamError{id, RefusedStream, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS"}
+	case bad != "":
+		return &streamError{id, ProtocolError, bad}
+	}
+	c.active++
+	return nil
 }
 
 // trailers handles a header section on a stream that is or was open. c.mu is
@@ -457,4 +471,17 @@ func validValue(s string) bool {
 		}
 	}
 	return true
+}
+
+// Remove takes the regular fields out that unwanted says yes to.
+func (h *Head) Remove(unwanted func(*hpack.Field) bool) {
+	kept := h.Regular[:0]
+	for i := range h.Regular {
+		if !unwanted(&h.Regular[i]) {
+			kept = append(kept, h.Regular[i])
+		}
+	}
+	all := h.block.Fields
+	h.block.Fields = all[:len(all)-len(h.Regular)+len(kept)]
+	h.Regular = kept
 }

@@ -260,6 +260,10 @@ func (c *Conn) unblockAll() {
 
 // takeOutput returns what is to be written next, or nil. c.mu is held.
 func (c *Conn) takeOutput(b *Batch) *output {
+	if c.closedWrite { // too late
+		c.dropOutput()
+		return nil
+	}
 	c.refill(b)
 	o := c.out
 	if o == nil || len(o.b) == 0 {
@@ -269,6 +273,13 @@ func (c *Conn) takeOutput(b *Batch) *output {
 	c.appended += uint64(len(o.b))
 	c.outputEpoch++
 	return o
+}
+
+func (c *Conn) dropOutput() {
+	if c.out != nil {
+		c.out.free()
+		c.out = nil
+	}
 }
 
 // flush writes the output without waiting. Who finds another goroutine writing
@@ -300,16 +311,16 @@ func (c *Conn) flush(b *Batch) {
 		c.written += uint64(n)
 		if n < len(o.b) {
 			c.mu.Unlock()
-			go c.drain(o, n)
+			go c.keepWriting(o, n)
 			return
 		}
 		o.free()
 	}
 }
 
-// drain is the writer goroutine: it owns writing from a flush that the socket
+// keepWriting is the writer goroutine: it owns writing from a flush that the socket
 // did not take whole, until nothing is left to write.
-func (c *Conn) drain(o *output, n int) {
+func (c *Conn) keepWriting(o *output, n int) {
 	var b Batch
 	for o != nil {
 		m, err := c.t.Write(o.b[n:], c.cfg.StallTimeout)
@@ -336,26 +347,28 @@ func (c *Conn) drain(o *output, n int) {
 // It unlocks c.mu, which is held.
 func (c *Conn) stopWriting() {
 	c.writing = false
-	closeWrite := c.dead && !c.closedWrite
+	last := c.dead && !c.closedWrite
 	c.closedWrite = c.closedWrite || c.dead
 	c.room.Broadcast()
 	c.mu.Unlock()
-	if closeWrite {
+	if last {
 		_ = c.t.CloseWrite() // the reader closes the rest, whatever becomes of this
+		c.linger()
 	}
 }
 
+// writeFailed ends the connection as far as writing goes. The reader ends the
+// rest: what the peer had sent before is still worth reading, above all a GOAWAY
+// that says which streams it has not processed.
 func (c *Conn) writeFailed(b *Batch, n int, err error) {
 	c.mu.Lock()
 	c.written += uint64(n)
 	c.writing = false
 	c.closedWrite = true
-	if c.out != nil {
-		c.out.free()
-		c.out = nil
-	}
+	c.writeErr = err
+	c.dropOutput()
+	c.drain(b)
 	c.room.Broadcast()
 	c.mu.Unlock()
-	c.end(b, err)
-	_ = c.t.Close()
+	c.linger()
 }

@@ -69,7 +69,7 @@ func (r *reader) run() {
 			if r.lent != nil {
 				r.Return()
 			}
-			c.end(&r.batch, err)
+			c.end(&r.batch, c.reason(err))
 			_ = c.t.Close()
 			r.batch.Done()
 			return
@@ -242,6 +242,11 @@ func (r *reader) resetFor(err *error) bool {
 	}
 	c, b := r.c, &r.batch
 	c.mu.Lock()
+	if c.dead {
+		*err = c.err
+		c.mu.Unlock()
+		return false
+	}
 	s := c.streams[se.id]
 	var gen uint32
 	if s == nil {
@@ -306,7 +311,7 @@ func (c *Conn) onRSTStream(b *Batch, h frameHeader, p []byte) error {
 // checkNotIdle refuses a frame on a stream that nobody has opened yet (RFC 9113
 // section 5.1). c.mu is held.
 func (c *Conn) checkNotIdle(id uint32) error {
-	if c.role == Server && id > c.lastID || c.role == Client && (id%2 == 0 || id >= c.nextID) {
+	if c.role == Server && id > c.lastID && id <= c.goAwayID || c.role == Client && (id%2 == 0 || id >= c.nextID) {
 		return connError(ProtocolError, "a frame on an idle stream")
 	}
 	return nil

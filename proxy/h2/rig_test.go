@@ -186,3 +186,20 @@ func (r *rig) calmDown() {
 	r.c.usefulWork(r.c.cfg.Nuisance)
 	r.c.mu.Unlock()
 }
+
+// holdReading calls f while the engine does not come to read.
+func (r *rig) holdReading(f func()) {
+	r.t.Helper()
+	synctest.Wait()
+	l := r.engine.in
+	l.mu.Lock()
+	l.hold = true
+	l.mu.Unlock()
+	f()
+	synctest.Wait()
+	l.mu.Lock()
+	l.hold = false
+	l.cond.Broadcast()
+	l.mu.Unlock()
+	synctest.Wait()
+}

@@ -15,8 +15,9 @@ type link struct {
 	mu   sync.Mutex
 	cond sync.Cond
 	buf  []byte
-	room int // bytes that buf may hold; writes take what fits
-	most int // the most that one Read brings, 0: no bound
+	room int  // bytes that buf may hold; writes take what fits
+	most int  // the most that one Read brings, 0: no bound
+	hold bool // reads find nothing yet
 	fin  bool
 	rerr error // what reads fail with, at once
 	werr error // what writes fail with
@@ -63,6 +64,7 @@ func (e *simEnd) Read(lender Lender) (int, error) {
 			return 0, l.rerr
 		case expired:
 			return 0, os.ErrDeadlineExceeded
+		case l.hold:
 		case len(l.buf) > 0:
 			p := lender.Lend()
 			if l.most > 0 {

@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"io"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -104,7 +105,7 @@ func (s *socket) Read(l Lender) (int, error) {
 		return 0, s.readErr
 	}
 	if s.readN == 0 {
-		return 0, errEOF
+		return 0, io.EOF
 	}
 	return s.readN, nil
 }
