@@ -71,6 +71,19 @@ func changing() func(i int) []Field {
 	}
 }
 
+// methods is a request to the next of 30 methods each time.
+func methods() func(i int) []Field {
+	var paths []string
+	for i := range 30 {
+		paths = append(paths, "/helloworld.Greeter/SayHello"+strconv.Itoa(i))
+	}
+	fields := request("1S")
+	return func(i int) []Field {
+		fields[2].Value = paths[i*7%len(paths)]
+		return fields
+	}
+}
+
 func benchmarkEncode(b *testing.B, next func(i int) []Field) {
 	b.Run("pillion", func(b *testing.B) {
 		e := NewEncoder()
@@ -109,6 +122,7 @@ func BenchmarkEncode(b *testing.B) {
 		benchmarkEncode(b, func(int) []Field { return indexed })
 	})
 	b.Run("request_new_timeout", func(b *testing.B) { benchmarkEncode(b, changing()) })
+	b.Run("request_30_methods", func(b *testing.B) { benchmarkEncode(b, methods()) })
 	b.Run("response", func(b *testing.B) { benchmarkEncode(b, func(int) []Field { return response }) })
 	b.Run("trailers", func(b *testing.B) { benchmarkEncode(b, func(int) []Field { return trailers }) })
 }
@@ -190,6 +204,36 @@ func BenchmarkDecode(b *testing.B) {
 	// h2load and others that index nothing.
 	b.Run("request_all_literal_raw", func(b *testing.B) { benchmarkDecode(b, nil, literalBlock(fields, false)) })
 	b.Run("request_all_literal_huffman", func(b *testing.B) { benchmarkDecode(b, nil, literalBlock(fields, true)) })
+}
+
+// BenchmarkForward decodes a request with a timeout in Huffman code and encodes it again, as a proxy
+// does.
+func BenchmarkForward(b *testing.B) {
+	sender := newXNetEncoder()
+	next := changing()
+	var blocks [][]byte
+	for i := range 1000 {
+		blocks = append(blocks, bytes.Clone(sender.encode(b, next(i))))
+	}
+	// x/net's encoder indexes every timeout, so the blocks are only good in order, from the start.
+	d, e := NewDecoder(DefaultTableSize), NewEncoder()
+	var (
+		block Block
+		dst   []byte
+		i     int
+	)
+	b.ReportAllocs()
+	for b.Loop() {
+		if i == len(blocks) {
+			i, d = 0, NewDecoder(DefaultTableSize)
+		}
+		block.Reset()
+		if err := d.Decode(blocks[i], 16<<10, &block); err != nil {
+			b.Fatal(err)
+		}
+		dst = encodeOurs(e, dst[:0], block.Fields)
+		i++
+	}
 }
 
 var huffmanTexts = map[string]string{

@@ -3,6 +3,7 @@ package hpack
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 	"slices"
 
 	"golang.org/x/net/http2/hpack"
@@ -46,6 +47,9 @@ type codeClass struct {
 var (
 	longClasses []codeClass // for codes longer than a lookup, in rising order
 	longSymbols []byte      // in order of code; EOS would follow the last
+
+	// firstClass is the class to begin the search with, by how many ones the input starts with.
+	firstClass [33]uint8
 )
 
 func init() {
@@ -79,6 +83,15 @@ func init() {
 		longSymbols = append(longSymbols, c.symbol)
 	}
 
+	for ones := range firstClass {
+		smallest := ^uint32(0) << (32 - ones)
+		for i, c := range longClasses {
+			if c.first <= smallest {
+				firstClass[ones] = uint8(i)
+			}
+		}
+	}
+
 	// Where a second whole code fits behind the first, the entry has both.
 	single := huffmanLookup
 	for i, e := range single {
@@ -96,11 +109,12 @@ func init() {
 
 // longCode decodes a code that is longer than a lookup, from the next 32 bits of input. It reports
 // false for EOS, which must not be in a string (RFC 7541 section 5.2).
-func longCode(next uint32) (symbol byte, bits uint, ok bool) {
-	c := &longClasses[0]
-	for i := 1; i < len(longClasses) && longClasses[i].first <= next; i++ {
-		c = &longClasses[i]
+func longCode(next uint32) (symbol byte, length uint, ok bool) {
+	i := int(firstClass[bits.LeadingZeros32(^next)])
+	for i+1 < len(longClasses) && longClasses[i+1].first <= next {
+		i++
 	}
+	c := &longClasses[i]
 	at := int(c.base) + int((next-c.first)>>(32-c.bits))
 	if at >= len(longSymbols) {
 		return 0, 0, false
