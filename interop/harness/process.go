@@ -79,8 +79,9 @@ func start(command Command) (*Process, error) {
 	cmd.Env = append(os.Environ(), command.Env...)
 	cmd.Stdout = collected
 	cmd.Stderr = collected
-	// A group of its own, so that its children end with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A group of its own, so that its children end with it; and it ends with the
+	// test, should that be killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second
 
 	if err := cmd.Start(); err != nil {

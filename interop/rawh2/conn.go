@@ -14,10 +14,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
+
+// patience bounds a client's connection as a whole: a test that takes this long
+// has failed.
+const patience = 2 * time.Minute
 
 // Conn is one HTTP/2 connection, of either role. One goroutine may read and
 // others write.
@@ -44,6 +49,9 @@ func Dial(t testing.TB, address string, settings ...http2.Setting) *Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = connection.Close() })
+	if err := connection.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 
 	if _, err := io.WriteString(connection, http2.ClientPreface); err != nil {
 		t.Fatal(err)

@@ -219,7 +219,11 @@ func TestAnswersAreStreamedNotBatched(t *testing.T) {
 			stream := open(t.Context(), t, dial(t, route.Open(t, app)), "Drip")
 			for range 100 {
 				receive(t, stream)
-				next <- struct{}{}
+				select {
+				case next <- struct{}{}:
+				case <-stream.Context().Done():
+					t.Fatal(stream.Context().Err())
+				}
 			}
 			finish(t, stream)
 		})
