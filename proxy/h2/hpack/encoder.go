@@ -18,9 +18,9 @@ const (
 // otherwise it is a literal without indexing, its name an index. Once the table is full it must be
 // seen more often. This holds for every name: the pseudo-header fields are not treated differently.
 //
-// Strings are never Huffman coded: that saves a fifth to a third of a literal's octets, but the
-// few literals that are left after indexing would cost the encoder and the decoder more time than
-// all other fields together (BenchmarkHuffmanEncode).
+// Strings are never Huffman coded. It would save a fifth to a third of a literal's octets, but the
+// few literals that are left after indexing would cost either end more time than many indexed fields
+// do (BenchmarkHuffmanEncode, BenchmarkHuffmanDecode).
 type Encoder struct {
 	table indexedTable
 	seen  *sightings // nil until a field is looked for in it

@@ -314,3 +314,39 @@ func TestEncoderManyValuesOfOneName(t *testing.T) {
 		}
 	}
 }
+
+// TestEncoderExpectsTheNextField: in the steady state no field of an RPC is hashed, though requests
+// to several methods, or headers and trailers, take turns.
+func TestEncoderExpectsTheNextField(t *testing.T) {
+	t.Parallel()
+	other := request("1S")
+	other[2].Value = "/helloworld.Greeter/SayBye"
+	for _, c := range []struct {
+		name   string
+		blocks [][]Field
+		misses int // each round
+	}{
+		{"one request", [][]Field{request("1S")}, 0},
+		{"two methods, only the path surprises", [][]Field{request("1S"), other}, 2},
+		{"headers and trailers, only the first field surprises", [][]Field{response, trailers}, 2},
+	} {
+		e := NewEncoder()
+		misses := 0
+		for range 5 {
+			misses = 0
+			for _, block := range c.blocks {
+				e.BeginBlock(nil)
+				for _, f := range block {
+					expected := e.order.expected()
+					e.AppendField(nil, f.Name, f.Value, false)
+					if expected == 0 || e.order.last != expected {
+						misses++
+					}
+				}
+			}
+		}
+		if misses != c.misses {
+			t.Errorf("%s: %d fields were not expected, want %d", c.name, misses, c.misses)
+		}
+	}
+}
