@@ -44,6 +44,7 @@ func run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	trimMemory(logger)
 	ctx, stop := untilSignal(cmd.Context(), logger)
 	defer stop()
 	defer onHangup(logger, s.Reopen)()
