@@ -78,9 +78,3 @@ func (o Options) WithDefaults() Options {
 	}
 	return o
 }
-
-// dialer finds out within some 30 s that a host is gone, without HTTP/2 PINGs,
-// which servers may take amiss.
-var dialer = net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-	Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
-}}
