@@ -78,6 +78,14 @@ func parseOrder(body []byte) (o Order, ok bool, err error) {
 	return o, true, nil
 }
 
+// foreign says that a request's body, of which the beginning is given, is
+// neither an order nor one of UnaryRequest's: a proxy asks something on its own
+// account, reflection perhaps, and may keep its stream open until it has an
+// answer.
+func foreign(body []byte) bool {
+	return len(body) > PrefixLen && body[PrefixLen] != 0 && body[PrefixLen] != orderMagic[0]
+}
+
 func appendPrefix(b []byte, size int) []byte {
 	return binary.BigEndian.AppendUint32(append(b, 0), uint32(size))
 }

@@ -65,6 +65,8 @@ type conn struct {
 	received    int
 	streams     map[uint32]*stream
 	free        []*stream
+	// lastID is the highest stream id that the peer has opened.
+	lastID uint32
 	// pending are the streams with a reply, in round-robin order.
 	pending []*stream
 	pumping bool
@@ -191,11 +193,15 @@ func (c *conn) handle(h frameHeader, payload []byte) error {
 // not decoded: the peer's encoder state matters to nobody here.
 func (c *conn) handleHeaders(h frameHeader) error {
 	s := c.streams[h.streamID]
+	if s == nil && h.streamID <= c.lastID {
+		return nil // trailers of a request that was answered before its end
+	}
 	if s == nil {
 		if len(c.streams) >= maxConcurrentStreams {
 			return errStreams
 		}
 		s = c.newStream(h.streamID)
+		c.lastID = h.streamID
 	}
 	if !h.has(flagEndStream) {
 		return nil
@@ -224,6 +230,11 @@ func (c *conn) handleData(h frameHeader, payload []byte) error {
 		payload = payload[1 : len(payload)-int(payload[0])]
 	}
 	s.bodyLen += copy(s.body[s.bodyLen:], payload)
+	if foreign(s.body[:s.bodyLen]) {
+		c.out = appendFrame(c.out, frameHeaders, flagEndHeaders|flagEndStream, s.id, unimplemented)
+		c.remove(s)
+		return nil
+	}
 	if h.has(flagEndStream) {
 		s.ended = true
 		return c.answer(s)

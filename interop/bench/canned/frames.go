@@ -1,6 +1,9 @@
 package canned
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Frame types and flags of RFC 9113 section 6.
 const (
@@ -76,8 +79,14 @@ func appendWindowUpdate(b []byte, streamID uint32, n int) []byte {
 // indexing (RFC 7541 section 6.2.2).
 var (
 	responseHeaders = append([]byte{0x88, 0x0f, 31 - 15}, literal("application/grpc")...)
-	trailers        = append(append([]byte{0x00}, literal("grpc-status")...), literal("0")...)
+	trailers        = grpcStatus(nil, "0")
+	// unimplemented is an answer without messages (trailers-only).
+	unimplemented = grpcStatus(responseHeaders, "12")
 )
+
+func grpcStatus(before []byte, code string) []byte {
+	return slices.Concat(before, []byte{0x00}, literal("grpc-status"), literal(code))
+}
 
 // literal is a string of less than 127 bytes without Huffman coding.
 func literal(s string) []byte { return append([]byte{byte(len(s))}, s...) }

@@ -10,8 +10,10 @@ import (
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 )
 
 // rawCodec hands messages over as bytes.
@@ -301,6 +303,22 @@ func TestPaddedAndContinuedRequest(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestRefusesForeignMessagesBeforeTheRequestEnds(t *testing.T) {
+	t.Parallel()
+	cc := dial(t, &Server{ResponseSize: 100})
+	stream, err := cc.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	question := []byte("\x3a\x00")
+	if err := stream.SendMsg(&question); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.RecvMsg(new([]byte)); status.Code(err) != codes.Unimplemented {
+		t.Errorf("the answer is %v, want UNIMPLEMENTED", err)
+	}
 }
 
 func FuzzConnection(f *testing.F) {

@@ -1,0 +1,99 @@
+// Command bench measures Pillion beside its peers in one run: CPU per RPC,
+// throughput, latency and memory, in turns, and shows them as ratios. It
+// changes nothing of what it measures and keeps no history.
+//
+// It needs Linux, two cores and h2load; peers that are not installed are named
+// and skipped. Run it in the module's folder: go run ./bench.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/pillion-proxy/pillion/interop/bench/canned"
+	"github.com/pillion-proxy/pillion/interop/bench/grpcproxy"
+)
+
+// Roles that the program runs itself in, as its first argument.
+const (
+	roleBackend   = "backend"
+	roleGRPCProxy = "grpcproxy"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case roleBackend:
+			return runBackend(ctx, args[1:])
+		case roleGRPCProxy:
+			return runGRPCProxy(ctx, args[1:])
+		}
+	}
+	opts, err := parseOptions(args, os.Stderr)
+	if err != nil {
+		return err
+	}
+	return bench(ctx, &opts)
+}
+
+// runBackend serves canned answers on the hosts given (default 127.0.0.1), all
+// on one port, whose address on the first host it prints.
+func runBackend(ctx context.Context, hosts []string) error {
+	if len(hosts) == 0 {
+		hosts = []string{"127.0.0.1"}
+	}
+	server := canned.Server{ResponseSize: unarySize}
+	served := make(chan error, len(hosts))
+	port := "0"
+	var first string
+	for _, host := range hosts {
+		ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
+		if err != nil {
+			return fmt.Errorf("backend: %w", err)
+		}
+		defer ln.Close()
+		if first == "" {
+			first = ln.Addr().String()
+			if _, port, err = net.SplitHostPort(first); err != nil {
+				return fmt.Errorf("backend: %w", err)
+			}
+		}
+		go func() { served <- server.Serve(ln) }()
+	}
+	fmt.Println(first)
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// runGRPCProxy forwards from args[0] to args[1].
+func runGRPCProxy(ctx context.Context, args []string) error {
+	if len(args) != 2 {
+		return fmt.Errorf("%s: want a listener's address and a backend's", roleGRPCProxy)
+	}
+	ln, err := net.Listen("tcp", args[0])
+	if err != nil {
+		return fmt.Errorf("%s: %w", roleGRPCProxy, err)
+	}
+	context.AfterFunc(ctx, func() { ln.Close() })
+	return grpcproxy.Serve(ln, args[1])
+}
