@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"weak"
 
 	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	"buf.build/go/protovalidate"
@@ -12,7 +13,27 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-var validator = sync.OnceValues(func() (protovalidate.Validator, error) { return protovalidate.New() })
+// compiled holds the validator while it is in use: it takes more memory than
+// everything else of configuration, milliseconds to make, and is needed once in
+// the life of most sidecars.
+var compiled struct {
+	sync.Mutex
+	validator weak.Pointer[protovalidate.Validator]
+}
+
+func validator() (protovalidate.Validator, error) {
+	compiled.Lock()
+	defer compiled.Unlock()
+	if v := compiled.validator.Value(); v != nil {
+		return *v, nil
+	}
+	v, err := protovalidate.New()
+	if err != nil {
+		return nil, err
+	}
+	compiled.validator = weak.Make(&v)
+	return v, nil
+}
 
 // checkRules checks the rules that the schema states for single fields.
 func checkRules(message proto.Message) findings {
