@@ -82,7 +82,10 @@ func checkSource(cmd *cobra.Command, b *configv1.Bootstrap) (string, error) {
 	}
 	// No error: the mesh file may change at any time, the bootstrap does not.
 	if name := b.GetOutbound().GetDefaultService(); name != "" && mesh.GetServices()[name] == nil {
-		fmt.Fprintf(cmd.ErrOrStderr(), "pillion: warning: outbound.default_service: %q is not in %s: RPCs that name no service will fail\n", name, path)
+		_, err = fmt.Fprintf(cmd.ErrOrStderr(), "pillion: warning: outbound.default_service: %q is not in %s: RPCs that name no service will fail\n", name, path)
+		if err != nil {
+			return "", err
+		}
 	}
 	return fmt.Sprintf("%s (%d services, %d endpoints)", path, len(mesh.GetServices()), endpoints), nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -94,7 +95,7 @@ func askEndpoints(ctx context.Context, admin string, services []string) ([]byte,
 	if err != nil {
 		return nil, noSidecar(admin, err)
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	raw, err := io.ReadAll(io.LimitReader(response.Body, maxEndpointsAnswer))
 	if err != nil {
 		return nil, noSidecar(admin, err)
@@ -151,8 +152,8 @@ func endpointsTable(out io.Writer, services []*adminv1.Service) string {
 		}
 		for _, i := range s.GetInstances() {
 			state := enumWord(i.GetState().String(), "INSTANCE_STATE_")
-			rows.Row(s.GetName(), side, i.GetAddress(), colours[i.GetState()].Render(state), fmt.Sprint(i.GetWeight()),
-				fmt.Sprint(i.GetInFlight()), fmt.Sprint(i.GetConnections()), cmp.Or(i.GetMeta()["version"], "-"), note(s, i.GetLastError()))
+			rows.Row(s.GetName(), side, i.GetAddress(), colours[i.GetState()].Render(state), number(i.GetWeight()),
+				number(i.GetInFlight()), number(i.GetConnections()), cmp.Or(i.GetMeta()["version"], "-"), note(s, i.GetLastError()))
 		}
 	}
 	var text strings.Builder
@@ -169,6 +170,8 @@ func note(s *adminv1.Service, text string) string {
 	}
 	return strings.Join(strings.Fields(text), " ")
 }
+
+func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
 // enumWord returns INSTANCE_STATE_READY as "ready".
 func enumWord(name, prefix string) string {

@@ -81,8 +81,7 @@ nobody   outbound  -                -        -       -     -            -       
 
 func TestEndpointsOverASocket(t *testing.T) {
 	t.Parallel()
-	// Not t.TempDir: a socket's path is short.
-	folder, err := os.MkdirTemp("", "pillion")
+	folder, err := os.MkdirTemp("", "pillion") //nolint:usetesting // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
 	}

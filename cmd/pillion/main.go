@@ -19,7 +19,7 @@ func main() {
 
 // execute runs one command line and returns the process's exit code.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot()
+	root := newRoot() //nolint:contextcheck // commands get theirs when they are executed
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -75,7 +75,8 @@ func noArguments(cmd *cobra.Command, args []string) error {
 func printError(w io.Writer, err error) {
 	mark := lipgloss.NewRenderer(w).NewStyle().Foreground(lipgloss.Color("1")).Bold(true).Render("pillion:")
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintf(w, "%s %s\n", mark, strings.TrimRight(line, "\n"))
+		// Where standard error is closed there is nobody left to tell.
+		_, _ = fmt.Fprintf(w, "%s %s\n", mark, strings.TrimRight(line, "\n"))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -56,9 +57,7 @@ func parseBootstrap(path string, data []byte, overrides ...Override) (*configv1.
 		if err != nil {
 			return nil, err
 		}
-		for field, origin := range from {
-			origins[field] = origin
-		}
+		maps.Copy(origins, from)
 	}
 	effective := Effective(written)
 	problems = checkRules(effective)
@@ -126,7 +125,7 @@ func readFile(path string, limit int64) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%s: cannot be read: %w", path, errors.Unwrap(err))
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s: cannot be read: %w", path, errors.Unwrap(err))

@@ -223,7 +223,7 @@ func meshFile() *rapid.Generator[*configv1.MeshFile] {
 	endpoints := rapid.Custom(func(t *rapid.T) *configv1.MeshEndpoint {
 		return &configv1.MeshEndpoint{
 			Address: fmt.Sprintf("127.0.0.1:%d", rapid.Uint16Min(1).Draw(t, "port")),
-			Weight:  proto.Uint32(rapid.Uint32Range(1, 65535).Draw(t, "weight")),
+			Weight:  new(rapid.Uint32Range(1, 65535).Draw(t, "weight")),
 			Meta:    rapid.MapOfN(name, texts, 0, 3).Draw(t, "meta"),
 			Tags:    rapid.SliceOfNDistinct(texts, 0, 3, rapid.ID).Draw(t, "tags"),
 		}

@@ -45,7 +45,7 @@ func TestEffectiveKeepsWhatIsSet(t *testing.T) {
 		t.Errorf("filling in again changed %v to %v", once, twice)
 	}
 	off := Effective(&configv1.Bootstrap{
-		AccessLog:   &configv1.AccessLog{Sample: proto.Float64(0), Errors: proto.Bool(false)},
+		AccessLog:   &configv1.AccessLog{Sample: proto.Float64(0), Errors: new(false)},
 		Connections: &configv1.Connections{IdleTimeout: &durationpb.Duration{}},
 		Retry:       &configv1.Retry{BufferPerRpc: proto.Uint32(0)},
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -45,10 +46,11 @@ func (s *states) take() []string {
 	for _, service := range s.seen {
 		text := "none"
 		if service != nil {
-			text = service.Name
+			ids := []string{service.Name}
 			for _, e := range service.Endpoints {
-				text += " " + e.ID
+				ids = append(ids, e.ID)
 			}
+			text = strings.Join(ids, " ")
 		}
 		texts = append(texts, text)
 	}
