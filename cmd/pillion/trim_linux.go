@@ -26,7 +26,7 @@ func trimMemory(logger *slog.Logger) {
 	if err != nil {
 		return
 	}
-	defer maps.Close()
+	defer func() { _ = maps.Close() }()
 	for lines := bufio.NewScanner(maps); lines.Scan(); {
 		start, length, ok := cleanPages(lines.Text(), binary)
 		if !ok {

@@ -230,8 +230,8 @@ func (r *Router) answering(ctx context.Context, grpcService string) ([]string, e
 	r.mu.Lock()
 	r.known = all
 	r.mu.Unlock()
-	if r.opts.Learn == nil {
-		return nil, nil
+	if r.opts.Learn == nil || len(all) == 1 && all[0] == r.opts.Default {
+		return nil, nil // whatever the only service says, it gets the RPC
 	}
 	return r.learn(ctx, all, grpcService), nil
 }

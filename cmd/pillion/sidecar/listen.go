@@ -70,7 +70,7 @@ func removeStaleSocket(path string) error {
 func explainListen(err error, side string) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("another process uses the address: stop it, or choose another with --%s or %s.listen", side, side)
+		return fmt.Errorf("the address is already in use by another process: stop it, or choose another with --%s or %s.listen", side, side)
 	case errors.Is(err, syscall.EACCES):
 		return errors.New("permission denied: ports below 1024 and sockets in others' folders need privileges")
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
