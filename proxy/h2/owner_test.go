@@ -150,12 +150,12 @@ type watcher struct {
 }
 
 func (w *watcher) NewStream(c *Conn) *Stream {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	o := newRecorder(w.t)
 	if w.fresh != nil {
 		w.fresh(o)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.streams = append(w.streams, o)
 	return &o.s
 }

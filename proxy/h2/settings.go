@@ -84,13 +84,13 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 		return err
 	}
 	limitBefore := c.peer.maxConcurrentStreams
-	if !c.sawSettings {
+	first := !c.sawSettings
+	if first {
 		c.sawSettings = true
 		c.handshake.Stop()
 		// The assumption made before the server spoke ends here: no value means
 		// no limit.
 		c.peer.maxConcurrentStreams = ^uint32(0)
-		limitBefore = 0
 	}
 	window := c.peer.initialWindow
 	for ; len(p) > 0; p = p[settingLen:] {
@@ -105,7 +105,7 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 	b.touch(c)
 	o := c.output()
 	o.b = appendFrameHeader(o.b, 0, frameSettings, flagAck, 0)
-	if c.peer.maxConcurrentStreams > limitBefore {
+	if first || c.peer.maxConcurrentStreams > limitBefore {
 		c.offerSlots(b)
 	}
 	return nil
