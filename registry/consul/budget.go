@@ -70,6 +70,9 @@ func (b *budget) join() (leave func()) {
 
 // acquire waits for a slot.
 func (b *budget) acquire(ctx context.Context) (*turn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	b.mu.Lock()
 	b.grow()
 	if b.used < b.slots && b.queue.Len() == 0 {

@@ -65,6 +65,7 @@ type Deps struct {
 }
 
 const (
+	defaultAddress        = "127.0.0.1:8500"
 	defaultMaxConnections = 64
 	minMaxConnections     = 12
 	// shortCalls is how many of the connections blocking queries leave to others.
@@ -125,8 +126,11 @@ func (c Config) resolve() (target, error) {
 	// A client that has a token, whatever it is, does not go looking for one.
 	cfg.TokenFile, cfg.Token = "", "set by the transport"
 
-	if c.Address != "" {
+	switch {
+	case c.Address != "":
 		cfg.Address = c.Address
+	case os.Getenv(api.HTTPAddrEnvName) == "":
+		cfg.Address = defaultAddress
 	}
 	if c.Scheme != "" {
 		cfg.Scheme = c.Scheme

@@ -52,19 +52,20 @@ var lacking = regexp.MustCompile(`lacks permission '([a-z]+):([a-z]+)'(?: on "([
 // says what was being done ("read service \"greeter\""), rules are the ACL rules
 // that it needs, named where Consul does not say which one is missing.
 func (a *agent) explain(err error, what string, rules ...string) *failure {
+	cause := err
 	status, isStatus := errors.AsType[api.StatusError](err)
 	if !isStatus {
 		if urlErr, ok := errors.AsType[*url.Error](err); ok {
 			err = urlErr.Err
 		} else if !isNetwork(err) {
 			return &failure{
-				kind: failing, cause: err,
+				kind: failing, cause: cause,
 				text: fmt.Sprintf("consul: %s at %s: the answer is not Consul's: %v; check that the address is the agent's HTTP port", what, a.address, oneLine(err)),
 			}
 		}
 
 		return &failure{
-			kind: unreachable, cause: err,
+			kind: unreachable, cause: cause,
 			text: fmt.Sprintf("consul: no answer from the agent at %s: %v; going on with what is known and trying again; check that it runs and that the address is right", a.address, oneLine(err)),
 		}
 	}
@@ -80,15 +81,15 @@ func (a *agent) explain(err error, what string, rules ...string) *failure {
 			advice = "the token is unknown to Consul (deleted, expired, or of another cluster): use another one, with " + strings.Join(rules, " and ")
 		}
 
-		return &failure{kind: denied, cause: err, text: fmt.Sprintf("consul: the ACL token may not %s: %v; %s", what, said, advice)}
+		return &failure{kind: denied, cause: cause, text: fmt.Sprintf("consul: the ACL token may not %s: %v; %s", what, said, advice)}
 	case status.Code == http.StatusTooManyRequests:
-		return &failure{kind: limited, cause: err, text: fmt.Sprintf("consul: the agent at %s limits us: %v; asking less often; raise limits.http_max_conns_per_client of the agent, or lower max_connections of the sidecars on this machine", a.address, said)}
+		return &failure{kind: limited, cause: cause, text: fmt.Sprintf("consul: the agent at %s limits us: %v; asking less often; raise limits.http_max_conns_per_client of the agent, or lower max_connections of the sidecars on this machine", a.address, said)}
 	case status.Code == http.StatusNotFound:
-		return &failure{kind: missing, cause: err, text: fmt.Sprintf("consul: %s: %v", what, said)}
+		return &failure{kind: missing, cause: cause, text: fmt.Sprintf("consul: %s: %v", what, said)}
 	case status.Code < 500:
-		return &failure{kind: rejected, cause: err, text: fmt.Sprintf("consul: the agent at %s refuses to %s: HTTP %d: %v", a.address, what, status.Code, said)}
+		return &failure{kind: rejected, cause: cause, text: fmt.Sprintf("consul: the agent at %s refuses to %s: HTTP %d: %v", a.address, what, status.Code, said)}
 	default:
-		return &failure{kind: failing, cause: err, text: fmt.Sprintf("consul: the agent at %s cannot %s now: HTTP %d: %v; going on with what is known and trying again", a.address, what, status.Code, said)}
+		return &failure{kind: failing, cause: cause, text: fmt.Sprintf("consul: the agent at %s cannot %s now: HTTP %d: %v; going on with what is known and trying again", a.address, what, status.Code, said)}
 	}
 }
 

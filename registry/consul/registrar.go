@@ -122,9 +122,12 @@ func (r *Registrar) run(ctx context.Context) {
 	defer close(r.done)
 
 	pause := backoff{base: 2 * failureBase, most: failureMost, random: r.agent.random}
-	var hash string
+	var hash string // of the app's registration, read before the last look
 	for ctx.Err() == nil {
 		r.ask(ctx)
+		if hash == "" {
+			hash = r.hash(ctx, "", 0)
+		}
 		fresh, err := r.reconcile(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -132,19 +135,21 @@ func (r *Registrar) run(ctx context.Context) {
 		case err != nil:
 			r.failed(err)
 			hash = ""
-			if !sleep(ctx, pause.next()) {
-				return
-			}
+			_ = sleep(ctx, pause.next())
+		case fresh:
+			pause.reset()
+			r.succeeded()
+			hash = ""
+			_ = sleep(ctx, registerPause)
 		default:
 			pause.reset()
 			r.succeeded()
-			if fresh {
-				hash = ""
-				if !sleep(ctx, registerPause) {
-					return
-				}
+			if hash == "" {
+				_ = sleep(ctx, failureBase)
+
+				continue
 			}
-			hash = r.wait(ctx, hash)
+			hash = r.hash(ctx, hash, r.lookAgain())
 		}
 	}
 }
@@ -302,32 +307,31 @@ func (r *Registrar) explain(err error) *failure {
 	return r.agent.explain(err, "register service "+r.plan.Name, rules...)
 }
 
-// wait returns when the agent's view of the app changes, or when it is time to
-// look again. hash is the view that is known; the one known then is returned.
-func (r *Registrar) wait(ctx context.Context, hash string) string {
-	wait := lookEvery
+// lookAgain is when to look again where nothing happens.
+func (r *Registrar) lookAgain() time.Duration {
 	if r.plan.AskGRPC != nil && !r.learned {
-		wait = askSoon
+		return askSoon
 	}
+
+	return lookEvery
+}
+
+// hash is the agent's hash of the app's registration. It is returned as soon as
+// it is not known, or when wait is over; empty where the app is gone, or the
+// agent is: the next look finds out.
+func (r *Registrar) hash(ctx context.Context, known string, wait time.Duration) string {
 	ctx, cancel := context.WithTimeout(ctx, wait+grace)
 	defer cancel()
 
-	for {
-		service, meta, err := r.agent.api.Agent().Service(r.plan.ID, (&api.QueryOptions{WaitHash: hash, WaitTime: wait}).WithContext(ctx))
-		if err != nil {
-			// Gone, or the agent is: the next look finds out.
-			_ = sleep(ctx, failureBase)
-
-			return ""
-		}
-		fresh := meta.LastContentHash
-		if fresh == "" {
-			fresh = service.ContentHash
-		}
-		if hash != "" || fresh == "" {
-			return fresh
-		}
-		hash = fresh
+	options := &api.QueryOptions{WaitHash: known, WaitTime: wait}
+	service, meta, err := r.agent.api.Agent().Service(r.plan.ID, options.WithContext(ctx))
+	switch {
+	case err != nil || service == nil:
+		return ""
+	case meta.LastContentHash != "":
+		return meta.LastContentHash
+	default:
+		return service.ContentHash
 	}
 }
 

@@ -1,0 +1,57 @@
+package consul
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestTroublesAreLoggedWhenTheyBeginAndEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &logBook{}
+		troubles := newTroubles(log.logger())
+		away, denied := errors.New("is away"), errors.New("is denied")
+
+		for range 100 {
+			troubles.report("a", away)
+			time.Sleep(time.Minute)
+		}
+		want(t, "lines", len(log.with("")), 1)
+		troubles.report("b", denied) // another scope
+		want(t, "lines", len(log.with("level=WARN")), 2)
+		if !troubles.in("a") || !troubles.in("b") || troubles.in("c") {
+			t.Fatal("scopes")
+		}
+		troubles.clear("a")
+		troubles.clear("a")
+		troubles.clear("c")
+		want(t, "ends", len(log.with("over: is away")), 1)
+
+		// One that comes and goes: a line in half a minute, and its end only where
+		// its beginning was said.
+		time.Sleep(time.Minute)
+		for range 60 {
+			troubles.report("a", away)
+			troubles.clear("a")
+			time.Sleep(time.Second)
+		}
+		want(t, "beginnings", len(log.with("msg=\"is away\"")), 3)
+		want(t, "ends", len(log.with("over: is away")), 3)
+
+		// What came back unsaid is said once it stays.
+		troubles.report("a", away)
+		time.Sleep(time.Minute)
+		troubles.report("a", denied)
+		want(t, "another trouble", len(log.with("is denied")), 2)
+		err, at := troubles.latest()
+		if !errors.Is(err, denied) || at != time.Now() {
+			t.Fatalf("%v, %v", err, at)
+		}
+		troubles.forget("a")
+		if troubles.in("a") {
+			t.Fatal("not forgotten")
+		}
+	})
+}
