@@ -104,6 +104,9 @@ func (c *Conn) writeData(s *Stream, p []byte, end bool) (taken int) {
 		o.b = appendFrameHeader(o.b, size, frameData, flags, s.id)
 		o.b = append(o.b, p[taken:taken+size]...)
 		taken += size
+		// An honest peer may answer each frame with two WINDOW_UPDATEs, the
+		// stream's and the connection's.
+		c.usefulWork(2)
 		if taken == n {
 			break
 		}
@@ -111,7 +114,6 @@ func (c *Conn) writeData(s *Stream, p []byte, end bool) (taken int) {
 	s.sendWindow -= int32(n)
 	c.sendWindow -= int32(n)
 	s.inOutput += int32(n)
-	c.usefulWork(1)
 	return taken
 }
 

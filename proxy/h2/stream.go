@@ -59,8 +59,16 @@ const (
 // Stream is one HTTP/2 stream (RFC 9113 section 5). Its memory belongs to its
 // owner, who calls Init once.
 type Stream struct {
+	// owner is written once, by Init: events for an earlier life may read it
+	// while the next begins.
 	owner Owner
-	conn  *Conn
+
+	life
+}
+
+// life is what begin makes anew.
+type life struct {
+	conn *Conn
 
 	// Everything below is guarded by conn.mu, up to the next remark.
 
@@ -110,8 +118,8 @@ func (s *Stream) Conn() *Conn { return s.conn }
 
 // begin starts a life of s on c. c.mu is held.
 func (s *Stream) begin(c *Conn, now int64) {
-	*s = Stream{
-		owner: s.owner, conn: c, gen: s.gen + 1, open: true,
+	s.life = life{
+		conn: c, gen: s.gen + 1, open: true,
 		sendWindow: c.peer.initialWindow, recvWindow: c.streamWindow,
 		openedAt: now, contentLength: -1, step: c.streamWindow / 4,
 	}
