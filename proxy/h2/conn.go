@@ -15,7 +15,8 @@ type Handler interface {
 	// owner then gets the request. Only server connections call it.
 	NewStream(c *Conn) *Stream
 	// OnConnSlots says that another stream may be opened, after Open had
-	// returned ErrNoSlot, or that the peer's first SETTINGS have come.
+	// returned ErrNoSlot or Room 0, or that the peer's first SETTINGS have come,
+	// whether or not they allow a stream.
 	OnConnSlots(b *Batch, c *Conn)
 	// OnConnDraining says that the connection takes no new streams; those open
 	// go on.
@@ -254,6 +255,21 @@ func (c *Conn) offerSlots(b *Batch) {
 		c.wantSlots = false
 		b.events = append(b.events, event{kind: eventSlots, conn: c})
 	}
+}
+
+// Room returns how many more streams may be opened now. Where it is none because
+// of a limit, OnConnSlots tells when there is one again.
+func (c *Conn) Room() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining {
+		return 0
+	}
+	if limit := c.maxStreams(); uint32(c.active) < limit {
+		return int(limit - uint32(c.active))
+	}
+	c.wantSlots = true
+	return 0
 }
 
 // Stats describes a connection at one moment.

@@ -50,11 +50,19 @@ func (c *Cluster) Counts() *telemetry.Service { return c.counts }
 // Update takes over a new set of endpoints. Instances that stay keep their
 // connections; those that are gone finish the streams they have.
 func (c *Cluster) Update(endpoints []registry.Endpoint, stale bool) {
+	c.update(endpoints, stale, false)
+}
+
+// Close lets go of all instances; the streams they have go on.
+func (c *Cluster) Close() { c.update(nil, false, true) }
+
+func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
 		return
 	}
+	c.closed = last
 	next := make(map[string]*Instance, len(endpoints))
 	instances := make([]*Instance, 0, len(endpoints))
 	weights := make([]uint32, 0, len(endpoints))
@@ -115,14 +123,6 @@ func (c *Cluster) LastError() error {
 		}
 	}
 	return nil
-}
-
-// Close lets go of all instances; the streams they have go on.
-func (c *Cluster) Close() {
-	c.Update(nil, false)
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
 }
 
 // InFlight returns how many RPCs are under way.

@@ -16,6 +16,7 @@ type Wait struct {
 	caller     Caller
 	gen        uint32
 	queued     bool
+	woken      bool // it was taken out of the queue to try again
 	prev, next *Wait
 }
 
@@ -28,14 +29,22 @@ type waitList struct {
 	len        int
 }
 
-func (l *waitList) push(w *Wait) {
+// push adds w at the end, or at the front.
+func (l *waitList) push(w *Wait, front bool) {
 	w.queued, w.prev, w.next = true, l.tail, nil
-	if l.tail != nil {
-		l.tail.next = w
+	if front {
+		w.prev, w.next = nil, l.head
+	}
+	if w.prev != nil {
+		w.prev.next = w
 	} else {
 		l.head = w
 	}
-	l.tail = w
+	if w.next != nil {
+		w.next.prev = w
+	} else {
+		l.tail = w
+	}
 	l.len++
 }
 
@@ -61,6 +70,7 @@ func (l *waitList) take(n int) []ticket {
 		w := l.head
 		out = append(out, ticket{w, w.caller, w.gen})
 		l.remove(w)
+		w.woken = true
 	}
 	return out
 }

@@ -1,0 +1,251 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+)
+
+// connState is how far a connection has come: it is connecting until the peer's
+// SETTINGS are there, and then in use until it takes no more streams.
+type connState uint8
+
+const (
+	connConnecting connState = iota
+	connInUse
+	connGone
+)
+
+// conn is one connection to an instance.
+type conn struct {
+	*h2.Conn
+	// settled keeps the connect timeout from ending the connection; it is false
+	// where it comes too late for that.
+	settled func() bool
+
+	// Guarded by Instance.mu.
+
+	state connState
+	timer *time.Timer
+	born  time.Time
+	old   time.Duration // the age at which it ends; 0: none
+}
+
+// wantsConn says whether one more connection would help those who wait. in.mu is
+// held.
+func (in *Instance) wantsConn() bool {
+	if in.dialing || in.closed {
+		return false
+	}
+	conns := *in.conns.Load()
+	if len(conns) > 0 && in.backoff.holds() {
+		return false // the last try failed; the connections there are have to do
+	}
+	for _, c := range conns {
+		// A peer that allows no streams has to be waited for, however many
+		// connections there are.
+		if st := c.Stats(); !st.Draining && st.MaxStreams == 0 {
+			return false
+		}
+	}
+	return len(conns) < in.opts.MaxConns
+}
+
+// dial makes a connection in the background. in.mu is held.
+func (in *Instance) dial() {
+	in.dialing = true
+	ctx, cancel := context.WithTimeout(context.Background(), in.opts.ConnectTimeout)
+	in.cancel = cancel
+	go func() {
+		defer cancel()
+		nc, err := in.opts.Dial(ctx, in.network, in.address)
+		if err != nil {
+			var b h2.Batch
+			in.dialFailed(&b, err)
+			b.Done()
+			return
+		}
+		in.serve(ctx, h2.New(h2.NewTransport(nc), h2.Client, in.opts.HTTP2, (*handler)(in)))
+	}()
+}
+
+// serve carries a connection until it ends. No stream is opened before the
+// peer's SETTINGS are there: a kernel accepts connections for a process that is
+// about to die, and what had been sent there could not go elsewhere.
+func (in *Instance) serve(ctx context.Context, hc *h2.Conn) {
+	c := &conn{Conn: hc}
+	hc.Data = c
+	c.settled = context.AfterFunc(ctx, func() {
+		var b h2.Batch
+		hc.Abort(&b, h2.SettingsTimeout, "no SETTINGS within the connect timeout")
+		b.Done()
+	})
+	hc.Serve()
+	c.settled()
+}
+
+// dialFailed leaves the instance alone for a while, and sends those who wait
+// elsewhere, unless it has connections.
+func (in *Instance) dialFailed(b *h2.Batch, err error) {
+	in.mu.Lock()
+	in.dialing, in.cancel = false, nil
+	if in.closed {
+		in.mu.Unlock()
+		return
+	}
+	err = fmt.Errorf("connecting to %s: %w", in.address, err)
+	in.counts.ConnectFailures.Add(1)
+	in.backoff.failed(in.opts, err, in.dialAgain)
+	var tickets []ticket
+	if len(*in.conns.Load()) == 0 {
+		in.avoided.Store(true)
+		tickets = in.takeWaiting(in.waiting.len)
+	}
+	in.mu.Unlock()
+	tell(b, tickets, err)
+}
+
+// dialAgain is called when the back-off is over.
+func (in *Instance) dialAgain() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.closed && !in.dialing && (in.avoided.Load() || in.waiting.len > 0 && in.wantsConn()) {
+		in.dial()
+	}
+}
+
+// connected takes a new connection into use and lets those who wait open their
+// streams.
+func (in *Instance) connected(b *h2.Batch, c *conn) {
+	if c.Stats().Draining {
+		return // it goes away at once, and OnConnClosed does the rest
+	}
+	if !c.settled() {
+		return // too late: it is being aborted
+	}
+	now := time.Now()
+	in.mu.Lock()
+	if c.state != connConnecting || in.closed {
+		in.mu.Unlock()
+		c.Shutdown(b)
+		return
+	}
+	in.dialing, in.cancel = false, nil
+	in.backoff.succeeded()
+	in.avoided.Store(false)
+	in.counts.Connections.Add(1)
+	c.state, c.born = connInUse, now
+	if in.opts.MaxAge > 0 {
+		c.old = time.Duration(float64(in.opts.MaxAge) * (0.9 + 0.2*in.opts.Jitter()))
+	}
+	conns := append([]*conn{c}, *in.conns.Load()...) // the new one has most room
+	in.conns.Store(&conns)
+	c.timer = time.AfterFunc(c.nextLook(in.opts, now), func() { in.look(c) })
+	in.mu.Unlock()
+	in.wake(b, c)
+	in.dialMore()
+}
+
+// dialMore opens another connection if somebody still waits whom it would help.
+func (in *Instance) dialMore() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.waiting.len > 0 && in.wantsConn() {
+		in.dial()
+	}
+}
+
+// drop takes a connection out of use.
+func (in *Instance) drop(c *conn) {
+	in.mu.Lock()
+	old := *in.conns.Load()
+	conns := make([]*conn, 0, len(old))
+	for _, o := range old {
+		if o != c {
+			conns = append(conns, o)
+		}
+	}
+	in.conns.Store(&conns)
+	in.mu.Unlock()
+	in.dialMore()
+}
+
+// nextLook says when the connection may be idle or old next.
+func (c *conn) nextLook(o *Options, now time.Time) time.Duration {
+	next := time.Hour
+	if o.IdleTimeout > 0 {
+		next = o.IdleTimeout
+		if since := c.Stats().IdleSince; !since.IsZero() {
+			next = max(o.IdleTimeout-now.Sub(since), time.Millisecond)
+		}
+	}
+	if c.old > 0 {
+		next = min(next, max(c.old-now.Sub(c.born), time.Millisecond))
+	}
+	return next
+}
+
+// look ends a connection that is idle or old.
+func (in *Instance) look(c *conn) {
+	now := time.Now()
+	st := c.Stats()
+	idle := in.opts.IdleTimeout > 0 && !st.IdleSince.IsZero() && now.Sub(st.IdleSince) >= in.opts.IdleTimeout
+	if idle || c.old > 0 && now.Sub(c.born) >= c.old {
+		var b h2.Batch
+		in.drop(c)
+		c.Shutdown(&b)
+		b.Done()
+		return
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !st.Draining && !in.closed {
+		c.timer.Reset(c.nextLook(in.opts, now))
+	}
+}
+
+// handler is an Instance as its connections see it.
+type handler Instance
+
+// NewStream implements h2.Handler; an instance cannot open streams to us.
+func (h *handler) NewStream(*h2.Conn) *h2.Stream { return nil }
+
+// OnConnSlots implements h2.Handler.
+func (h *handler) OnConnSlots(b *h2.Batch, hc *h2.Conn) {
+	in, c := (*Instance)(h), hc.Data.(*conn)
+	in.mu.Lock()
+	state := c.state
+	in.mu.Unlock()
+	switch state {
+	case connConnecting:
+		in.connected(b, c)
+	case connInUse:
+		in.wake(b, c)
+		in.dialMore()
+	}
+}
+
+// OnConnDraining implements h2.Handler.
+func (h *handler) OnConnDraining(_ *h2.Batch, hc *h2.Conn) {
+	(*Instance)(h).drop(hc.Data.(*conn))
+}
+
+// OnConnClosed implements h2.Handler.
+func (h *handler) OnConnClosed(b *h2.Batch, hc *h2.Conn, err error) {
+	in, c := (*Instance)(h), hc.Data.(*conn)
+	in.mu.Lock()
+	state := c.state
+	c.state = connGone
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	in.mu.Unlock()
+	if state == connInUse {
+		in.counts.Connections.Add(-1)
+		in.drop(c)
+		return
+	}
+	in.dialFailed(b, fmt.Errorf("not ready for RPCs: %w", err))
+}
