@@ -40,8 +40,9 @@ type Connections struct {
 	// those opened together do not end together (gRFC A9); another one is opened
 	// for them. Default: 0s, never; else at least 1s.
 	MaxAge *durationpb.Duration `protobuf:"bytes,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
-	// The most RPCs under way on one connection; then another one is opened.
-	// The instance's own limit (SETTINGS_MAX_CONCURRENT_STREAMS) holds as well.
+	// The most RPCs under way on one connection; then another one is opened, up
+	// to 16 to one instance. The instance's own limit
+	// (SETTINGS_MAX_CONCURRENT_STREAMS) holds as well.
 	// Default: 0, only the instance's.
 	MaxStreamsPerConnection uint32 `protobuf:"varint,6,opt,name=max_streams_per_connection,json=maxStreamsPerConnection,proto3" json:"max_streams_per_connection,omitempty"`
 	unknownFields           protoimpl.UnknownFields
@@ -124,12 +125,13 @@ func (x *Connections) GetMaxStreamsPerConnection() uint32 {
 // with `initial` and grows by 1.6 with each failure up to `max`, each time
 // give or take 20 % (gRPC's connection-backoff, but with a quicker start: in a
 // mesh an instance that restarts is back in no time). Meanwhile RPCs go
-// elsewhere.
+// elsewhere. The local app is tried again every 20ms, whatever is written here:
+// there is no elsewhere, and trying costs next to nothing.
 type Backoff struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Default: 100ms.
+	// The first wait. Default: 100ms.
 	Initial *durationpb.Duration `protobuf:"bytes,1,opt,name=initial,proto3" json:"initial,omitempty"`
-	// At least `initial`. Default: 10s.
+	// The longest wait, at least `initial`. Default: 10s.
 	Max           *durationpb.Duration `protobuf:"bytes,2,opt,name=max,proto3" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -51,9 +51,10 @@ type HTTP2 struct {
 	// The most connections of clients at once, per listener; more are closed at
 	// once. Default: 10000.
 	MaxConnections *uint32 `protobuf:"varint,7,opt,name=max_connections,json=maxConnections,proto3,oneof" json:"max_connections,omitempty"`
-	// The most bytes that the whole process holds of RPCs under way and could
-	// not pass on yet. Beyond it, windows are no longer given back until some of
-	// it is gone. Default: 64Mi.
+	// The most bytes that the whole process holds of RPCs under way because they
+	// could not be passed on yet. Above half of it windows grow no further; an RPC
+	// for which nothing is left ends RESOURCE_EXHAUSTED with the flag OM.
+	// Default: 64Mi.
 	BufferBudget  *uint64 `protobuf:"varint,8,opt,name=buffer_budget,json=bufferBudget,proto3,oneof" json:"buffer_budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -22,8 +22,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Log is what the sidecar says about itself, on standard error. For what it
-// says about RPCs see AccessLog.
+// Log is what the sidecar says about itself, on standard error. What it says
+// about RPCs is the access log's.
 type Log struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The least level that is written: "debug", "info", "warn" or "error".

@@ -130,7 +130,7 @@ func (*Registry_Static) isRegistry_Source() {}
 // FileRegistry takes services, endpoints and policies from a file.
 type FileRegistry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The mesh file (see MeshFile). Relative to the bootstrap's folder.
+	// The mesh file, mesh.yaml. Relative to the bootstrap's folder.
 	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -350,7 +350,7 @@ func (x *StaticRegistry) GetUpstreams() map[string]*StaticUpstream {
 	return nil
 }
 
-// StaticUpstream is one service of a StaticRegistry.
+// StaticUpstream is one service whose addresses never change.
 type StaticUpstream struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The instances: "host:port" or "unix:///path".
