@@ -134,10 +134,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	select {
 	case <-s.idle:
 	case <-ctx.Done():
-		err = ctx.Err()
 		s.mu.Lock()
 		conns = s.snapshot()
 		s.mu.Unlock()
+		if len(conns) > 0 {
+			err = ctx.Err()
+		}
 		for _, c := range conns {
 			c.Abort(&b, h2.NoError, "shutting down, and out of time")
 		}
