@@ -52,8 +52,9 @@ func newSettings(cfg *configv1.Bootstrap, counters *telemetry.Counters) settings
 
 const localBackoff = 20 * time.Millisecond
 
-// never turns the configuration's 0 for "never" into the engine's.
-func never(d time.Duration) time.Duration {
+// never turns the configuration's 0 for "never" or "nothing" into the engine's,
+// where 0 stands for the default.
+func never[T int | time.Duration](d T) T {
 	if d == 0 {
 		return -1
 	}

@@ -97,7 +97,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 	settings := newSettings(s.cfg, &s.counters)
 	retry := relay.Retry{
 		MaxAttempts: int(s.cfg.GetRetry().GetMaxAttempts()),
-		ReplayBytes: int(s.cfg.GetRetry().GetBufferPerRpc()),
+		ReplayBytes: never(int(s.cfg.GetRetry().GetBufferPerRpc())),
 	}
 	maxConns := int(s.cfg.GetHttp2().GetMaxConnections())
 	if s.listeners[sideOutbound] != nil {
@@ -176,7 +176,7 @@ func (s *Sidecar) drain(r registration) error {
 	timeout := s.cfg.GetDrain().GetTimeout().AsDuration()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	s.logger.Info("draining", "timeout", timeout)
+	s.logger.Info("draining", "timeout", timeout.String())
 	s.ready.Drain()
 	var errs []error
 	note := func(what string, err error) {
@@ -185,7 +185,10 @@ func (s *Sidecar) drain(r registration) error {
 		}
 	}
 	if r != nil {
-		note("leaving the registry", r.Close(ctx))
+		// However short the time is: what stays registered draws traffic.
+		leaving, cancelLeaving := context.WithTimeout(context.Background(), max(timeout, time.Second))
+		note("leaving the registry", r.Close(leaving))
+		cancelLeaving()
 	}
 	if s.inbound != nil {
 		note("RPCs to the app were cut off", s.inbound.Shutdown(ctx))

@@ -71,11 +71,23 @@ func openConsul(cfg *configv1.ConsulRegistry, logger *slog.Logger) (*source, err
 		describe: func() *adminv1.Source {
 			st := c.Status()
 			d := &adminv1.Source{Kind: "consul", Location: st.Agent, LastSuccess: timestamp(st.Contact)}
-			if !st.Connected && st.LastError != "" {
-				d.Error, d.FailingSince = st.LastError, timestamp(st.LastErrorAt)
-			}
+			d.Error, d.FailingSince = trouble(st)
 			return d
 		}}, nil
+}
+
+// trouble says why Consul, or one of the services that are watched there, is out
+// of reach, and since when; that may also be for lack of permission.
+func trouble(st consul.Status) (string, *timestamppb.Timestamp) {
+	for _, s := range st.Services {
+		if s.Error != "" {
+			return s.Error, timestamp(s.StaleSince)
+		}
+	}
+	if !st.Connected && st.LastError != "" {
+		return st.LastError, timestamp(st.LastErrorAt)
+	}
+	return "", nil
 }
 
 func openStatic(cfg *configv1.StaticRegistry) *source {
