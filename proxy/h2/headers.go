@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"encoding/binary"
 	"strconv"
 	"sync"
 
@@ -68,13 +69,12 @@ func (r *reader) onHeaders(h frameHeader, p []byte) error {
 	if !ok {
 		return connError(ProtocolError, "HEADERS whose padding is as long as its payload")
 	}
-	selfDependent := false
+	r.selfDependent = false
 	if h.has(flagPriority) {
 		if len(p) < 5 {
 			return connError(FrameSizeError, "HEADERS too short for its priority")
 		}
-		dep := parseFrameHeader(append([]byte{0, 0, 0, 0, 0}, p[:4]...)).id
-		selfDependent = dep == h.id
+		r.selfDependent = binary.BigEndian.Uint32(p)&maxStreamID == h.id
 		p = p[5:]
 	}
 	if !h.has(flagEndHeaders) {
@@ -82,13 +82,7 @@ func (r *reader) onHeaders(h frameHeader, p []byte) error {
 		r.block = append(r.block[:0], p...)
 		return nil
 	}
-	if err := r.section(h, p); err != nil {
-		return err
-	}
-	if selfDependent {
-		return &streamError{h.id, ProtocolError, "a stream that depends on itself"}
-	}
-	return nil
+	return r.section(h, p)
 }
 
 func (r *reader) onContinuation(h frameHeader, p []byte) error {
@@ -146,6 +140,9 @@ func (r *reader) request(h frameHeader, head *Head) error {
 		return r.trailers(h, head, end)
 	}
 	length, bad := head.checkRequest()
+	if r.selfDependent {
+		bad = "a stream that depends on itself"
+	}
 	if err := c.admit(h.id, bad); err != nil || h.id > c.lastID {
 		return err
 	}
@@ -226,7 +223,11 @@ func (r *reader) trailers(h frameHeader, head *Head, end bool) error {
 	if !end {
 		return &streamError{h.id, ProtocolError, "trailers without END_STREAM"}
 	}
-	if bad := head.checkTrailers(); bad != "" || head.TooLarge {
+	bad := head.checkTrailers()
+	if head.TooLarge {
+		bad = "a header list above SETTINGS_MAX_HEADER_LIST_SIZE"
+	}
+	if bad != "" {
 		return &streamError{h.id, ProtocolError, "malformed trailers: " + bad}
 	}
 	if err := c.endRemote(b, s); err != nil {
@@ -368,8 +369,8 @@ func (h *Head) checkResponse() (length int64, bad string) {
 		return 0, "a response without :status"
 	}
 	status, err := strconv.ParseUint(fields[0].Value, 10, 16)
-	if err != nil || status < 100 {
-		return 0, "a response whose :status is no status"
+	if err != nil || status < 100 || status == 101 { // 101: RFC 9113 section 8.6
+		return 0, "a response whose :status is no status of HTTP/2"
 	}
 	h.Status = int(status)
 	if status < 200 {

@@ -226,6 +226,9 @@ func want(t testing.TB, what string, got []string, lines ...string) {
 		return g == w
 	})
 	if !same {
+		for i, g := range got {
+			got[i] = g[:min(len(g), 200)]
+		}
 		t.Errorf("%s:\n got  %q\n want %q", what, got, lines)
 	}
 }

@@ -25,6 +25,8 @@ type reader struct {
 	block []byte // a header block whose CONTINUATION frames are awaited
 	open  frameHeader
 	conts int // CONTINUATION frames so far
+	// selfDependent: the priority of the present HEADERS frame is malformed.
+	selfDependent bool
 
 	head Head
 }
