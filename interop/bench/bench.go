@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,10 +24,11 @@ type outcome struct {
 	participants []participant
 	skipped      []*peer
 	results      results
+	progress     io.Writer
 }
 
 // bench measures everything and shows it.
-func bench(ctx context.Context, opts *options) error {
+func bench(ctx context.Context, opts *options, out, progress io.Writer) error {
 	dir, err := os.MkdirTemp("", "pillion-bench-")
 	if err != nil {
 		return fmt.Errorf("temporary folder: %w", err)
@@ -40,7 +42,7 @@ func bench(ctx context.Context, opts *options) error {
 	if err != nil {
 		return err
 	}
-	o := &outcome{opts: opts, results: results{}}
+	o := &outcome{opts: opts, results: results{}, progress: progress}
 	if err := o.invite(self); err != nil {
 		return err
 	}
@@ -50,22 +52,35 @@ func bench(ctx context.Context, opts *options) error {
 			return err
 		}
 	}
-	newRig := func(s setting, folder string) (*rig, error) {
+	measured := o.measureAll(ctx, dir, self, h2)
+	if measured != nil {
+		// What was measured up to here is not lost, but is no result either.
+		o.opts.out = ""
+	}
+	return errors.Join(measured, o.show(out))
+}
+
+// measureAll goes through the settings, one after the other.
+func (o *outcome) measureAll(ctx context.Context, dir, self string, h2 *h2load) error {
+	newRig := func(s setting) (*rig, error) {
 		where, err := s.placement()
 		if err != nil {
 			return nil, err
 		}
-		r := &rig{opts: opts, setting: s, where: where, dir: filepath.Join(dir, folder), self: self, load: h2, results: o.results, progress: os.Stderr}
+		r := &rig{
+			opts: o.opts, setting: s, where: where, dir: filepath.Join(dir, s.name),
+			self: self, load: h2, results: o.results, progress: o.progress,
+		}
 		if err := os.MkdirAll(r.dir, 0o755); err != nil {
 			return nil, fmt.Errorf("temporary folder: %w", err)
 		}
 		return r, r.writeBodies()
 	}
 	for _, s := range settings {
-		if !slices.Contains(opts.settings, s.name) {
+		if !o.opts.besidePeers() || !slices.Contains(o.opts.settings, s.name) {
 			continue
 		}
-		r, err := newRig(s, s.name)
+		r, err := newRig(s)
 		if err != nil {
 			return err
 		}
@@ -73,17 +88,16 @@ func bench(ctx context.Context, opts *options) error {
 			return err
 		}
 	}
-	if pillion, ok := o.participant(pillionName); ok && opts.vs == "" && opts.has(partScale) {
-		r, err := newRig(scaleSetting, scaleSetting.name)
-		if err != nil {
-			return err
-		}
-		defer r.stop()
-		if err := r.scale(ctx, pillion.bin); err != nil {
-			return err
-		}
+	pillion, ok := o.participant(pillionName)
+	if !ok || o.opts.vs != "" || !o.opts.has(partScale) {
+		return nil
 	}
-	return o.show(os.Stdout)
+	r, err := newRig(scaleSetting)
+	if err != nil {
+		return err
+	}
+	defer r.stop()
+	return r.scale(ctx, pillion.bin)
 }
 
 // scaleSetting is the first setting under a name of its own.
@@ -102,7 +116,7 @@ func (o *outcome) invite(self string) error {
 			return fmt.Errorf("%s: %w", p.title, err)
 		}
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "%s is skipped, since it is not installed: %s\n", p.title, p.install)
+			fmt.Fprintf(o.progress, "%s is skipped, since it is not installed: %s\n", p.title, p.install)
 			o.skipped = append(o.skipped, p)
 			continue
 		}

@@ -44,6 +44,9 @@ func (r *rig) unaryBesideBulk(ctx context.Context, c *contestant, s scene, body 
 	bulk := load{
 		addr: c.site.listen, shape: bulkShape, body: body, path: c.path, authority: c.authority,
 		duration: r.opts.runTime + 2*bulkLead, streaming: true, core: r.where.load,
+		// The load's core is full: what waits for it would be measured as the
+		// proxy's.
+		background: true,
 	}
 	// A failure of either ends the other.
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // h2loadHint says how to get the load generator.
@@ -44,6 +46,8 @@ type load struct {
 	// requests have none then.
 	streaming bool
 	core      int
+	// background lets every other process on the core go first.
+	background bool
 }
 
 // shape is how many connections a load has, and how many streams at most each
@@ -77,6 +81,9 @@ type loadResult struct {
 }
 
 var errLoad = errors.New("requests failed")
+
+// niceness is the priority of a load in the background (nice(2)).
+const niceness = 10
 
 // loadGrace is how much longer than planned a load may take.
 const loadGrace = 60 * time.Second
@@ -162,6 +169,13 @@ func (h *h2load) run(ctx context.Context, l load) (loadResult, error) {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := onCore(l.core, cmd.Start); err != nil {
 		return loadResult{}, fmt.Errorf("h2load: starting: %w", err)
+	}
+	if l.background {
+		if err := unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, niceness); err != nil {
+			cancel()
+			_ = cmd.Wait()
+			return loadResult{}, fmt.Errorf("h2load: lowering its priority: %w", err)
+		}
 	}
 	if err := cmd.Wait(); err != nil {
 		return loadResult{}, fmt.Errorf("h2load: %w: %s", errors.Join(err, ctx.Err()), lastLines(out.String()))

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -29,32 +30,33 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+// run writes what was asked for to out, and how it goes on to progress.
+func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if len(args) > 0 {
 		switch args[0] {
 		case roleBackend:
-			return runBackend(ctx, args[1:])
+			return runBackend(ctx, args[1:], out)
 		case roleGRPCProxy:
 			return runGRPCProxy(ctx, args[1:])
 		}
 	}
-	opts, err := parseOptions(args, os.Stderr)
+	opts, err := parseOptions(args, progress)
 	if err != nil {
 		return err
 	}
-	return bench(ctx, &opts)
+	return bench(ctx, &opts, out, progress)
 }
 
 // runBackend serves canned answers on the hosts given (default 127.0.0.1), all
 // on one port, whose address on the first host it prints.
-func runBackend(ctx context.Context, hosts []string) error {
+func runBackend(ctx context.Context, hosts []string, out io.Writer) error {
 	if len(hosts) == 0 {
 		hosts = []string{"127.0.0.1"}
 	}
@@ -76,7 +78,9 @@ func runBackend(ctx context.Context, hosts []string) error {
 		}
 		go func() { served <- server.Serve(ln) }()
 	}
-	fmt.Println(first)
+	if _, err := fmt.Fprintln(out, first); err != nil {
+		return fmt.Errorf("backend: %w", err)
+	}
 	select {
 	case err := <-served:
 		return err

@@ -118,6 +118,11 @@ func (o *options) check(rest []string) error {
 
 func (o *options) has(part string) bool { return slices.Contains(o.parts, part) }
 
+// besidePeers says whether anything is measured for which the peers run.
+func (o *options) besidePeers() bool {
+	return o.has(partUnary) || o.has(partStreaming) || o.has(partBulk)
+}
+
 func parseShapes(list string) ([]shape, error) {
 	var shapes []shape
 	for text := range strings.SplitSeq(list, ",") {

@@ -40,6 +40,9 @@ func (o *outcome) write(w io.Writer) {
 		writeTargets(w, targets(o.results, chosen))
 	}
 	for _, s := range chosen {
+		if !o.opts.besidePeers() {
+			break
+		}
 		fmt.Fprintf(w, "## %s\n\n", s.title)
 		o.writeUnary(w, s)
 		o.writeStreaming(w, s)
@@ -210,7 +213,7 @@ func (o *outcome) writeScale(w io.Writer) {
 	if len(o.results.of(scaleSetting.name, scaleCases[0].name, at, cpuPerRPC)) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "## The size of the mesh (Pillion, %s, %s)\n\n", scaleSetting.workersText(), scaleShape)
+	fmt.Fprintf(w, "## The size of the mesh: Pillion, %s, %s, round_robin where nothing else is said\n\n", scaleSetting.workersText(), scaleShape)
 	t := table{head: []string{"", "connections to instances", "CPU, µs per RPC", "÷ small mesh", "idle, MB", "peak, MB"}}
 	for _, c := range scaleCases {
 		of := func(s scene, m metric) []float64 { return o.results.of(scaleSetting.name, c.name, s, m) }

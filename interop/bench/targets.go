@@ -119,7 +119,7 @@ func scaleTargets(r results) []target {
 			continue
 		}
 		t := target{
-			what:  fmt.Sprintf("CPU per RPC with %s ÷ with %s", c.title, scaleTitle(c.base)),
+			what:  fmt.Sprintf("CPU per RPC: %s ÷ %s", c.title, scaleTitle(c.base)),
 			limit: within, digits: 3, got: math.NaN(),
 		}
 		at := scaleShape.scene()
