@@ -72,7 +72,7 @@ func newAgent(cfg Config, deps Deps) (*agent, error) {
 	a.scope = cacheScope{
 		Datacenter: resolved.config.Datacenter, Namespace: resolved.config.Namespace, Partition: resolved.config.Partition,
 	}
-	a.tokens = &tokens{file: resolved.tokenFile, token: resolved.token, troubles: a.troubles}
+	a.tokens = &tokens{file: resolved.tokenFile, token: resolved.token, troubles: a.troubles, rotated: a.budget.interrupt}
 
 	base := deps.Transport
 	if base == nil {

@@ -3,6 +3,7 @@ package consul
 import (
 	"container/list"
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -41,11 +42,17 @@ type turn struct {
 	budget *budget
 	// ctx ends when the query should end early, because others wait.
 	ctx    context.Context
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	// wait is how long the query may block.
 	wait time.Duration
 	long bool // it may be made to end early; under budget.mu
 }
+
+// Why a turn ended early.
+var (
+	errPreempted   = errors.New("others wait for their turn")
+	errInterrupted = errors.New("to be asked anew")
+)
 
 func newBudget(slots int) *budget {
 	return &budget{most: slots, slots: slots, running: map[*turn]struct{}{}}
@@ -110,7 +117,7 @@ func (b *budget) acquire(ctx context.Context) (*turn, error) {
 // begin starts a turn in a slot that is already counted. b.mu is held.
 func (b *budget) begin(ctx context.Context) *turn {
 	t := &turn{budget: b, wait: b.share()}
-	t.ctx, t.cancel = context.WithCancel(ctx)
+	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	t.long = t.wait == longWait
 	b.running[t] = struct{}{}
 
@@ -135,14 +142,25 @@ func (b *budget) preempt() {
 	for t := range b.running {
 		if t.long {
 			t.long = false
-			t.cancel()
+			t.cancel(errPreempted)
 		}
+	}
+}
+
+// interrupt ends all turns, long or not, because what they would bring is of no
+// use any more.
+func (b *budget) interrupt() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+
+	for t := range b.running {
+		t.cancel(errInterrupted)
 	}
 }
 
 // release ends the turn.
 func (t *turn) release() {
-	t.cancel()
+	t.cancel(nil)
 
 	b := t.budget
 	b.mu.Lock()

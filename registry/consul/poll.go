@@ -78,7 +78,11 @@ func (p *poller) run(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
-		case asked.preempted:
+		case asked.preempted != nil:
+			if errors.Is(asked.preempted, errInterrupted) {
+				index = 0
+			}
+
 			continue
 		case asked.err != nil:
 			// Whoever answers next may count differently, and shall not block.
@@ -143,7 +147,7 @@ type asked struct {
 	instances []instance
 	index     uint64
 	lagging   bool
-	preempted bool
+	preempted error // why it was ended early, nil where it was not
 	// waited is how long it was allowed to block, took how long it did take.
 	waited, took time.Duration
 	err          *failure
@@ -153,7 +157,7 @@ type asked struct {
 func (p *poller) ask(ctx context.Context, index uint64) asked {
 	turn, err := p.agent.budget.acquire(ctx)
 	if err != nil {
-		return asked{preempted: true}
+		return asked{preempted: err}
 	}
 	defer turn.release()
 
@@ -171,7 +175,7 @@ func (p *poller) ask(ctx context.Context, index uint64) asked {
 	})
 	result.waited, result.took = turn.wait, time.Since(start)
 	if result.err != nil && errors.Is(ctx.Err(), context.Canceled) {
-		result.preempted = true
+		result.preempted = context.Cause(ctx)
 	}
 
 	return result

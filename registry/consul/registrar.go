@@ -125,7 +125,7 @@ func (r *Registrar) run(ctx context.Context) {
 	var hash string // of the app's registration, read before the last look
 	for ctx.Err() == nil {
 		r.ask(ctx)
-		if hash == "" {
+		if hash == "" && r.registered() { // the agent logs an error where it is not
 			hash = r.hash(ctx, "", 0)
 		}
 		fresh, err := r.reconcile(ctx)

@@ -218,3 +218,6 @@ func (s *Source) list(ctx context.Context, what, filter string) ([]string, error
 
 	return names, nil
 }
+
+// CloseIdleConnections closes the connections to the agent that are not in use.
+func (s *Source) CloseIdleConnections() { s.agent.closeIdle() }

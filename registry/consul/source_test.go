@@ -603,6 +603,39 @@ func TestDeniedNamesTheRuleAndRecoversWithTheToken(t *testing.T) {
 	})
 }
 
+func TestRotatedTokenIsUsedByQueriesThatWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(file, []byte("first"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fake := newFakeAgent()
+		fake.setApps("greeter", appEntry("a", 1))
+		source, log := newFakeSource(t, fake, Config{TokenFile: file})
+		book := watch(t, source, "greeter")
+		after(10 * time.Second)
+
+		if err := os.WriteFile(file, []byte("second"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := len(fake.asked("/v1/health"))
+		after(tokenLook)
+		var fresh []string
+		for _, request := range fake.asked("/v1/health")[before:] {
+			if request.token == "second" && request.query["index"] == nil {
+				fresh = append(fresh, request.path)
+			}
+		}
+		if len(fresh) != 2 {
+			t.Fatalf("asked anew: %v", fresh)
+		}
+		want(t, "states handed over", book.count(), 1)
+		want(t, "lines", len(log.with("")), 0)
+		book.stop()
+	})
+}
+
 func TestHiddenByACLsIsNotEmpty(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -22,6 +22,8 @@ const (
 type tokens struct {
 	file     string
 	troubles *troubles
+	// rotated is called after the token changed, under mu.
+	rotated func()
 
 	mu     sync.Mutex
 	token  string
@@ -46,6 +48,17 @@ func (t *tokens) current() string {
 	}
 
 	return t.token
+}
+
+// ticker says when to look at the file where no request does so; never, where
+// there is none.
+func (t *tokens) ticker() *time.Ticker {
+	ticker := time.NewTicker(tokenLook)
+	if t.file == "" {
+		ticker.Stop()
+	}
+
+	return ticker
 }
 
 // reload reads the file, because the agent refused used, and returns the token
@@ -119,7 +132,11 @@ func (t *tokens) read(forced bool) error {
 	case strings.ContainsFunc(token, func(r rune) bool { return r < ' ' || r > '~' }):
 		return errors.New("holds more than one token, or something else")
 	}
+	changed := token != t.token
 	t.token, t.stamp = token, now
+	if changed {
+		t.rotated()
+	}
 
 	return nil
 }

@@ -13,8 +13,8 @@ func TestTokenFile(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "token")
-		log := &logBook{}
-		held := &tokens{file: path, troubles: newTroubles(log.logger())}
+		log, rotations := &logBook{}, 0
+		held := &tokens{file: path, troubles: newTroubles(log.logger()), rotated: func() { rotations++ }}
 		step := func(what string, change func() error, wanted, says string) {
 			t.Helper()
 			if err := change(); err != nil {
@@ -46,6 +46,8 @@ func TestTokenFile(t *testing.T) {
 
 			return os.Rename(path+".new", path)
 		}, "third", "")
+
+		want(t, "rotations", rotations, 3)
 
 		// Looked at every two seconds, and at once after a refusal.
 		if err := write("fourth")(); err != nil {

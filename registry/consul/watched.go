@@ -127,6 +127,8 @@ func (w *watched) run(ctx context.Context) {
 
 	patience := time.NewTimer(cachePatience)
 	defer patience.Stop()
+	rotation := w.source.agent.tokens.ticker()
+	defer rotation.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -141,6 +143,9 @@ func (w *watched) run(ctx context.Context) {
 			w.judge(ctx)
 		case <-w.save.C:
 			w.keep()
+		case <-rotation.C:
+			// A query that waits does so with the token that it began with.
+			w.source.agent.tokens.current()
 		}
 	}
 }
