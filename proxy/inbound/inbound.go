@@ -78,7 +78,7 @@ func (t toApp) Find(string, string) (*upstream.Cluster, string, bool) {
 	return t.app, "local app", false
 }
 
-func (toApp) Await(string, string, relay.Waiter, uint32) {}
+func (toApp) Await(string, string, relay.Waiter, uint32) bool { return false }
 
 func (toApp) Explain(string, string) (codes.Code, wire.Flag, string) {
 	return codes.Unimplemented, wire.FlagNoRoute, "there is no local app"

@@ -55,16 +55,21 @@ func (r *RPC) refuse(b *h2.Batch, status int) {
 }
 
 func (r *RPC) sendRefusal(b *h2.Batch) {
-	body := "This port carries gRPC only: POST with content-type application/grpc.\n"
+	why := "This port carries gRPC only: POST with content-type application/grpc."
 	if r.refusal == 431 {
-		body = "The request's headers are larger than this sidecar accepts.\n"
+		why = "The request's headers are larger than this sidecar accepts."
 	}
-	r.status = r.refusal
-	r.down.SendHeaders(b, []hpack.Field{
+	body := why + "\n"
+	fields := []hpack.Field{
 		{Name: ":status", Value: strconv.Itoa(r.refusal)},
 		{Name: wire.HeaderContentType, Value: "text/plain; charset=utf-8"},
 		{Name: "content-length", Value: strconv.Itoa(len(body))},
-	}, false)
+	}
+	if r.refusal == 405 {
+		fields = append(fields, hpack.Field{Name: "allow", Value: "POST"}) // RFC 9110 section 15.5.6
+	}
+	r.status = r.refusal
+	r.down.SendHeaders(b, fields, false)
 	r.down.SendData(b, []byte(body), true)
-	r.end(b, wire.CodeFromHTTP(r.refusal), wire.FlagDownstreamProtocolError, body)
+	r.end(b, wire.CodeFromHTTP(r.refusal), wire.FlagDownstreamProtocolError, why)
 }

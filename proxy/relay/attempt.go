@@ -38,17 +38,19 @@ func (a *attempt) init(r *RPC) {
 // try picks an instance and begins an attempt there; it goes on to others as
 // long as that fails at once. r.mu is held.
 func (r *RPC) try(b *h2.Batch) {
-	for r.tries < r.p.cfg.Retry.MaxAttempts {
-		inst, ok := r.pick()
-		if !ok {
-			break
-		}
+	inst, ok := r.pick()
+	for ok && r.tries < maxTries {
 		if r.attempt(b, inst) {
 			return
 		}
+		inst, ok = r.dest.Pick(r.skip)
 	}
 	r.failUnplaced(b)
 }
+
+// maxTries bounds the instances that an RPC tries. One that cannot be reached is
+// left alone from then on, so that few RPCs meet more than one of them.
+const maxTries = 20
 
 // pick chooses an instance, one that was not tried yet if there is one. r.mu is
 // held.
@@ -104,6 +106,7 @@ func (a *attempt) start(b *h2.Batch) bool {
 	}
 	a.gen, a.open, a.live = gen, true, true
 	r.live++
+	r.sent++
 	if len(r.replay) > 0 {
 		a.send(b, r.replay, r.reqEnd)
 		if !r.replayable {
@@ -202,9 +205,6 @@ func (a *attempt) OnClosed(_ *h2.Batch, _ *h2.Stream, gen uint32) {
 func (r *RPC) failUnplaced(b *h2.Batch) {
 	name := r.dest.Name()
 	switch {
-	case r.tries >= r.p.cfg.Retry.MaxAttempts:
-		r.fail(b, codes.Unavailable, wire.FlagRetryLimit,
-			fmt.Sprintf("service %q: none of %d attempts was processed: %v", name, r.tries, r.lastErr))
 	case errors.Is(r.lastErr, upstream.ErrTooManyWaiting):
 		r.fail(b, codes.Unavailable, wire.FlagOverload, fmt.Sprintf("service %q: %v", name, r.lastErr))
 	case r.lastErr != nil:

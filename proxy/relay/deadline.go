@@ -16,6 +16,9 @@ import (
 // passes, with a message that says where the time went.
 const timeoutSlack = 5 * time.Millisecond
 
+// maxTimeout is more than anybody waits, and leaves room for sums.
+const maxTimeout = 100 * 365 * 24 * time.Hour
+
 // startDeadline reads grpc-timeout and sets the timer. The time counts from the
 // arrival of the headers. r.mu is held.
 func (r *RPC) startDeadline() error {
@@ -25,7 +28,7 @@ func (r *RPC) startDeadline() error {
 		if err != nil {
 			return err
 		}
-		timeout = max(d, 1)
+		timeout = min(max(d, 1), maxTimeout)
 	} else if timeout = r.p.cfg.DefaultTimeout; timeout > 0 {
 		r.capped = true
 	}
@@ -91,7 +94,7 @@ func (r *RPC) tellTimeout(b *h2.Batch) {
 		told = limit
 	}
 	if told > 100*time.Millisecond {
-		told = (told + time.Millisecond - 1).Truncate(time.Millisecond)
+		told = min((told + time.Millisecond - 1).Truncate(time.Millisecond), limit)
 	}
 	value := string(wire.AppendTimeout(nil, max(told, 1)))
 	if r.timeoutAt < 0 {

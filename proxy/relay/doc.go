@@ -38,8 +38,9 @@ type Router interface {
 	// Find returns the destination of an RPC. wait says that it is not known
 	// yet, and that Await will tell.
 	Find(authority, path string) (dest *upstream.Cluster, route string, wait bool)
-	// Await has w told once Find may know more, or after a bound of its own.
-	Await(authority, path string, w Waiter, life uint32)
+	// Await has w told once Find may know more, or after a bound of its own. It
+	// is false where too many wait already: w will not be told.
+	Await(authority, path string, w Waiter, life uint32) bool
 	// Explain says why there is no destination: the status, the short code and
 	// one line.
 	Explain(authority, path string) (codes.Code, wire.Flag, string)
@@ -73,8 +74,9 @@ type Config struct {
 // Retry bounds the transparent retry of RPCs that provably were not processed.
 // The zero value of a field means its default.
 type Retry struct {
-	// MaxAttempts bounds the attempts of an RPC, the first one counted. 1: it is
-	// never sent again. Default 3.
+	// MaxAttempts bounds how often an RPC is sent, the first time counted. 1: it
+	// is never sent again. Instances that could not be reached do not count.
+	// Default 3.
 	MaxAttempts int
 	// ReplayBytes is how much of a request is kept for another attempt; one that
 	// is longer cannot be sent again. Default 64 KiB.

@@ -16,6 +16,10 @@ func (r *RPC) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, end b
 	defer r.mu.Unlock()
 	if h.Kind == h2.HeadRequest {
 		r.begin(b, gen, h, end)
+		if r.over == gen {
+			r.closed(b)
+			return
+		}
 		r.accept(b, h)
 		return
 	}
@@ -26,7 +30,6 @@ func (r *RPC) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, end b
 
 // accept looks at the request and sends it on its way.
 func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
-	r.method = r.p.cfg.Metrics.Method(h.Path)
 	if status := r.readHeaders(h); status != 0 {
 		r.refuse(b, status)
 		return
@@ -77,7 +80,9 @@ func (r *RPC) findDestination(b *h2.Batch) {
 		r.try(b)
 	case wait:
 		// What is kept longer than this life must not live in its memory.
-		router.Await(strings.Clone(r.authority), strings.Clone(r.path), r, r.life)
+		if !router.Await(strings.Clone(r.authority), strings.Clone(r.path), r, r.life) {
+			r.fail(b, codes.ResourceExhausted, wire.FlagOverload, "too many RPCs wait for their destination to be looked up")
+		}
 	default:
 		code, flag, message := router.Explain(r.authority, r.path)
 		r.fail(b, code, flag, message)
@@ -187,7 +192,7 @@ func (r *RPC) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset) {
 	case h2.CauseOverBudget:
 		code, flag, message = codes.ResourceExhausted, wire.FlagOverload, "the sidecar keeps too many answers in memory"
 	case h2.CauseConn:
-		message = "the caller's connection ended"
+		message = connEnded
 	default:
 		if reset.Code != h2.NoError {
 			upCode = reset.Code
@@ -214,11 +219,25 @@ func (r *RPC) OnTaken(b *h2.Batch, _ *h2.Stream, gen uint32, n int) {
 }
 
 // OnClosed implements h2.Owner for the caller's stream.
-func (r *RPC) OnClosed(_ *h2.Batch, _ *h2.Stream, gen uint32) {
+func (r *RPC) OnClosed(b *h2.Batch, _ *h2.Stream, gen uint32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if gen == r.downGen && r.isOpen {
-		r.isOpen = false
-		r.release()
+		r.closed(b)
+		return
 	}
+	// It is the stream's next life: its connection has ended while the reader is
+	// about to hand the request over.
+	r.over = gen
 }
+
+// closed ends what is left of an RPC whose stream to the caller is closed. r.mu
+// is held.
+func (r *RPC) closed(b *h2.Batch) {
+	r.isOpen = false
+	// A reset that came before the request did was not heard.
+	r.end(b, codes.Canceled, wire.FlagDownstreamDisconnect, connEnded)
+	r.release()
+}
+
+const connEnded = "the caller's connection ended"

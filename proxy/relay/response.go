@@ -43,7 +43,7 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	code, message := codes.OK, ""
 	if end {
 		code, message = readStatus(h.Regular, h.Status)
-		if flag := notProcessed(h.Regular); flag != wire.FlagNone && r.mayRetry(b) {
+		if code == codes.Unavailable && notProcessed(h.Regular) && r.mayRetry(b) {
 			r.lastErr = fmt.Errorf("the sidecar at %s: %s", a.inst, message)
 			r.retryElsewhere(b, a)
 			return
@@ -52,7 +52,7 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	r.status = h.Status
 	r.phase = phaseAnswering
 	r.forgetRequest()
-	if code != codes.Unimplemented {
+	if h.Status == 200 && code != codes.Unimplemented {
 		r.learn()
 	}
 	r.down.SendHeaders(b, h.Fields(), end)
@@ -62,17 +62,17 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 }
 
 // notProcessed says that an answer comes from a sidecar that could not hand the
-// RPC to its app: the flag it gives, else none.
-func notProcessed(fields []hpack.Field) wire.Flag {
+// RPC to its app.
+func notProcessed(fields []hpack.Field) bool {
 	for i := range fields {
 		if fields[i].Name == wire.HeaderFlags {
-			switch flag := wire.ParseFlag(fields[i].Value); flag {
+			switch wire.ParseFlag(fields[i].Value) {
 			case wire.FlagNoHealthyUpstream, wire.FlagUpstreamConnectFailure:
-				return flag
+				return true
 			}
 		}
 	}
-	return wire.FlagNone
+	return false
 }
 
 // readStatus reads the RPC's status from trailers, or from headers that are the
@@ -84,7 +84,7 @@ func readStatus(fields []hpack.Field, status int) (code codes.Code, message stri
 		case wire.HeaderStatus:
 			code, found = wire.ParseStatus(f.Value), true
 		case wire.HeaderMessage:
-			message = f.Value
+			message = wire.DecodeMessage(f.Value)
 		}
 	}
 	if !found {
@@ -144,12 +144,7 @@ func (a *attempt) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset)
 	code, flag, reason := explainReset(reset)
 	if reset.Unprocessed && r.phase == phaseTrying && r.mayRetry(b) {
 		r.lastErr = fmt.Errorf("%s: %s", a.inst, reason)
-		if reset.Cause == h2.CausePeer {
-			r.retryElsewhere(b, a)
-		} else { // the connection is gone, the instance need not be
-			a.leave()
-			r.try(b)
-		}
+		r.retryElsewhere(b, a)
 		return
 	}
 	a.leave()

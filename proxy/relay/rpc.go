@@ -39,6 +39,7 @@ type RPC struct {
 
 	mu    sync.Mutex
 	life  uint32 // which RPC this is, of those that the memory served
+	over  uint32 // the life of down that ended before it was handed over
 	timer *time.Timer
 	first attempt
 	state
@@ -78,7 +79,8 @@ type state struct {
 	route   string
 	cur     *attempt
 	live    int // attempts whose stream the engine knows
-	tries   int
+	tries   int // attempts, those that could not be sent included
+	sent    int // attempts that were sent
 	tried   []*upstream.Instance
 	lastErr error // why the last attempt failed
 
@@ -110,6 +112,7 @@ func (r *RPC) begin(b *h2.Batch, gen uint32, h *h2.Head, end bool) {
 	r.fields = h.Fields()
 	r.path, r.authority = h.Path, h.Authority
 	r.block = h.Take()
+	r.method = r.p.cfg.Metrics.Method(r.path)
 	r.timeoutAt = -1
 	r.replayable = true
 }

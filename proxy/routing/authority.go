@@ -20,7 +20,7 @@ func ServiceName(authority string) string {
 		host = host[:i]
 	}
 	host = strings.TrimSuffix(host, ".")
-	if host == "" || host == "localhost" || strings.ContainsAny(host, "/%@[]") {
+	if host == "" || host == "localhost" || len(host) > maxName || strings.ContainsAny(host, "/%@[]") {
 		return ""
 	}
 	if c := host[len(host)-1]; c >= '0' && c <= '9' {
@@ -51,7 +51,7 @@ func ServiceName(authority string) string {
 // services apart: health and reflection are answered by all.
 func rpcService(path string) (name string, telling bool) {
 	name, _, ok := wire.SplitPath(path)
-	if !ok {
+	if !ok || len(name) > maxName {
 		return "", false
 	}
 	switch name {

@@ -59,6 +59,12 @@ const (
 	maxEntries = 10000
 	// maxWaiting bounds the RPCs that wait for one of them.
 	maxWaiting = 10000
+	// maxName is the longest name of a service, or of a gRPC service, in bytes.
+	// Registries allow less; callers would not.
+	maxName = 255
+	// unansweredTTL is how long a service is still watched of which the registry
+	// has said nothing in time, while no RPC asks for it.
+	unansweredTTL = time.Minute
 )
 
 func (o Options) withDefaults() Options {

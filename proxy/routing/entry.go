@@ -2,6 +2,7 @@ package routing
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,21 +45,42 @@ func (e *entry) touch() {
 	}
 }
 
-// await queues an RPC until the entry is settled. It is false where it is
-// settled, or too many wait.
+// await queues an RPC until the entry is settled. It is false where too many
+// wait.
 func (e *entry) await(w relay.Waiter, life uint32) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.state.Load() != statePending || len(e.waiting) >= maxWaiting {
+	if e.state.Load() != statePending {
+		// It was settled between the RPC's look and this one. The RPC cannot be
+		// told here: it holds its lock.
+		go w.OnRoute(life)
+		return true
+	}
+	if len(e.waiting) >= maxWaiting {
 		return false
 	}
 	e.waiting = append(e.waiting, waiter{w, life})
 	return true
 }
 
+// giveUp settles an entry of which the registry has said nothing in time.
+func (e *entry) giveUp() {
+	e.mu.Lock()
+	if e.state.Load() != statePending {
+		e.mu.Unlock()
+		return
+	}
+	e.set(stateNone, true)
+}
+
 // settle sets the state and tells who waits.
 func (e *entry) settle(state int32, timedOut bool) {
 	e.mu.Lock()
+	e.set(state, timedOut)
+}
+
+// set does what settle does. It unlocks e.mu, which is held.
+func (e *entry) set(state int32, timedOut bool) {
 	if state == stateNone && e.state.Load() != stateNone {
 		e.noneAt = time.Now()
 	}
@@ -80,16 +102,13 @@ func (e *entry) giveUpAfter(d time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.lastUsed = time.Now()
-	e.bound = time.AfterFunc(d, func() {
-		if e.state.Load() == statePending {
-			e.settle(stateNone, true)
-		}
-	})
+	e.bound = time.AfterFunc(d, e.giveUp)
 }
 
 // outdated says that the entry is to be forgotten: nobody asked for a while, or
-// "there is none" was believed long enough.
-func (e *entry) outdated(now time.Time, idle time.Duration) bool {
+// "there is none" was believed long enough. watched says that the registry will
+// still tell what it has not told in time.
+func (e *entry) outdated(now time.Time, idle time.Duration, watched bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.used.Swap(false) {
@@ -99,6 +118,9 @@ func (e *entry) outdated(now time.Time, idle time.Duration) bool {
 	case statePending:
 		return false
 	case stateNone:
+		if watched && e.timedOut.Load() {
+			return now.Sub(e.lastUsed) >= unansweredTTL
+		}
 		return now.Sub(e.noneAt) >= noneTTL
 	default:
 		return now.Sub(e.lastUsed) >= idle
@@ -114,34 +136,29 @@ type service struct {
 	cancel   context.CancelFunc
 }
 
-// watch begins to watch a service. r.mu is held.
-func (r *Router) watch(name string, declared bool) *service {
+// watch begins to watch a service. It returns nil where too many are watched.
+// r.mu is held.
+func (r *Router) watch(name string, declared bool) *entry {
 	t := r.tables.Load()
 	if s := t.services[name]; s != nil {
-		return s
+		return &s.entry
+	}
+	if len(t.services) >= maxEntries || r.ctx.Err() != nil {
+		return nil
 	}
 	s := &service{name: name, declared: declared, cluster: r.opts.NewCluster(name)}
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
-	if len(t.services) < maxEntries {
-		services := make(map[string]*service, len(t.services)+1)
-		for k, v := range t.services {
-			services[k] = v
-		}
-		services[name] = s
-		r.tables.Store(&tables{services: services, names: t.names})
-	} else {
-		cancel()
-		s.settle(stateNone, true)
-		return s
-	}
+	services := maps.Clone(t.services)
+	services[name] = s
+	r.tables.Store(&tables{services: services, names: t.names})
 	s.giveUpAfter(r.opts.ResolveTimeout)
 	r.done.Go(func() {
 		defer cancel()
 		r.opts.Source.Watch(ctx, name, s.update)
 		s.cluster.Close()
 	})
-	return s
+	return &s.entry
 }
 
 // update takes a state of the service from the registry.
@@ -168,33 +185,41 @@ func (n *name) stale() bool {
 	return time.Now().UnixNano()-n.askedAt.Load() > int64(answeringTTL)
 }
 
-// ask begins to find out who answers a gRPC service name. r.mu is held.
-func (r *Router) ask(grpcService string) *name {
+// ask begins to find out who answers a gRPC service name. It returns nil where
+// too many are remembered. r.mu is held.
+func (r *Router) ask(grpcService string) *entry {
 	t := r.tables.Load()
 	if n := t.names[grpcService]; n != nil {
-		return n
+		return &n.entry
+	}
+	if len(t.names) >= maxEntries || r.ctx.Err() != nil {
+		return nil
 	}
 	n := &name{grpcService: grpcService}
-	if len(t.names) >= maxEntries {
-		n.settle(stateNone, false)
-		return n
-	}
-	names := make(map[string]*name, len(t.names)+1)
-	for k, v := range t.names {
-		names[k] = v
-	}
+	names := maps.Clone(t.names)
 	names[grpcService] = n
 	r.tables.Store(&tables{services: t.services, names: names})
 	n.giveUpAfter(r.opts.ResolveTimeout)
+	n.asking.Store(true)
 	r.refresh(n)
-	return n
+	return &n.entry
 }
 
-// refresh asks the registry who answers a gRPC service name, in the background.
-func (r *Router) refresh(n *name) {
+// refreshStale has the registry asked again, unless that is under way.
+func (r *Router) refreshStale(n *name) {
 	if !n.asking.CompareAndSwap(false, true) {
 		return
 	}
+	r.mu.Lock() // for Close, which waits for what was begun before it
+	defer r.mu.Unlock()
+	if r.ctx.Err() == nil {
+		r.refresh(n)
+	}
+}
+
+// refresh asks the registry who answers a gRPC service name, in the background.
+// n.asking is set, and r.mu is held.
+func (r *Router) refresh(n *name) {
 	r.done.Go(func() {
 		defer n.asking.Store(false)
 		ctx, cancel := context.WithTimeout(r.ctx, r.opts.ResolveTimeout)

@@ -28,6 +28,9 @@ type Router struct {
 
 	mu    sync.Mutex // guards what follows, and changes of tables
 	known []string   // names of all services, as far as asked, for messages
+	// leaving are services that the tables have no more. RPCs that looked just
+	// before may still be on their way there.
+	leaving []*service
 }
 
 // tables are what RPCs look at: they are replaced as a whole when something is
@@ -57,12 +60,18 @@ func New(o Options) *Router {
 	return r
 }
 
-// Close stops all watches. RPCs under way go on.
+// Close stops all watches. RPCs under way go on; those that wait are told.
 func (r *Router) Close() {
+	r.mu.Lock() // nothing is begun after this
 	r.stop()
+	r.mu.Unlock()
 	r.done.Wait()
-	for _, s := range r.tables.Load().services {
-		s.cluster.Close()
+	t := r.tables.Load()
+	for _, s := range t.services {
+		s.giveUp()
+	}
+	for _, n := range t.names {
+		n.giveUp()
 	}
 }
 
@@ -136,7 +145,7 @@ func (r *Router) findName(t *tables, grpcService string) step {
 		return step{pending: &n.entry}
 	}
 	if n.stale() {
-		r.refresh(n)
+		r.refreshStale(n)
 	}
 	if answering := n.services.Load(); answering != nil && len(*answering) == 1 {
 		return t.service((*answering)[0], "grpc service")
@@ -145,22 +154,26 @@ func (r *Router) findName(t *tables, grpcService string) step {
 }
 
 // Await implements relay.Router.
-func (r *Router) Await(authority, path string, w relay.Waiter, life uint32) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *Router) Await(authority, path string, w relay.Waiter, life uint32) bool {
 	st := r.find(r.tables.Load(), authority, path)
 	e := st.pending
-	switch {
-	case st.unknown && st.service != "":
-		e = &r.watch(st.service, false).entry
-	case st.unknown:
-		e = &r.ask(st.name).entry
+	if st.unknown {
+		r.mu.Lock()
+		if st.service != "" {
+			e = r.watch(st.service, false)
+		} else {
+			e = r.ask(st.name)
+		}
+		r.mu.Unlock()
+		if e == nil {
+			return false
+		}
 	}
-	if e != nil && e.await(w, life) {
-		return
+	if e == nil {
+		e = new(entry) // it is settled by now
+		e.state.Store(stateNone)
 	}
-	// It came between the caller's look and this one; or too many wait.
-	go w.OnRoute(life)
+	return e.await(w, life)
 }
 
 // Explain implements relay.Router.
@@ -179,15 +192,27 @@ func (r *Router) Explain(authority, path string) (codes.Code, wire.Flag, string)
 	if n := t.names[grpcService]; n != nil {
 		if n.timedOut.Load() {
 			return codes.Unavailable, wire.FlagNoHealthyUpstream,
-				fmt.Sprintf("the registry cannot say now who answers gRPC service %q, and authority %q names no service", grpcService, authority)
+				fmt.Sprintf("the registry cannot say now who answers gRPC service %q, and authority %q names no service", grpcService, shorten(authority))
 		}
 		if answering := n.services.Load(); answering != nil && len(*answering) > 1 {
 			why = "several services answer it (" + list(*answering) + "): name one in :authority"
 		}
 	}
+	fallback := "no default destination"
+	if d := r.opts.Default; d != "" {
+		fallback = fmt.Sprintf("the default destination %q is not in the registry", d)
+	}
 	return codes.Unimplemented, wire.FlagNoRoute, fmt.Sprintf(
-		"no destination: authority %q names no service; gRPC service %q: %s; no default destination; known services: %s",
-		authority, grpcService, why, list(r.Known()))
+		"no destination: authority %q names no service; gRPC service %q: %s; %s; known services: %s",
+		shorten(authority), shorten(grpcService), why, fallback, list(r.Known()))
+}
+
+// shorten cuts what a caller chose: enough to recognize it is enough.
+func shorten(s string) string {
+	if len(s) > maxName {
+		return s[:maxName] + "..."
+	}
+	return s
 }
 
 // Known returns the names of the services that the router has heard of.
@@ -248,26 +273,35 @@ func (r *Router) sweep() {
 func (r *Router) forget(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := r.tables.Load()
-	var gone []*service
-	next := &tables{services: map[string]*service{}, names: map[string]*name{}}
-	for key, s := range t.services {
-		if s.outdated(now, r.opts.IdleTimeout) && !s.declared && s.cluster.InFlight() == 0 {
-			gone = append(gone, s)
-			continue
+	left := r.leaving
+	r.leaving = nil
+	for _, s := range left {
+		if s.cluster.InFlight() > 0 {
+			r.leaving = append(r.leaving, s)
+		} else {
+			s.cancel()
 		}
-		next.services[key] = s
+	}
+	t := r.tables.Load()
+	next := *t
+	for key, s := range t.services {
+		if s.outdated(now, r.opts.IdleTimeout, true) && !s.declared && s.cluster.InFlight() == 0 {
+			if len(next.services) == len(t.services) {
+				next.services = maps.Clone(t.services)
+			}
+			delete(next.services, key)
+			r.leaving = append(r.leaving, s)
+		}
 	}
 	for key, n := range t.names {
-		if !n.outdated(now, r.opts.IdleTimeout) {
-			next.names[key] = n
+		if n.outdated(now, r.opts.IdleTimeout, false) {
+			if len(next.names) == len(t.names) {
+				next.names = maps.Clone(t.names)
+			}
+			delete(next.names, key)
 		}
 	}
-	if len(gone) == 0 && len(next.names) == len(t.names) {
-		return
-	}
-	r.tables.Store(next)
-	for _, s := range gone {
-		s.cancel()
+	if len(next.services) < len(t.services) || len(next.names) < len(t.names) {
+		r.tables.Store(&next)
 	}
 }

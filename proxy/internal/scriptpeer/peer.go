@@ -245,18 +245,14 @@ func (p *Peer) Lines() (lines []string) {
 	return lines
 }
 
-// Want checks the next Lines. One that ends in "*" stands for any that begins
-// so.
+// Want checks the next Lines. A "*" stands for anything.
 func (p *Peer) Want(want ...string) {
 	p.t.Helper()
 	got := p.Lines()
 	same := len(got) == len(want)
 	for i := 0; same && i < len(got); i++ {
-		if start, open := strings.CutSuffix(want[i], "*"); open {
-			same = strings.HasPrefix(got[i], start)
-		} else {
-			same = got[i] == want[i]
-		}
+		start, rest, open := strings.Cut(want[i], "*")
+		same = got[i] == want[i] || open && strings.HasPrefix(got[i], start) && strings.HasSuffix(got[i], rest)
 	}
 	if !same {
 		p.t.Fatalf("the peer got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
