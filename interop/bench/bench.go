@@ -24,7 +24,9 @@ type outcome struct {
 	participants []participant
 	skipped      []*peer
 	results      results
-	progress     io.Writer
+	// incomplete is set where an error ended the run early.
+	incomplete bool
+	progress   io.Writer
 }
 
 // bench measures everything and shows it.
@@ -56,6 +58,7 @@ func bench(ctx context.Context, opts *options, out, progress io.Writer) error {
 	if measured != nil {
 		// What was measured up to here is not lost, but is no result either.
 		o.opts.out = ""
+		o.incomplete = true
 	}
 	return errors.Join(measured, o.show(out))
 }

@@ -149,7 +149,8 @@ func (p *peer) versionOf(bin string) string {
 	if err != nil {
 		return ""
 	}
-	return versionNumber.FindString(string(out))
+	// Some name their own path first, in which a number may stand too.
+	return versionNumber.FindString(strings.ReplaceAll(string(out), bin, ""))
 }
 
 func launchPillion(s site) (launch, error) {

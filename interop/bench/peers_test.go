@@ -49,6 +49,10 @@ func TestVersionOf(t *testing.T) {
 	if got := p.versionOf("/bin/sh"); got != "2.6.12" {
 		t.Errorf("version %q", got)
 	}
+	p = &peer{version: []string{"-c", "echo /bin/sh version: 66b8/1.40.0/Clean"}}
+	if got := p.versionOf("/bin/sh"); got != "1.40.0" {
+		t.Errorf("version %q", got)
+	}
 	if got := p.versionOf("/does/not/exist"); got != "" {
 		t.Errorf("version %q of nothing", got)
 	}

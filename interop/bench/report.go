@@ -32,6 +32,9 @@ func (o *outcome) write(w io.Writer) {
 	if o.opts.quick {
 		fmt.Fprint(w, "A smoke test: these figures mean nothing.\n\n")
 	}
+	if o.incomplete {
+		fmt.Fprint(w, "The run ended early; what is missing was not measured.\n\n")
+	}
 	for _, p := range o.skipped {
 		fmt.Fprintf(w, "%s was not installed (%s).\n\n", p.title, p.install)
 	}
@@ -93,7 +96,11 @@ func (r ratio) text(ok, withRange bool) string {
 	case withRange:
 		return fmt.Sprintf("%.3f (%.3f; %.3f to %.3f)", r.ofMedians, r.perRound, r.low, r.high)
 	}
-	return fmt.Sprintf("%.2f (%.2f)", r.ofMedians, r.perRound)
+	digits := 2
+	if r.ofMedians < 0.1 {
+		digits = 3
+	}
+	return fmt.Sprintf("%.*f (%.*f)", digits, r.ofMedians, digits, r.perRound)
 }
 
 // figure shows the median of a series, divided by unit.

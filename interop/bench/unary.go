@@ -119,4 +119,4 @@ func (r *rig) halfLoad(ctx context.Context, c *contestant, s shape, rate float64
 }
 
 // rateTime is how long a load with a rate takes.
-func (r *rig) rateTime() time.Duration { return r.opts.runTime * 2 / 3 }
+func (r *rig) rateTime() time.Duration { return r.opts.runTime / 2 }
