@@ -36,6 +36,7 @@ type Server struct {
 	listeners map[net.Listener]bool
 	conns     map[*h2.Conn]bool
 	draining  bool
+	stopping  chan struct{} // closed when draining
 	idle      chan struct{} // closed when draining and no connection is left
 	serving   sync.WaitGroup
 }
@@ -50,7 +51,7 @@ func New(o Options) *Server {
 	}
 	return &Server{
 		opts: o, listeners: map[net.Listener]bool{}, conns: map[*h2.Conn]bool{},
-		idle: make(chan struct{}),
+		stopping: make(chan struct{}), idle: make(chan struct{}),
 	}
 }
 
@@ -78,7 +79,11 @@ func (s *Server) Serve(l net.Listener) error {
 		// Out of file descriptors, say: others keep theirs, and it passes.
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 		s.opts.Logger.Warn("cannot accept a connection", "listener", l.Addr().String(), "err", err, "retry_in", pause)
-		time.Sleep(pause)
+		select {
+		case <-time.After(pause):
+		case <-s.stopping:
+			return nil
+		}
 	}
 }
 
@@ -90,22 +95,22 @@ func (s *Server) isDraining() bool {
 
 // serve takes one connection in.
 func (s *Server) serve(nc net.Conn) {
-	c := h2.New(h2.NewTransport(nc), h2.Server, s.opts.HTTP2, (*handler)(s))
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		_ = nc.Close() // Shutdown does not wait for it
+		return
+	}
 	full := s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns
-	draining := s.draining
+	c := h2.New(h2.NewTransport(nc), h2.Server, s.opts.HTTP2, (*handler)(s))
 	s.conns[c] = true
-	s.mu.Unlock()
 	s.opts.Open.Add(1)
 	s.serving.Go(func() {
-		var b h2.Batch
-		switch {
-		case full:
+		if full {
+			var b h2.Batch
 			c.Abort(&b, h2.EnhanceYourCalm, "too many connections to this sidecar")
-		case draining:
-			c.Shutdown(&b)
+			b.Done()
 		}
-		b.Done()
 		c.Serve()
 	})
 }
@@ -121,8 +126,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		_ = l.Close()
 	}
 	conns := s.snapshot()
-	if !already && len(conns) == 0 {
-		close(s.idle)
+	if !already {
+		close(s.stopping)
+		if len(conns) == 0 {
+			close(s.idle)
+		}
 	}
 	s.mu.Unlock()
 	var b h2.Batch
