@@ -34,7 +34,7 @@ type Config struct {
 	// grows with the stream window.
 	ConnWindow uint32
 	// MaxFrameSize is the largest frame payload accepted, from 16384 (the
-	// default) to 2^24-1.
+	// default) to 2^24-1. Above 64 KiB, only DATA may use it.
 	MaxFrameSize uint32
 	// MaxHeaderListSize is the largest list of header fields accepted, counted
 	// as RFC 9113 section 6.5.2 does. Default 64 KiB.
@@ -107,6 +107,9 @@ const (
 	maxOwed = maxOutput + 64<<10
 	// readBufferSize is what one read may bring.
 	readBufferSize = 64 << 10
+	// maxWholeFrame is the longest payload of a frame that is handled only once
+	// it has come whole, as all but DATA are.
+	maxWholeFrame = readBufferSize - frameHeaderLen
 )
 
 // Budget bounds the bytes that all connections of a process keep: parked output

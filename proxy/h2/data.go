@@ -23,7 +23,10 @@ func (r *reader) beginData(h frameHeader, p []byte) (used int, err error) {
 	}
 	chunk := p[used:]
 	chunk = chunk[:min(len(chunk), payload)]
-	whole := len(p) >= frameHeaderLen+h.length
+	used += len(chunk)
+	// Whatever becomes of the stream, the rest of the frame has to be passed over.
+	r.data = dataFrame{id: h.id, left: payload - len(chunk), pad: pad}
+	ended := h.has(flagEndStream)
 
 	c.mu.Lock()
 	if err := c.receive(b, h.length); err != nil {
@@ -31,83 +34,66 @@ func (r *reader) beginData(h frameHeader, p []byte) (used int, err error) {
 		return used, err
 	}
 	s := c.streams[h.id]
-	// Whatever happens to the stream, the rest of the frame has to be passed over.
-	r.data = dataFrame{id: h.id, left: payload, pad: pad, end: h.has(flagEndStream)}
 	if s == nil {
 		err := c.onClosedStreamData(h.id)
 		c.mu.Unlock()
 		return used, err
 	}
-	if err := c.acceptData(s, h, payload); err != nil {
-		c.mu.Unlock()
-		return used, err
+	err = c.acceptData(b, s, h, payload)
+	end := ended && r.data.left == 0
+	if end && err == nil {
+		err = c.endRemote(b, s)
 	}
 	gen := s.gen
-	r.data.stream, r.data.gen = s, gen
-	if payload == 0 && !r.data.end {
-		err := c.nuisance(2)
-		c.mu.Unlock()
+	c.mu.Unlock()
+	if err != nil {
 		return used, err
 	}
-	c.usefulWork(1)
-	c.grow.received(b, c, s, h.length)
-	if !whole {
-		c.mu.Unlock()
-		return used, nil // moreData delivers what is there
-	}
-	r.data = dataFrame{}
-	if h.has(flagEndStream) {
-		if err := c.endRemote(b, s); err != nil {
-			c.mu.Unlock()
-			return frameHeaderLen + h.length, err
-		}
-	}
-	c.mu.Unlock()
-	s.owner.OnData(b, s, gen, chunk, h.has(flagEndStream))
-	if over := h.length - payload; over > 0 {
-		c.consumePadding(b, h.id, s, gen, over)
-	}
-	return frameHeaderLen + h.length, nil
-}
-
-// moreData delivers what has come of a DATA frame that arrives in parts.
-func (r *reader) moreData(p []byte) []byte {
-	c, b, d := r.c, &r.batch, &r.data
-	chunk := p[:min(len(p), d.left)]
-	d.left -= len(chunk)
-	p = p[len(chunk):]
-	skip := 0
-	if d.left == 0 {
-		skip = min(len(p), d.pad)
-		d.pad -= skip
-		p = p[skip:]
-	}
-	s, gen := d.stream, d.gen
-	if s == nil {
-		return p
-	}
-	end := d.end && d.left == 0
-	if end {
-		d.end = false
-		c.mu.Lock()
-		var err error
-		if c.streams[d.id] == s && s.gen == gen { // else s may be another connection's by now
-			err = c.endRemote(b, s)
-		}
-		c.mu.Unlock()
-		if err != nil {
-			d.stream = nil
-			r.resetFor(&err)
-			return p
-		}
+	if r.data.left > 0 {
+		r.data.stream, r.data.gen, r.data.end = s, gen, ended
 	}
 	if len(chunk) > 0 || end {
 		s.owner.OnData(b, s, gen, chunk, end)
 	}
-	if skip > 0 {
-		c.consumePadding(b, d.id, s, gen, skip)
+	return used, nil
+}
+
+// moreData handles what has come of a DATA frame that arrives in parts.
+func (r *reader) moreData(p []byte) (rest []byte, err error) {
+	d := &r.data
+	chunk := p[:min(len(p), d.left)]
+	d.left -= len(chunk)
+	p = p[len(chunk):]
+	if len(chunk) > 0 && d.stream != nil {
+		err = r.deliverMore(chunk, d.end && d.left == 0)
 	}
-	return p
+	if d.left == 0 {
+		skip := min(len(p), d.pad)
+		d.pad -= skip
+		p = p[skip:]
+	}
+	return p, err
+}
+
+// deliverMore hands on a later part of a DATA frame.
+func (r *reader) deliverMore(chunk []byte, end bool) error {
+	c, b, d := r.c, &r.batch, &r.data
+	s, gen := d.stream, d.gen
+	c.mu.Lock()
+	if c.streams[d.id] != s || s.gen != gen { // reset in the meantime, and maybe another connection's
+		d.stream = nil
+		c.mu.Unlock()
+		return nil
+	}
+	var err error
+	if end {
+		err = c.endRemote(b, s)
+	}
+	c.mu.Unlock()
+	if err == nil {
+		s.owner.OnData(b, s, gen, chunk, end)
+	}
+	return err
 }
 
 // receive counts a frame against the connection's window, and gives the window
@@ -130,14 +116,13 @@ func (c *Conn) receive(b *Batch, n int) error {
 
 // acceptData checks a DATA frame against the stream's state and window. c.mu is
 // held.
-func (c *Conn) acceptData(s *Stream, h frameHeader, payload int) error {
-	if s.gotEnd {
+func (c *Conn) acceptData(b *Batch, s *Stream, h frameHeader, payload int) error {
+	switch {
+	case s.gotEnd:
 		return &streamError{h.id, StreamClosed, "DATA after END_STREAM"}
-	}
-	if !s.gotHead {
+	case !s.gotHead:
 		return &streamError{h.id, ProtocolError, "DATA before a header section"}
-	}
-	if h.length > int(s.recvWindow) {
+	case h.length > int(s.recvWindow):
 		return &streamError{h.id, FlowControlError, "DATA beyond the stream's window"}
 	}
 	s.recvWindow -= int32(h.length)
@@ -145,7 +130,29 @@ func (c *Conn) acceptData(s *Stream, h frameHeader, payload int) error {
 	if s.contentLength >= 0 && s.received > s.contentLength {
 		return &streamError{h.id, ProtocolError, "more DATA than content-length says"}
 	}
+	if h.has(flagEndStream) {
+		return nil
+	}
+	if payload == 0 {
+		return c.nuisance(2)
+	}
+	c.usefulWork(1)
+	c.returnPadding(b, s, h.length-payload)
+	c.grow.received(b, c, s, h.length)
 	return nil
+}
+
+// returnPadding gives padding back to the stream's window: nobody else will. It
+// does so in steps, apart from the owner's, whose count it may not touch. c.mu is
+// held.
+func (c *Conn) returnPadding(b *Batch, s *Stream, n int) {
+	s.padding += int32(n)
+	if s.padding >= c.streamWindow/4 {
+		b.touch(c)
+		c.output().appendWindowUpdate(s.id, uint32(s.padding))
+		s.recvWindow += s.padding
+		s.padding = 0
+	}
 }
 
 // onClosedStreamData judges DATA on a stream that is not open: what was on its
@@ -172,16 +179,4 @@ func (c *Conn) endRemote(b *Batch, s *Stream) error {
 		c.closeStream(b, s)
 	}
 	return nil
-}
-
-// consumePadding gives padding back at once: nobody else will. It bypasses the
-// owner's count, which it may not touch.
-func (c *Conn) consumePadding(b *Batch, id uint32, s *Stream, gen uint32, n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.streams[id] == s && s.gen == gen && !s.gotEnd { // else s may be another connection's by now
-		b.touch(c)
-		c.output().appendWindowUpdate(id, uint32(n))
-		s.recvWindow += int32(n)
-	}
 }

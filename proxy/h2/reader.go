@@ -130,7 +130,9 @@ func (r *reader) consume(p []byte) (rest []byte, err error) {
 	}
 	for {
 		if r.data.left > 0 || r.data.pad > 0 {
-			p = r.moreData(p)
+			if p, err = r.moreData(p); err != nil && !r.resetFor(&err) {
+				return nil, err
+			}
 		}
 		if len(p) < frameHeaderLen {
 			return p, nil
@@ -189,6 +191,9 @@ func (r *reader) checkFrame(h frameHeader, p []byte) error {
 			return errHTTP1Server
 		}
 		return connError(FrameSizeError, "a frame longer than SETTINGS_MAX_FRAME_SIZE")
+	}
+	if h.typ != frameData && h.length > maxWholeFrame {
+		return connError(FrameSizeError, "a frame that has to be read as a whole is too long for that")
 	}
 	if !r.sawSettings {
 		if h.typ != frameSettings || h.has(flagAck) {

@@ -96,6 +96,7 @@ type life struct {
 	headersAt uint64
 	openedAt  int64 // Unix time in nanoseconds
 
+	padding       int32 // received and not yet given back to the peer's window
 	contentLength int64 // -1: none
 	received      int64
 
