@@ -71,7 +71,7 @@ func TestInstancesThatCloseConnectionsForTheirAge(t *testing.T) {
 	var addresses []string
 	for i := range 3 {
 		addresses = append(addresses, startApp(t, strconv.Itoa(i), "", grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionAge: 50 * time.Millisecond, MaxConnectionAgeGrace: patience,
+			MaxConnectionAge: 300 * time.Millisecond, MaxConnectionAgeGrace: patience,
 		})).address)
 	}
 	conn := dial(t, harness.Outbound(t, addresses...).Outbound)

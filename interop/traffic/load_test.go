@@ -38,8 +38,8 @@ func startLoad(t *testing.T, conn *grpc.ClientConn, perSecond int) *load {
 }
 
 func (l *load) run(ctx context.Context, conn *grpc.ClientConn, perSecond int) {
-	// So many that a stall of a second or two does not lower the rate.
-	const mostAtOnce = 5000
+	// So many that a stall of a second does not lower the rate.
+	const mostAtOnce = 2500
 
 	defer close(l.done)
 
@@ -50,15 +50,21 @@ func (l *load) run(ctx context.Context, conn *grpc.ClientConn, perSecond int) {
 	defer tick.Stop()
 
 	free := make(chan struct{}, mostAtOnce)
-	for made := 0; ; {
+	made := 0
+	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
 
-		for due := int(time.Since(l.began).Seconds() * float64(perSecond)); made < due; made++ {
-			free <- struct{}{}
+		due := int(time.Since(l.began).Seconds() * float64(perSecond))
+		for ; made < due; made++ {
+			select {
+			case free <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
 			running.Go(func() {
 				defer func() { <-free }()
 				// What is under way when the load is stopped may still end well.
@@ -89,9 +95,9 @@ func (l *load) count(err error) {
 func (l *load) end(t *testing.T, least float64) {
 	t.Helper()
 
-	took := time.Since(l.began)
 	l.stop()
 	<-l.done
+	took := time.Since(l.began)
 
 	rate := float64(l.ok.Load()+l.failed.Load()) / took.Seconds()
 	t.Logf("%d RPCs in %.1f s, %.0f a second, %d failed", l.ok.Load()+l.failed.Load(), took.Seconds(), rate, l.failed.Load())

@@ -19,10 +19,8 @@ func TestStreamsBeyondAnInstancesLimitGetMoreConnections(t *testing.T) {
 }
 
 // Ten thousand streams at once, through two sidecars; when they are over,
-// nothing of them is left in either.
+// nothing of them is left in either. It is not parallel: it takes a lot.
 func TestTenThousandStreamsAtOnce(t *testing.T) {
-	t.Parallel()
-
 	inbound := harness.Inbound(t, startApp(t, "app", "").address)
 	outbound := harness.Outbound(t, inbound.Inbound)
 

@@ -59,11 +59,11 @@ func startInstances(t *testing.T, count int) (instances []*instance, inbound []s
 	return instances, inbound
 }
 
+// None of these tests is parallel: they need a rate.
+
 // Three instances are replaced one after the other, each with the sidecar beside
 // it: the sidecar goes first and comes last.
 func TestRollingRestartOfInstancesAndTheirSidecars(t *testing.T) {
-	t.Parallel()
-
 	instances, inbound := startInstances(t, 3)
 	l := startLoad(t, dial(t, harness.Outbound(t, inbound...).Outbound), restartLoad)
 	for n, old := range instances {
@@ -79,8 +79,6 @@ func TestRollingRestartOfInstancesAndTheirSidecars(t *testing.T) {
 
 // Only the sidecars are replaced, as for an upgrade of Pillion.
 func TestRollingRestartOfTheSidecarsAlone(t *testing.T) {
-	t.Parallel()
-
 	instances, inbound := startInstances(t, 3)
 	l := startLoad(t, dial(t, harness.Outbound(t, inbound...).Outbound), restartLoad)
 	for _, old := range instances {
@@ -99,8 +97,6 @@ func TestRollingRestartOfTheSidecarsAlone(t *testing.T) {
 // Only the apps are replaced, under sidecars that stay: what an inbound side
 // cannot hand to its app was not processed, and goes to another instance.
 func TestRollingRestartOfTheAppsAlone(t *testing.T) {
-	t.Parallel()
-
 	instances, inbound := startInstances(t, 3)
 	l := startLoad(t, dial(t, harness.Outbound(t, inbound...).Outbound), restartLoad)
 	for _, i := range instances {
