@@ -23,7 +23,7 @@ interop_env = PILLION_TOOLS=$(tools) PILLION_BIN=$(cache)/bin/pillion-race PILLI
 help: ## Say what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-## What users get
+# What users get
 
 .PHONY: build
 build: ## Build bin/pillion, one static binary
@@ -33,7 +33,7 @@ build: ## Build bin/pillion, one static binary
 demo: build ## Show it all on this machine: two versions of an app, three sidecars, load, a failure
 	bin/pillion demo
 
-## Tests
+# Tests
 
 .PHONY: test
 test: check-generated test-unit test-interop ## Run every test, with the race detector
@@ -43,12 +43,13 @@ test-short: ## Run the quick unit tests, without the race detector
 	$(GO) test -short ./...
 
 .PHONY: test-unit
-test-unit: ## Run the product's own tests
-	$(GO) test -race -timeout 15m $(TESTFLAGS) ./...
+test-unit: tool-grpc ## Run the product's own tests
+	PILLION_TOOLS=$(tools) $(GO) test -race -timeout 15m $(TESTFLAGS) ./...
 
+# One package after the other: some tests need a rate or look at a time.
 .PHONY: test-interop
 test-interop: build race tool-grpc tool-ghz tool-consul ## Drive the real binary with programs that are not ours
-	cd interop && $(interop_env) $(GO) test -race -timeout 25m $(TESTFLAGS) ./...
+	cd interop && $(interop_env) $(GO) test -race -p 1 -timeout 25m $(TESTFLAGS) ./...
 
 .PHONY: race
 race:
@@ -67,7 +68,7 @@ fuzz: ## Fuzz every target for FUZZTIME (20s)
 bench: build ## Measure Pillion beside HAProxy, nginx, Envoy and grpc-go; writes docs/benchmarks.md
 	cd interop && PILLION_BIN=$(root)/bin/pillion $(GO) run ./bench -out $(root)/docs/benchmarks.md $(BENCHFLAGS)
 
-## The code
+# The code
 
 .PHONY: lint
 lint: tool-lint tool-buf ## Look for what reads badly or is likely wrong
