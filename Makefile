@@ -66,7 +66,7 @@ fuzz: ## Fuzz every target for FUZZTIME (20s)
 
 .PHONY: bench
 bench: build ## Measure Pillion beside HAProxy, nginx, Envoy and grpc-go; writes docs/benchmarks.md
-	cd interop && PILLION_BIN=$(root)/bin/pillion $(GO) run ./bench -out $(root)/docs/benchmarks.md $(BENCHFLAGS)
+	cd interop && PILLION_BIN=$(root)/bin/pillion $(GO) run ./bench $(BENCHFLAGS)
 
 # The code
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -30,7 +31,7 @@ func get(ctx context.Context, url string, into io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("GET %s: %s", url, response.Status)
 	}
@@ -48,6 +49,6 @@ func fetchProfile(ctx context.Context, admin, path string, seconds int) error {
 	if err != nil {
 		return fmt.Errorf("profile: %w", err)
 	}
-	defer f.Close()
-	return get(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", admin, seconds), f)
+	err = get(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", admin, seconds), f)
+	return errors.Join(err, f.Close())
 }

@@ -35,7 +35,7 @@ func bench(ctx context.Context, opts *options, out, progress io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("temporary folder: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("finding this program: %w", err)
@@ -119,7 +119,7 @@ func (o *outcome) invite(self string) error {
 			return fmt.Errorf("%s: %w", p.title, err)
 		}
 		if err != nil {
-			fmt.Fprintf(o.progress, "%s is skipped, since it is not installed: %s\n", p.title, p.install)
+			_, _ = fmt.Fprintf(o.progress, "%s is skipped, since it is not installed: %s\n", p.title, p.install)
 			o.skipped = append(o.skipped, p)
 			continue
 		}
@@ -171,7 +171,7 @@ func (r *rig) measure(ctx context.Context, all []participant) error {
 			continue
 		}
 		for round := range r.opts.rounds {
-			r.say("%s: %s, round %d of %d", r.setting.title, part.name, round+1, r.opts.rounds)
+			r.sayf("%s: %s, round %d of %d", r.setting.title, part.name, round+1, r.opts.rounds)
 			if err := part.round(ctx, round); err != nil {
 				return err
 			}

@@ -76,6 +76,6 @@ func (r *rig) unaryBesideBulk(ctx context.Context, c *contestant, s scene, body 
 	r.add(c, s, sameP50, float64(p50))
 	r.add(c, s, sameP99, float64(p99))
 	r.add(c, s, bytesPerSecond, float64(carried.data)/carried.elapsed.Seconds())
-	r.say("%s unary beside %s %s: p50 %d µs, p99 %d µs", r.setting.name, s, c.name, p50, p99)
+	r.sayf("%s unary beside %s %s: p50 %d µs, p99 %d µs", r.setting.name, s, c.name, p50, p99)
 	return nil
 }

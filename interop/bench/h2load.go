@@ -192,7 +192,7 @@ func (h *h2load) run(ctx context.Context, l load) (loadResult, error) {
 		if err != nil {
 			return loadResult{}, fmt.Errorf("h2load: %w", err)
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		if result.latencies, err = parseRequestLog(f); err != nil {
 			return loadResult{}, err
 		}

@@ -29,10 +29,10 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		stop()
 		os.Exit(1)
 	}
 }
@@ -69,7 +69,7 @@ func runBackend(ctx context.Context, hosts []string, out io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("backend: %w", err)
 		}
-		defer ln.Close()
+		defer func() { _ = ln.Close() }()
 		if first == "" {
 			first = ln.Addr().String()
 			if _, port, err = net.SplitHostPort(first); err != nil {
@@ -98,6 +98,6 @@ func runGRPCProxy(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", roleGRPCProxy, err)
 	}
-	context.AfterFunc(ctx, func() { ln.Close() })
-	return grpcproxy.Serve(ln, args[1])
+	context.AfterFunc(ctx, func() { _ = ln.Close() })
+	return grpcproxy.Serve(ln, args[1]) //nolint:contextcheck // an RPC has the context of its own stream
 }

@@ -57,7 +57,7 @@ func startProcess(c command) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: log: %w", c.name, err)
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }()
 	p.cmd = exec.Command(c.argv[0], c.argv[1:]...)
 	p.cmd.Env = append(os.Environ(), c.env...)
 	p.cmd.Dir = c.dir
@@ -111,7 +111,7 @@ func (p *process) waitListening(ctx context.Context, addr string) error {
 		if err != nil {
 			return false
 		}
-		c.Close()
+		_ = c.Close()
 		return true
 	})
 }
@@ -145,7 +145,7 @@ func (p *process) firstLine(ctx context.Context) (string, error) {
 		if err != nil {
 			return false
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		line, err = bufio.NewReader(f).ReadString('\n')
 		return err == nil
 	})
@@ -161,7 +161,7 @@ func freeAddresses(n int) ([]string, error) {
 			return nil, fmt.Errorf("looking for a free port: %w", err)
 		}
 		// All are held to the end, so that they differ.
-		defer ln.Close()
+		defer func() { _ = ln.Close() }()
 		addresses[i] = ln.Addr().String()
 	}
 	return addresses, nil

@@ -51,6 +51,6 @@ func (r *rig) profile(ctx context.Context, c *contestant, s scene, l load) error
 	if err := errors.Join(err, <-loaded); err != nil {
 		return c.proc.failed("profile under %s: %w", s, err)
 	}
-	r.say("%s %s: profile in %s", r.setting.name, s, path)
+	r.sayf("%s %s: profile in %s", r.setting.name, s, path)
 	return nil
 }

@@ -27,7 +27,7 @@ func (o *outcome) show(w io.Writer) error {
 }
 
 // write makes the tables. They say nothing of when they were made.
-func (o *outcome) write(w io.Writer) {
+func (o *outcome) write(w *bytes.Buffer) {
 	fmt.Fprintf(w, "Taken with `%s` on %s.\n\n", strings.Join(append([]string{"go run ./bench"}, o.opts.given...), " "), machine())
 	if o.opts.quick {
 		fmt.Fprint(w, "A smoke test: these figures mean nothing.\n\n")
@@ -56,7 +56,7 @@ func (o *outcome) write(w io.Writer) {
 	o.writeScale(w)
 }
 
-func writeTargets(w io.Writer, all []target) {
+func writeTargets(w *bytes.Buffer, all []target) {
 	fmt.Fprint(w, "## Targets\n\nJudged by the ratios of medians.\n\n")
 	t := table{head: []string{"what", "wanted", "found", ""}}
 	for _, g := range all {
@@ -117,7 +117,7 @@ const (
 	kilo     = 1e3
 )
 
-func (o *outcome) writeUnary(w io.Writer, s setting) {
+func (o *outcome) writeUnary(w *bytes.Buffer, s setting) {
 	if !o.opts.has(partUnary) {
 		return
 	}
@@ -152,7 +152,7 @@ func halved(series []float64) []float64 {
 	return half
 }
 
-func (o *outcome) writeStreaming(w io.Writer, s setting) {
+func (o *outcome) writeStreaming(w *bytes.Buffer, s setting) {
 	if !o.opts.has(partStreaming) {
 		return
 	}
@@ -168,7 +168,7 @@ func (o *outcome) writeStreaming(w io.Writer, s setting) {
 	t.write(w)
 }
 
-func (o *outcome) writeBulk(w io.Writer, s setting) {
+func (o *outcome) writeBulk(w *bytes.Buffer, s setting) {
 	if !o.opts.has(partBulk) {
 		return
 	}
@@ -187,7 +187,7 @@ func (o *outcome) writeBulk(w io.Writer, s setting) {
 	}
 }
 
-func (o *outcome) writeMemory(w io.Writer, s setting) {
+func (o *outcome) writeMemory(w *bytes.Buffer, s setting) {
 	fmt.Fprint(w, "### Resident memory, MB\n\n")
 	t := table{head: []string{"", "idle", o.overIt(), "peak, unary", o.overIt(), "peak, streaming", "peak, bulk"}}
 	for _, p := range o.participants {
@@ -201,7 +201,7 @@ func (o *outcome) writeMemory(w io.Writer, s setting) {
 }
 
 // writeFailures names the peers' runs that had to be repeated.
-func (o *outcome) writeFailures(w io.Writer, s setting) {
+func (o *outcome) writeFailures(w *bytes.Buffer, s setting) {
 	var lines []string
 	for k, failed := range o.results {
 		if k.setting == s.name && k.metric == failedRuns {
@@ -215,7 +215,7 @@ func (o *outcome) writeFailures(w io.Writer, s setting) {
 	}
 }
 
-func (o *outcome) writeScale(w io.Writer) {
+func (o *outcome) writeScale(w *bytes.Buffer) {
 	at := scaleShape.scene()
 	if len(o.results.of(scaleSetting.name, scaleCases[0].name, at, cpuPerRPC)) == 0 {
 		return

@@ -100,7 +100,7 @@ func (r *rig) insist(c *contestant, s scene, measure func() error) error {
 		}
 		c.forgiven--
 		r.add(c, s, failedRuns, 1)
-		r.say("%s %s: a run of %s FAILED and is repeated: %v", r.setting.name, s, c.name, err)
+		r.sayf("%s %s: a run of %s FAILED and is repeated: %v", r.setting.name, s, c.name, err)
 	}
 }
 
@@ -165,8 +165,8 @@ func (r *rig) add(c *contestant, s scene, m metric, value float64) {
 	r.results.add(key{r.setting.name, c.name, s, m}, value)
 }
 
-func (r *rig) say(format string, args ...any) {
-	fmt.Fprintf(r.progress, format+"\n", args...)
+func (r *rig) sayf(format string, args ...any) {
+	_, _ = fmt.Fprintf(r.progress, format+"\n", args...)
 }
 
 // body is the file with a request's body.

@@ -147,7 +147,7 @@ func (r *rig) scale(ctx context.Context, pillion string) error {
 		}
 	}
 	for round := range r.opts.rounds {
-		r.say("scale, round %d of %d", round+1, r.opts.rounds)
+		r.sayf("scale, round %d of %d", round+1, r.opts.rounds)
 		for _, c := range r.turn(round) {
 			if err := r.insist(c, scaleShape.scene(), func() error { return r.scaleOnce(ctx, c) }); err != nil {
 				return err

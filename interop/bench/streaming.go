@@ -61,7 +61,7 @@ func (r *rig) stream(ctx context.Context, c *contestant) error {
 	perGiB := cpu.Seconds() / float64(result.data) * gib
 	r.add(c, sceneStreaming, bytesPerSecond, perSecond)
 	r.add(c, sceneStreaming, cpuPerGiB, perGiB)
-	r.say("%s %s %s: %.0f MB/s, %.2f s CPU per GiB", r.setting.name, sceneStreaming, c.name, perSecond/megabyte, perGiB)
+	r.sayf("%s %s %s: %.0f MB/s, %.2f s CPU per GiB", r.setting.name, sceneStreaming, c.name, perSecond/megabyte, perGiB)
 	return nil
 }
 

@@ -20,8 +20,6 @@ type target struct {
 	hindrance string
 }
 
-func (t target) measured() bool { return !math.IsNaN(t.got) && t.hindrance == "" }
-
 func (t target) met() bool {
 	if t.atLeast {
 		return t.got >= t.limit

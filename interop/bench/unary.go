@@ -80,7 +80,7 @@ func (r *rig) fullLoad(ctx context.Context, c *contestant, s shape) (float64, er
 	perRPC := float64(cpu.Microseconds()) / float64(l.requests)
 	r.add(c, s.scene(), cpuPerRPC, perRPC)
 	r.add(c, s.scene(), rpcPerSecond, result.requestsPerSecond)
-	r.say("%s %s %s: %.2f µs CPU per RPC, %.0f RPC/s", r.setting.name, s, c.name, perRPC, result.requestsPerSecond)
+	r.sayf("%s %s %s: %.2f µs CPU per RPC, %.0f RPC/s", r.setting.name, s, c.name, perRPC, result.requestsPerSecond)
 	return result.requestsPerSecond, nil
 }
 

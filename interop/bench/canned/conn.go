@@ -93,7 +93,7 @@ func newConn(nc net.Conn, responseSize int, u *unary) *conn {
 func (c *conn) serve() error {
 	defer c.pump.Wait()
 	defer close(c.closed)
-	defer c.nc.Close()
+	defer func() { _ = c.nc.Close() }()
 
 	settings := []byte{
 		0, settingMaxConcurrentStreams, 0, 0, maxConcurrentStreams >> 8, maxConcurrentStreams & 0xff,

@@ -46,7 +46,7 @@ func (c *conn) runPump() {
 	for {
 		wait, err := c.pumpOnce(time.Now())
 		if err != nil {
-			c.nc.Close() // the reader sees it and ends the connection
+			_ = c.nc.Close() // the reader sees it and ends the connection
 			return
 		}
 		if wait == 0 {

@@ -325,7 +325,7 @@ func FuzzConnection(f *testing.F) {
 	f.Add([]byte{0, 0, 0, frameHeaders, flagEndStream | flagEndHeaders, 0, 0, 0, 1})
 	f.Add(appendFrame(nil, frameData, flagEndStream|flagPadded, 1, Order{Messages: 1}.Request()))
 	f.Add(appendFrame(nil, frameSettings, 0, 0, []byte{0, 4, 0, 0, 0, 0}))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(func(_ *testing.T, b []byte) {
 		near, far := net.Pipe()
 		served := make(chan struct{})
 		go func() {

@@ -45,7 +45,7 @@ func Serve(ln net.Listener, backend string) error {
 	if err != nil {
 		return fmt.Errorf("grpcproxy: backend %s: %w", backend, err)
 	}
-	defer cc.Close()
+	defer func() { _ = cc.Close() }()
 	server := grpc.NewServer(
 		grpc.ForceServerCodecV2(codec{}),
 		grpc.UnknownServiceHandler(forwardTo(cc)),
