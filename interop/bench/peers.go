@@ -116,7 +116,11 @@ func executable(path string) (string, error) {
 // that make build leaves above this module.
 func findPillion() (string, error) {
 	if bin := os.Getenv("PILLION_BIN"); bin != "" {
-		return executable(bin)
+		path, err := executable(bin)
+		if err != nil {
+			return "", fmt.Errorf("PILLION_BIN names no program: %w", err)
+		}
+		return path, nil
 	}
 	return executable("../bin/pillion")
 }
