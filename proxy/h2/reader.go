@@ -2,6 +2,7 @@ package h2
 
 import (
 	"encoding/binary"
+	"runtime"
 	"sync"
 
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
@@ -84,8 +85,20 @@ func (r *reader) run() {
 			r.keep(rest)
 		}
 		r.Return()
+		r.letOthersJoin()
 		r.batch.Done()
 		r.awaitRoom()
+	}
+}
+
+// letOthersJoin lets readers that became readable together with this one run
+// before its batch is flushed, so that what they all have for one connection goes
+// out in one write: with many callers of few streams each, that saves a tenth of
+// the CPU. A reader that always finds something to read does not do it: its turn
+// would come back before the poller's, and who waits for the poller would starve.
+func (r *reader) letOthersJoin() {
+	if w, ok := r.c.t.(interface{ Waited() bool }); ok && w.Waited() {
+		runtime.Gosched()
 	}
 }
 

@@ -62,6 +62,7 @@ type socket struct {
 	lender     Lender
 	readN      int
 	readErr    error
+	waited     bool
 
 	onWritable func(fd uintptr) bool
 	writeP     []byte
@@ -87,6 +88,7 @@ func (s *socket) readOnce(fd uintptr) bool {
 			continue
 		case err == syscall.EAGAIN:
 			s.lender.Return()
+			s.waited = true
 			return false
 		case n < 0:
 			n = 0
@@ -97,7 +99,7 @@ func (s *socket) readOnce(fd uintptr) bool {
 }
 
 func (s *socket) Read(l Lender) (int, error) {
-	s.lender = l
+	s.lender, s.waited = l, false
 	if err := s.rc.Read(s.onReadable); err != nil {
 		return 0, err
 	}
@@ -109,6 +111,9 @@ func (s *socket) Read(l Lender) (int, error) {
 	}
 	return s.readN, nil
 }
+
+// Waited says whether the last Read had to wait.
+func (s *socket) Waited() bool { return s.waited }
 
 // writeOnce is called by TryWrite; it always returns true, so that the runtime
 // never waits.
