@@ -12,6 +12,9 @@ import (
 // a service in another datacentre ends in a dot and the datacentre, as the
 // registry's sources take it: "greeter.service.dc2.consul" is "greeter.dc2".
 func ServiceName(authority string) string {
+	if strings.ContainsAny(authority, "/%@[]") {
+		return ""
+	}
 	host := authority
 	if i := strings.LastIndexByte(host, ':'); i >= 0 {
 		if strings.IndexByte(host, ':') != i {
@@ -20,7 +23,7 @@ func ServiceName(authority string) string {
 		host = host[:i]
 	}
 	host = strings.TrimSuffix(host, ".")
-	if host == "" || host == "localhost" || len(host) > maxName || strings.ContainsAny(host, "/%@[]") {
+	if host == "" || host == "localhost" || len(host) > maxName {
 		return ""
 	}
 	if c := host[len(host)-1]; c >= '0' && c <= '9' {

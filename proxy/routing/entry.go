@@ -177,6 +177,7 @@ type name struct {
 	entry
 	grpcService string
 	services    atomic.Pointer[[]string]
+	failure     atomic.Pointer[error] // the last one; nil: there was none
 	askedAt     atomic.Int64 // Unix time in nanoseconds
 	asking      atomic.Bool
 }
@@ -227,8 +228,10 @@ func (r *Router) refresh(n *name) {
 		answering, err := r.answering(ctx, n.grpcService)
 		n.askedAt.Store(time.Now().UnixNano())
 		if err != nil {
-			r.opts.Logger.Warn("cannot find out who answers a gRPC service",
+			// The source says so itself, once; here it would be said every few seconds.
+			r.opts.Logger.Debug("cannot find out who answers a gRPC service",
 				"grpc_service", n.grpcService, "err", err)
+			n.failure.Store(&err)
 			if n.services.Load() != nil {
 				return // what was known stays
 			}

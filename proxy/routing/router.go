@@ -191,8 +191,11 @@ func (r *Router) Explain(authority, path string) (codes.Code, wire.Flag, string)
 	why := "no service says that it answers it"
 	if n := t.names[grpcService]; n != nil {
 		if n.timedOut.Load() {
-			return codes.Unavailable, wire.FlagNoHealthyUpstream,
-				fmt.Sprintf("the registry cannot say now who answers gRPC service %q, and authority %q names no service", grpcService, shorten(authority))
+			message := fmt.Sprintf("the registry cannot say now who answers gRPC service %q, and authority %q names no service", grpcService, shorten(authority))
+			if failure := n.failure.Load(); failure != nil {
+				message += ": " + (*failure).Error()
+			}
+			return codes.Unavailable, wire.FlagNoHealthyUpstream, message
 		}
 		if answering := n.services.Load(); answering != nil && len(*answering) > 1 {
 			why = "several services answer it (" + list(*answering) + "): name one in :authority"
