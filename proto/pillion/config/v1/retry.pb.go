@@ -30,9 +30,9 @@ type Retry struct {
 	// How often an RPC is sent at most, the first time counted; each time to
 	// another instance as long as there is one. 1 turns the retry off. Default: 3.
 	MaxAttempts *uint32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
-	// How many bytes of a request are kept for that, per RPC. An RPC whose request
-	// is longer is no longer retried. 0: nothing is kept, so an RPC is retried only
-	// until its request begins to arrive. Default: 64Ki.
+	// How many bytes of a request are kept for that once they were sent, per RPC.
+	// An RPC that has sent more is no longer retried. 0: nor is one that has sent
+	// anything. Default: 64Ki.
 	BufferPerRpc  *uint32 `protobuf:"varint,2,opt,name=buffer_per_rpc,json=bufferPerRpc,proto3,oneof" json:"buffer_per_rpc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
