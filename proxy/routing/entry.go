@@ -178,7 +178,7 @@ type name struct {
 	grpcService string
 	services    atomic.Pointer[[]string]
 	failure     atomic.Pointer[error] // the last one; nil: there was none
-	askedAt     atomic.Int64 // Unix time in nanoseconds
+	askedAt     atomic.Int64          // Unix time in nanoseconds
 	asking      atomic.Bool
 }
 

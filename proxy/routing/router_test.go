@@ -163,7 +163,7 @@ func TestTheRegistryCannotSayWhoAnswers(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newRig(t, Options{})
 		r.source.set(func() { r.source.err = errors.New("connection refused") })
-		r.route("localhost", sayHello).want(`Unavailable UH: the registry cannot say now who answers gRPC service "helloworld.Greeter"*`)
+		r.route("localhost", sayHello).want(`Unavailable UH: the registry cannot say now who answers gRPC service "helloworld.Greeter", and authority "localhost" names no service: connection refused`)
 		r.source.set(func() { r.source.err, r.source.answering["helloworld.Greeter"] = nil, []string{"greeter"} })
 		time.Sleep(5 * time.Second)
 		c := r.route("localhost", sayHello)
