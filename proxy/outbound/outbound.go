@@ -60,7 +60,7 @@ func New(o Options) *Proxy {
 		return upstream.NewCluster(service, o.Policy, &up, o.Counters.Service(telemetry.Outbound, service))
 	}
 	p := &Proxy{inside: bufconn.Listen(inMemory)}
-	p.mesh = newMeshReflection(o.Source, p.inside, o.Counters)
+	p.mesh = newMeshReflection(o.Source, p.inside, up.HTTP2, o.Counters)
 	ro := routing.Options{
 		Source: o.Source, NewCluster: newCluster, Default: o.DefaultService,
 		Reflection: p.mesh.cluster, ResolveTimeout: o.ResolveTimeout,

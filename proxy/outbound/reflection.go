@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/pillion-proxy/pillion/proxy/balance"
+	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/meshreflect"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
@@ -24,7 +25,7 @@ type meshReflection struct {
 	cluster *upstream.Cluster
 }
 
-func newMeshReflection(source registry.Source, inside *bufconn.Listener, counters *telemetry.Counters) *meshReflection {
+func newMeshReflection(source registry.Source, inside *bufconn.Listener, http2 *h2.Config, counters *telemetry.Counters) *meshReflection {
 	m := &meshReflection{server: grpc.NewServer()}
 	m.mesh = meshreflect.New(meshreflect.Options{
 		Services:  source.Services,
@@ -43,7 +44,7 @@ func newMeshReflection(source registry.Source, inside *bufconn.Listener, counter
 	go func() { _ = m.server.Serve(listener) }()
 
 	const name = "pillion-mesh-reflection"
-	opts := upstream.Options{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	opts := upstream.Options{HTTP2: http2, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return listener.DialContext(ctx)
 	}}.WithDefaults()
 	m.cluster = upstream.NewCluster(name, balance.PickFirst, &opts, counters.Service(telemetry.Outbound, name))
