@@ -33,7 +33,7 @@ const (
 
 	defaultConnectTimeout    = 5 * time.Second
 	defaultBackoffInitial    = 100 * time.Millisecond
-	defaultBackoffMax        = 10 * time.Second
+	defaultBackoffMax        = 3 * time.Second
 	defaultKeepaliveInterval = 0
 	defaultKeepaliveTimeout  = 20 * time.Second
 	defaultIdleTimeout       = 30 * time.Minute

@@ -131,7 +131,7 @@ type Backoff struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The first wait. Default: 100ms.
 	Initial *durationpb.Duration `protobuf:"bytes,1,opt,name=initial,proto3" json:"initial,omitempty"`
-	// The longest wait, at least `initial`. Default: 10s.
+	// The longest wait, at least `initial`. Default: 3s.
 	Max           *durationpb.Duration `protobuf:"bytes,2,opt,name=max,proto3" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
