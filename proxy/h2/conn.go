@@ -176,7 +176,7 @@ func (c *Conn) Open(b *Batch, s *Stream, fields []hpack.Field, end bool) (gen ui
 	c.active++
 	b.touch(c)
 	if c.outputFull() || c.ready.head != nil && c.ready.head.id == 0 {
-		c.parkHeaders(s, fields, end)
+		c.parkHeaders(b, s, fields, end)
 		return s.gen, nil
 	}
 	c.writeHeaders(s, fields, end)

@@ -125,38 +125,60 @@ type parked struct {
 	off      int // data before it went out
 	trailers *hpack.Block
 	end      bool // END_STREAM follows data, or the last of heads
+	kept     int  // what all this takes of the budget
 }
 
 var parkedPool = sync.Pool{New: func() any { return new(parked) }}
 
 func (p *parked) free(g *Budget) {
-	g.Release(len(p.data) - p.off)
+	g.Release(p.kept)
 	if cap(p.data) > 64<<10 {
 		p.data = nil
 	}
+	for _, block := range p.heads {
+		FreeBlock(block)
+	}
+	FreeBlock(p.trailers)
 	clear(p.heads)
 	*p = parked{heads: p.heads[:0], data: p.data[:0]}
 	parkedPool.Put(p)
 }
 
-// park makes room for parked output and queues the stream for its turn. c.mu is
-// held.
-func (c *Conn) park(s *Stream) *parked {
+// park makes room for n bytes of parked output and queues the stream for its
+// turn. It ends the stream, and returns nil, where the process keeps too many
+// already. c.mu is held.
+func (c *Conn) park(b *Batch, s *Stream, n int) *parked {
+	if !c.cfg.Budget.Take(n) {
+		b.events = append(b.events, event{kind: eventOverBudget, stream: s, gen: s.gen})
+		c.resetStream(b, s, EnhanceYourCalm)
+		return nil
+	}
 	if s.parked == nil {
 		s.parked = parkedPool.Get().(*parked)
 		c.ready.push(s)
 	}
+	s.parked.kept += n
 	return s.parked
 }
 
+// went gives the budget n bytes back that went on.
+func (c *Conn) went(p *parked, n int) {
+	p.kept -= n
+	c.cfg.Budget.Release(n)
+}
+
 // parkHeaders keeps a header section until the stream's turn. c.mu is held.
-func (c *Conn) parkHeaders(s *Stream, fields []hpack.Field, end bool) {
-	p := c.park(s)
-	block := new(hpack.Block)
+func (c *Conn) parkHeaders(b *Batch, s *Stream, fields []hpack.Field, end bool) {
+	block := blocks.Get().(*hpack.Block)
 	for i := range fields {
 		f := &fields[i]
 		block.Append(f.Name, f.Value)
 		block.Fields[len(block.Fields)-1].Sensitive = f.Sensitive
+	}
+	p := c.park(b, s, int(block.Size()))
+	if p == nil {
+		FreeBlock(block)
+		return
 	}
 	if len(p.data) > p.off {
 		p.trailers = block
@@ -166,16 +188,12 @@ func (c *Conn) parkHeaders(s *Stream, fields []hpack.Field, end bool) {
 	p.end = end
 }
 
-// parkData keeps bytes until the stream's turn, or ends the stream where the
-// process keeps too many already. c.mu is held.
+// parkData keeps bytes until the stream's turn. c.mu is held.
 func (c *Conn) parkData(b *Batch, s *Stream, data []byte, end bool) {
-	if !c.cfg.Budget.Take(len(data)) {
-		gen := s.gen
-		b.events = append(b.events, event{kind: eventOverBudget, stream: s, gen: gen})
-		c.resetStream(b, s, EnhanceYourCalm)
+	p := c.park(b, s, len(data))
+	if p == nil {
 		return
 	}
-	p := c.park(s)
 	if p.off > 0 && len(p.data)+len(data) > cap(p.data) {
 		p.data = p.data[:copy(p.data, p.data[p.off:])]
 		p.off = 0
@@ -203,8 +221,10 @@ func (c *Conn) sendParked(b *Batch, s *Stream) {
 			c.unpark(b, s)
 			return
 		}
+		c.went(p, int(block.Size()))
+		FreeBlock(block)
+		p.heads[i] = nil
 	}
-	clear(p.heads)
 	p.heads = p.heads[:0]
 
 	if rest := p.data[p.off:]; len(rest) > 0 || (p.end && p.trailers == nil) {
@@ -219,7 +239,7 @@ func (c *Conn) sendParked(b *Batch, s *Stream) {
 		n := min(len(rest), c.peer.maxFrameSize)
 		n = c.writeData(s, rest[:n], p.end && p.trailers == nil && n == len(rest))
 		p.off += n
-		c.cfg.Budget.Release(n)
+		c.went(p, n)
 		if n > 0 {
 			b.events = append(b.events, event{kind: eventTaken, stream: s, gen: s.gen, n: n})
 		}

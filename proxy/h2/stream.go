@@ -140,7 +140,7 @@ func (s *Stream) SendHeaders(b *Batch, fields []hpack.Field, end bool) {
 	s.answered = true
 	b.touch(c)
 	if s.parked != nil || c.outputFull() {
-		c.parkHeaders(s, fields, end)
+		c.parkHeaders(b, s, fields, end)
 		return
 	}
 	c.writeHeaders(s, fields, end)
