@@ -52,14 +52,22 @@ func (r *RPC) try(b *h2.Batch) {
 // left alone from then on, so that few RPCs meet more than one of them.
 const maxTries = 20
 
-// pick chooses an instance, one that was not tried yet if there is one. r.mu is
-// held.
+// pick chooses an instance: one that was not tried yet, if there is one, even
+// where its sidecar could not reach its app a moment ago; else one that was. r.mu
+// is held.
 func (r *RPC) pick() (*upstream.Instance, bool) {
+	skip := r.skip
 	if len(r.tried) == 0 {
-		return r.dest.Pick(nil)
+		skip = nil
 	}
-	if inst, ok := r.dest.Pick(r.skip); ok {
+	if inst, ok := r.dest.Pick(skip); ok {
 		return inst, true
+	}
+	if inst, ok := r.dest.PickRefusing(skip); ok {
+		return inst, true
+	}
+	if skip == nil {
+		return nil, false
 	}
 	return r.dest.Pick(nil)
 }

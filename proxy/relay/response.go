@@ -43,11 +43,19 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	code, message := codes.OK, ""
 	if end {
 		code, message = readStatus(h.Regular, h.Status)
-		if code == codes.Unavailable && notProcessed(h.Regular) && r.mayRetry(b) {
-			r.lastErr = fmt.Errorf("the sidecar at %s: %s", a.inst, message)
-			r.retryElsewhere(b, a)
-			return
+		if code == codes.Unavailable && notProcessed(h.Regular) {
+			err := fmt.Errorf("the sidecar at %s: %s", a.inst, wire.DecodeMessage(message))
+			a.inst.Refused(err)
+			if r.mayRetry(b) {
+				r.lastErr = err
+				r.retryElsewhere(b, a)
+				return
+			}
+		} else {
+			a.inst.Accepted()
 		}
+	} else {
+		a.inst.Accepted()
 	}
 	r.status = h.Status
 	r.phase = phaseAnswering

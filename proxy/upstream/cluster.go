@@ -31,6 +31,7 @@ type table struct {
 	picker    balance.Picker[*Instance]
 	instances []*Instance
 	stale     bool
+	turn      atomic.Uint32 // of pickRefusing
 }
 
 // NewCluster returns a cluster without instances. opts must have been through
@@ -110,6 +111,22 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 // out those that the RPC has tried.
 func (c *Cluster) Pick(skip func(*Instance) bool) (*Instance, bool) {
 	return c.table.Load().picker.Pick(skip)
+}
+
+// PickRefusing returns one of the instances whose sidecar could not reach its
+// app when it was asked last, each in its turn. It is for when Pick finds none:
+// better to ask again than to fail.
+func (c *Cluster) PickRefusing(skip func(*Instance) bool) (*Instance, bool) {
+	t := c.table.Load()
+	n := uint32(len(t.instances))
+	first := t.turn.Add(1)
+	for i := range n {
+		in := t.instances[(first+i)%n]
+		if in.refusal.active.Load() && !in.avoided.Load() && (skip == nil || !skip(in)) {
+			return in, true
+		}
+	}
+	return nil, false
 }
 
 // Size returns how many instances there are, usable or not.

@@ -28,6 +28,7 @@ type Instance struct {
 
 	inFlight atomic.Int64
 	avoided  atomic.Bool // in back-off
+	refusal  refusal
 	conns    atomic.Pointer[[]*conn]
 
 	// queued is waiting.len, for those who do not hold mu.
@@ -53,7 +54,7 @@ func newInstance(e registry.Endpoint, opts *Options, counts *telemetry.Service) 
 }
 
 // Usable implements balance.Instance.
-func (in *Instance) Usable() bool { return !in.avoided.Load() }
+func (in *Instance) Usable() bool { return !in.avoided.Load() && !in.refusal.active.Load() }
 
 // InFlight implements balance.Instance.
 func (in *Instance) InFlight() int64 { return in.inFlight.Load() }
@@ -74,10 +75,19 @@ func (in *Instance) String() string { return in.address }
 func (in *Instance) LastError() error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if !in.avoided.Load() {
-		return nil
+	return in.trouble().lastErr
+}
+
+// trouble is the back-off that keeps the instance from being used, an empty one
+// if none does. in.mu is held.
+func (in *Instance) trouble() *backoff {
+	switch {
+	case in.avoided.Load():
+		return &in.backoff
+	case in.refusal.active.Load():
+		return &in.refusal.app
 	}
-	return in.lastErr
+	return &backoff{}
 }
 
 // Open opens a stream to the instance. Where none can be opened at once, w is
@@ -168,6 +178,7 @@ func (in *Instance) close(b *h2.Batch) {
 	in.mu.Lock()
 	in.closed = true
 	in.backoff.stop()
+	in.refusal.app.stop()
 	if in.cancel != nil {
 		in.cancel()
 	}
@@ -202,9 +213,8 @@ func (in *Instance) status() InstanceStatus {
 		Endpoint: *in.endpoint.Load(), Usable: in.Usable(), InFlight: in.InFlight(),
 		Waiting: in.waiting.len, Connections: len(*in.conns.Load()),
 	}
-	if !st.Usable {
-		st.RetryAt = in.retryAt
-		st.LastError = in.lastErr.Error()
+	if t := in.trouble(); t.lastErr != nil {
+		st.RetryAt, st.LastError = t.retryAt, t.lastErr.Error()
 	}
 	return st
 }
