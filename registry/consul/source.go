@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 
@@ -129,32 +130,54 @@ func (s *Source) watches() []*watched {
 
 // Answering asks Consul's catalogue which services say in their meta
 // "grpc-services" (and "grpc-services-2" to "-12") that they answer a gRPC
-// service. While Consul is away those of the services watched now must do; it is
-// an error then if there are none.
+// service. While Consul is away, or does not answer within half a second, those
+// must do that said so when they were seen last; it is an error then if there are
+// none.
 func (s *Source) Answering(ctx context.Context, grpcService string) ([]string, error) {
 	if !isGRPCName(grpcService) {
 		return nil, nil
 	}
 
-	names, err := s.list(ctx, "find out who answers "+grpcService, answeringFilter(grpcService))
-	if err == nil {
-		return names, nil
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		names []string
+		err   error
 	}
-	for _, w := range s.watches() {
-		if w.answers(grpcService) {
-			names = append(names, w.name)
-		}
-	}
-	if len(names) == 0 {
-		return nil, err
-	}
+	answered := make(chan answer, 1)
+	go func() {
+		names, err := s.list(ctx, "find out who answers "+grpcService, answeringFilter(grpcService))
+		answered <- answer{names, err}
+	}()
+	patience := time.NewTimer(cachePatience)
+	defer patience.Stop()
 
-	return names, nil
+	select {
+	case now := <-answered:
+		if now.err == nil {
+			return now.names, nil
+		}
+		if names := s.lastKnownAnswering(grpcService); len(names) > 0 {
+			return names, nil
+		}
+
+		return nil, now.err
+	case <-patience.C:
+		if names := s.lastKnownAnswering(grpcService); len(names) > 0 {
+			cancel()
+			<-answered
+
+			return names, nil
+		}
+		late := <-answered
+
+		return late.names, late.err
+	}
 }
 
 // Services asks Consul's catalogue for all names but those of Consul itself, of
-// sidecars and of gateways. While Consul is away it returns what it found last,
-// and what is watched; it is an error then if that is nothing.
+// sidecars and of gateways. While Consul is away it returns what was seen last; it
+// is an error then if that is nothing.
 func (s *Source) Services(ctx context.Context) ([]string, error) {
 	names, err := s.list(ctx, "list the services", `ServiceKind == ""`)
 	if err == nil {
@@ -165,16 +188,7 @@ func (s *Source) Services(ctx context.Context) ([]string, error) {
 		return slices.Clone(names), nil
 	}
 
-	s.mu.Lock()
-	names = slices.Clone(s.names)
-	s.mu.Unlock()
-	for _, w := range s.watches() {
-		if service, _ := w.state(); service != nil {
-			names = append(names, w.name)
-		}
-	}
-	slices.Sort(names)
-	if names = slices.Compact(names); len(names) == 0 {
+	if names = s.lastKnown(); len(names) == 0 {
 		return nil, err
 	}
 

@@ -1,0 +1,112 @@
+package consul
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// maxLastKnown bounds what one look through the folder reads, in bytes.
+const maxLastKnown = 64 << 20
+
+// all returns what is kept of all services, by their names. It is for a sidecar
+// that was restarted while Consul is away: it watches nothing yet, and is asked
+// who answers. What cannot be read is left out.
+func (c *cache) all() []*registry.Service {
+	if c == nil {
+		return nil
+	}
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return nil // there is none, or saving says what is wrong with it
+	}
+	var (
+		services []*registry.Service
+		left     int64 = maxLastKnown
+	)
+	for _, entry := range entries {
+		if !strings.HasSuffix(entry.Name(), cacheSuffix) || strings.HasPrefix(entry.Name(), ".tmp-") {
+			continue
+		}
+		content, err := readAtMost(filepath.Join(c.dir, entry.Name()), min(left, maxCacheFile))
+		if err != nil {
+			continue
+		}
+		left -= int64(len(content))
+		var head struct {
+			Service string `json:"service"`
+		}
+		// A file that stands under another's name is not what it says.
+		if json.Unmarshal(content, &head) != nil || filepath.Base(c.path(head.Service)) != entry.Name() {
+			continue
+		}
+		if service, err := decodeCache(c.scope, head.Service, content); err == nil {
+			services = append(services, service)
+		}
+	}
+	slices.SortFunc(services, func(a, b *registry.Service) int { return strings.Compare(a.Name, b.Name) })
+
+	return services
+}
+
+// readAtMost reads a file that is no longer than limit, in bytes; else it is an
+// error.
+func readAtMost(path string, limit int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+
+	content, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err == nil && int64(len(content)) > limit {
+		err = errors.New("is too long")
+	}
+
+	return content, err
+}
+
+// lastKnownAnswering returns the services that said, when they were seen last,
+// that they answer a gRPC service: those that are watched, else those on disk.
+func (s *Source) lastKnownAnswering(grpcService string) (names []string) {
+	for _, w := range s.watches() {
+		if w.answers(grpcService) {
+			names = append(names, w.name)
+		}
+	}
+	if len(names) > 0 {
+		return names
+	}
+	for _, service := range s.cache.all() {
+		if slices.Contains(service.GRPC, grpcService) {
+			names = append(names, service.Name)
+		}
+	}
+
+	return names
+}
+
+// lastKnown returns the names of the services that were seen last: by Services,
+// by those who watch, and on disk.
+func (s *Source) lastKnown() []string {
+	s.mu.Lock()
+	names := slices.Clone(s.names)
+	s.mu.Unlock()
+	for _, w := range s.watches() {
+		if service, _ := w.state(); service != nil {
+			names = append(names, w.name)
+		}
+	}
+	for _, service := range s.cache.all() {
+		names = append(names, service.Name)
+	}
+	slices.Sort(names)
+
+	return slices.Compact(names)
+}

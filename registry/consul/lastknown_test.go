@@ -1,0 +1,113 @@
+package consul
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// A sidecar that is restarted while Consul is away, or never answers, has watched
+// nothing yet: who answers, and which services there are, is on its disk.
+func TestARestartWhileConsulIsAwayKnowsWhoAnswers(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]func(*http.Request) (*http.Response, error){
+		"refused": refuse,
+		"hangs": func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+
+			return nil, req.Context().Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			knowsWhoAnswers(t, fault)
+		})
+	}
+}
+
+func knowsWhoAnswers(t *testing.T, fault func(*http.Request) (*http.Response, error)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFakeAgent()
+		fake.failWith(fault)
+		dir := t.TempDir()
+		disk := &cache{dir: dir}
+		for name, grpc := range map[string]string{"greeter": "helloworld.Greeter", "old-greeter": "helloworld.Greeter", "shop": "shop.Shop"} {
+			if err := disk.save(name, &registry.Service{Name: name, GRPC: []string{grpc}, Endpoints: kept().Endpoints}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		source, _ := newFakeSource(t, fake, Config{CacheDir: dir})
+
+		answering := func(grpc string, wanted ...string) {
+			t.Helper()
+			began := time.Now()
+			names, err := source.Answering(t.Context(), grpc)
+			if took := time.Since(began); took > time.Second && len(wanted) > 0 {
+				t.Errorf("who answers %s was said after %v, though it was known", grpc, took)
+			}
+			if (err != nil) != (len(wanted) == 0) {
+				t.Errorf("who answers %s: %v", grpc, err)
+			}
+			want(t, "who answers "+grpc, names, wanted)
+		}
+		answering("shop.Shop", "shop")
+		answering("helloworld.Greeter", "greeter", "old-greeter")
+		answering("nobody.Knows")
+		names, err := source.Services(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		want(t, "services", names, []string{"greeter", "old-greeter", "shop"})
+
+		// Those that are watched are the ones that are used.
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			source.Watch(ctx, "greeter", func(*registry.Service) {})
+		}()
+		time.Sleep(time.Second)
+		answering("helloworld.Greeter", "greeter")
+		stop()
+		<-done
+	})
+}
+
+func TestLastKnownBelievesNothingUnchecked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	disk := &cache{dir: dir}
+	for _, name := range []string{"greeter", "moved"} {
+		if err := disk.save(name, kept()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// In another scope the name means something else.
+	if err := (&cache{dir: dir, scope: cacheScope{Namespace: "other"}}).save("elsewhere", kept()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(disk.path("moved"), filepath.Join(dir, "something-else"+cacheSuffix)); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"broken" + cacheSuffix: `{"version": 1`, ".tmp-1" + cacheSuffix: `{}`, "notes.txt": "hello", "empty" + cacheSuffix: "",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	services := disk.all()
+	if len(services) != 1 || services[0].Name != "greeter" {
+		t.Errorf("got %d services, the first %+v", len(services), services[0])
+	}
+	if none := (&cache{dir: filepath.Join(dir, "missing")}).all(); none != nil {
+		t.Errorf("of no folder: %v", none)
+	}
+}
