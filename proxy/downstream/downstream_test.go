@@ -3,7 +3,6 @@ package downstream
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -55,7 +54,7 @@ func newRig(t *testing.T, maxConns int) *rig {
 		listener: &listener{conns: make(chan any), closed: make(chan struct{})},
 	}
 	r.s = New(Options{
-		HTTP2: &cfg, MaxConns: maxConns, Open: &r.open, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		HTTP2: &cfg, MaxConns: maxConns, Open: &r.open, Logger: slog.New(slog.DiscardHandler),
 		NewStream: func(*h2.Conn) *h2.Stream {
 			o := new(silent)
 			o.s.Init(o)

@@ -22,7 +22,7 @@ const maxTimeout = 100 * 365 * 24 * time.Hour
 // startDeadline reads grpc-timeout and sets the timer. The time counts from the
 // arrival of the headers. r.mu is held.
 func (r *RPC) startDeadline() error {
-	timeout := time.Duration(0)
+	var timeout time.Duration
 	if r.timeoutAt >= 0 {
 		d, err := wire.ParseTimeout(r.fields[r.timeoutAt].Value)
 		if err != nil {

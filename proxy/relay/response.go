@@ -44,7 +44,7 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	if end {
 		code, message = readStatus(h.Regular, h.Status)
 		if code == codes.Unavailable && notProcessed(h.Regular) {
-			err := fmt.Errorf("the sidecar at %s: %s", a.inst, wire.DecodeMessage(message))
+			err := fmt.Errorf("the sidecar at %s: %s", a.inst, message)
 			a.inst.Refused(err)
 			if r.mayRetry(b) {
 				r.lastErr = err

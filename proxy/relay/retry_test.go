@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,10 +17,10 @@ import (
 func upstreamOptions(maxConns int) upstream.Options { return upstream.Options{MaxConns: maxConns} }
 
 // fields and data of a request, to compare what two instances got.
-func whole(frames []*scriptpeer.Frame) (fields string, body []byte, end bool) {
+func whole(frames []*scriptpeer.Frame) (fields []string, body []byte, end bool) {
 	for _, f := range frames {
 		for _, h := range f.Fields {
-			fields += h.Name + "=" + h.Value + "\n"
+			fields = append(fields, h.Name+"="+h.Value)
 		}
 		body = append(body, f.Data...)
 		end = end || f.End
@@ -44,8 +45,8 @@ func TestRefusedStreamGoesElsewhere(t *testing.T) {
 		first.Reset(1, http2.ErrCodeRefusedStream)
 		second := b.Conn()
 		fields2, sent2, end2 := whole(second.Frames())
-		if fields != fields2 || !bytes.Equal(sent, sent2) || !bytes.Equal(sent, scriptpeer.Message(body)) || !end || !end2 {
-			t.Errorf("first:\n%s%d bytes, end: %v\nsecond:\n%s%d bytes, end: %v", fields, len(sent), end, fields2, len(sent2), end2)
+		if !slices.Equal(fields, fields2) || !bytes.Equal(sent, sent2) || !bytes.Equal(sent, scriptpeer.Message(body)) || !end || !end2 {
+			t.Errorf("first:\n%q %d bytes, end: %v\nsecond:\n%q %d bytes, end: %v", fields, len(sent), end, fields2, len(sent2), end2)
 		}
 		second.Response(1)
 		second.Trailers(1, "0")

@@ -57,11 +57,7 @@ func rpcService(path string) (name string, telling bool) {
 	if !ok || len(name) > maxName {
 		return "", false
 	}
-	switch name {
-	case "grpc.health.v1.Health":
-		return name, false
-	}
-	return name, !isReflection(name)
+	return name, name != "grpc.health.v1.Health" && !isReflection(name)
 }
 
 func isReflection(service string) bool {

@@ -35,12 +35,12 @@ func TestAnInstanceThatRefusesIsLeftAloneAndTriedAgain(t *testing.T) {
 		}
 		r.call(in).want("connecting to a:1: connection refused")
 		at := r.dialTimes("a:1", 1300*time.Millisecond)
-		want := []time.Duration{100, 260, 516, 816, 1116}
+		want := []int64{100, 260, 516, 816, 1116}
 		if len(at) != len(want) {
 			t.Fatalf("dialled at %v, want at %v ms", at, want)
 		}
 		for i := range at {
-			if d := at[i] - want[i]*time.Millisecond; d < 0 || d > 5*time.Millisecond {
+			if d := at[i] - time.Duration(want[i])*time.Millisecond; d < 0 || d > 5*time.Millisecond {
 				t.Errorf("dialled at %v, want at %v ms", at, want)
 				break
 			}

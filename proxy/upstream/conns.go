@@ -206,6 +206,12 @@ func (in *Instance) look(c *conn) {
 	}
 }
 
+// connOf returns what serve made of an engine's connection.
+func connOf(hc *h2.Conn) *conn {
+	c, _ := hc.Data.(*conn)
+	return c
+}
+
 // handler is an Instance as its connections see it.
 type handler Instance
 
@@ -214,7 +220,7 @@ func (h *handler) NewStream(*h2.Conn) *h2.Stream { return nil }
 
 // OnConnSlots implements h2.Handler.
 func (h *handler) OnConnSlots(b *h2.Batch, hc *h2.Conn) {
-	in, c := (*Instance)(h), hc.Data.(*conn)
+	in, c := (*Instance)(h), connOf(hc)
 	in.mu.Lock()
 	state := c.state
 	in.mu.Unlock()
@@ -229,12 +235,12 @@ func (h *handler) OnConnSlots(b *h2.Batch, hc *h2.Conn) {
 
 // OnConnDraining implements h2.Handler.
 func (h *handler) OnConnDraining(_ *h2.Batch, hc *h2.Conn) {
-	(*Instance)(h).drop(hc.Data.(*conn))
+	(*Instance)(h).drop(connOf(hc))
 }
 
 // OnConnClosed implements h2.Handler.
 func (h *handler) OnConnClosed(b *h2.Batch, hc *h2.Conn, err error) {
-	in, c := (*Instance)(h), hc.Data.(*conn)
+	in, c := (*Instance)(h), connOf(hc)
 	in.mu.Lock()
 	state := c.state
 	c.state = connGone

@@ -49,11 +49,13 @@ func (f *Frame) String() string {
 	line := fmt.Sprintf("%v %d", f.Type, f.Stream)
 	switch f.Type {
 	case http2.FrameHeaders:
+		shown := []string{line}
 		for _, h := range f.Fields {
 			if h.Name == ":status" || h.Name == ":path" || strings.HasPrefix(h.Name, "grpc-") || strings.HasPrefix(h.Name, "pillion-") {
-				line += " " + h.Name + "=" + h.Value
+				shown = append(shown, h.Name+"="+h.Value)
 			}
 		}
+		line = strings.Join(shown, " ")
 	case http2.FrameData:
 		line += fmt.Sprintf(" %d", len(f.Data))
 	case http2.FrameRSTStream:
