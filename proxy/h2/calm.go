@@ -12,12 +12,15 @@ type calm struct {
 	premature uint32 // of those, reset by it or for its errors before an answer
 }
 
-// prematureFloor is how many streams a peer may cancel unanswered before their
-// share is looked at; maxPrematureShare of all is then too many (rapid reset,
-// CVE-2023-44487).
 const (
+	// prematureFloor is how many streams a peer may cancel unanswered before
+	// their share is looked at: more than half of all is then too many (rapid
+	// reset, CVE-2023-44487).
 	prematureFloor    = 500
 	prematureShareDiv = 2
+	// prematureMemory is after how many streams half of the past is forgotten:
+	// a connection cannot save up for an attack.
+	prematureMemory = 4096
 	// prematureAge is the age up to which an unanswered stream that ends counts:
 	// older ones had cost their sender patience.
 	prematureAge = int64(time.Second)
@@ -45,6 +48,14 @@ func (c *Conn) usefulWork(n int32) {
 	c.calm.left = min(c.calm.left+n, c.cfg.Nuisance)
 }
 
+// noteOpened notes a stream that the peer opened. c.mu is held.
+func (c *Conn) noteOpened() {
+	if c.calm.opened++; c.calm.opened >= prematureMemory {
+		c.calm.opened /= 2
+		c.calm.premature /= 2
+	}
+}
+
 // endedEarly notes that a client's stream ended by the client's doing. c.mu is
 // held.
 func (c *Conn) endedEarly(s *Stream, now int64) error {
@@ -56,31 +67,4 @@ func (c *Conn) endedEarly(s *Stream, now int64) error {
 		return connError(EnhanceYourCalm, "too many streams reset before they were answered")
 	}
 	return nil
-}
-
-// resetRing remembers the streams that we reset most recently, whose last frames
-// may still be on their way (RFC 9113 section 5.1, "closed").
-type resetRing struct {
-	ids  []uint32
-	next int
-}
-
-const resetRingSize = 256
-
-func (r *resetRing) add(id uint32) {
-	if len(r.ids) < resetRingSize {
-		r.ids = append(r.ids, id)
-		return
-	}
-	r.ids[r.next] = id
-	r.next = (r.next + 1) % resetRingSize
-}
-
-func (r *resetRing) has(id uint32) bool {
-	for _, v := range r.ids {
-		if v == id {
-			return true
-		}
-	}
-	return false
 }

@@ -59,7 +59,7 @@ type Conn struct {
 	lastID    uint32 // server: the highest id that the client has used
 	skipped   [4][2]uint32
 	nSkipped  int
-	resets    resetRing
+	resets    resetSet
 	wantSlots bool
 	idleSince time.Time
 
@@ -115,6 +115,7 @@ func New(t Transport, role Role, config *Config, h Handler) *Conn {
 		idleSince:    time.Now(),
 	}
 	c.room.L = &c.mu
+	c.resets = newResetSet(role, cfg)
 	c.calm.left = cfg.Nuisance
 	o := c.output()
 	if role == Client {

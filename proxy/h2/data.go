@@ -35,7 +35,7 @@ func (r *reader) beginData(h frameHeader, p []byte) (used int, err error) {
 	}
 	s := c.streams[h.id]
 	if s == nil {
-		err := c.onClosedStreamData(h.id)
+		err := c.onClosedStreamData(h, payload)
 		c.mu.Unlock()
 		return used, err
 	}
@@ -158,14 +158,18 @@ func (c *Conn) returnPadding(b *Batch, s *Stream, n int) {
 // onClosedStreamData judges DATA on a stream that is not open: what was on its
 // way when we reset it is thrown away, the rest is an error (RFC 9113 section
 // 5.1). c.mu is held.
-func (c *Conn) onClosedStreamData(id uint32) error {
-	if err := c.checkNotIdle(id); err != nil {
+func (c *Conn) onClosedStreamData(h frameHeader, payload int) error {
+	if err := c.checkNotIdle(h.id); err != nil {
 		return err
 	}
-	if c.resets.has(id) || id > c.goAwayID {
-		return nil
+	end, cost := h.has(flagEndStream), int32(0)
+	if payload == 0 && !end {
+		cost = 2
 	}
-	return &streamError{id, StreamClosed, "DATA on a closed stream"}
+	if late, err := c.late(h.id, cost, end); late {
+		return err
+	}
+	return &streamError{h.id, StreamClosed, "DATA on a closed stream"}
 }
 
 // endRemote notes the peer's END_STREAM. c.mu is held.

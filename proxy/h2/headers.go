@@ -190,7 +190,7 @@ func (c *Conn) admit(id uint32, bad string) error {
 		c.nSkipped++
 	}
 	c.lastID = id
-	c.calm.opened++
+	c.noteOpened()
 	switch {
 	case c.draining:
 		return &streamError{id, RefusedStream, "a stream opened after the client's GOAWAY"}
@@ -209,10 +209,10 @@ func (r *reader) trailers(h frameHeader, head *Head, end bool) error {
 	c, b := r.c, &r.batch
 	s := c.streams[h.id]
 	if s == nil {
-		switch {
-		case c.resets.has(h.id):
-			return nil
-		case c.wasSkipped(h.id):
+		if late, err := c.late(h.id, 1, end); late {
+			return err
+		}
+		if c.wasSkipped(h.id) {
 			return connError(ProtocolError, "HEADERS on a stream below the last one opened")
 		}
 		return connError(StreamClosed, "HEADERS on a closed stream")
@@ -260,8 +260,8 @@ func (r *reader) response(h frameHeader, head *Head) error {
 		if err := c.checkNotIdle(h.id); err != nil {
 			return err
 		}
-		if c.resets.has(h.id) {
-			return nil
+		if late, err := c.late(h.id, 1, end); late {
+			return err
 		}
 		return &streamError{h.id, StreamClosed, "HEADERS on a closed stream"}
 	}

@@ -274,7 +274,11 @@ func (r *reader) resetFor(err *error) bool {
 		o := c.output()
 		o.b = appendRSTStream(o.b, se.id, se.code)
 		c.resets.add(se.id)
-		*err = c.nuisance(4)
+		cost := int32(4)
+		if se.code == RefusedStream {
+			cost = 1 // a client that does not know the limit yet means no harm
+		}
+		*err = c.nuisance(cost)
 	} else {
 		gen = s.gen
 		*err = c.endedEarly(s, b.Now().UnixNano())
@@ -313,10 +317,7 @@ func (c *Conn) onRSTStream(b *Batch, h frameHeader, p []byte) error {
 	c.mu.Lock()
 	s := c.streams[h.id]
 	if s == nil {
-		err := c.checkNotIdle(h.id)
-		if err == nil {
-			err = c.nuisance(1)
-		}
+		err := c.onLateReset(h.id)
 		c.mu.Unlock()
 		return err
 	}
@@ -326,6 +327,17 @@ func (c *Conn) onRSTStream(b *Batch, h frameHeader, p []byte) error {
 	c.mu.Unlock()
 	s.owner.OnReset(b, s, gen, Reset{Code: code, Cause: CausePeer, Unprocessed: code == RefusedStream})
 	return err
+}
+
+// onLateReset judges RST_STREAM on a stream that is not open. c.mu is held.
+func (c *Conn) onLateReset(id uint32) error {
+	if err := c.checkNotIdle(id); err != nil {
+		return err
+	}
+	if late, err := c.late(id, 0, true); late {
+		return err
+	}
+	return c.nuisance(1)
 }
 
 // checkNotIdle refuses a frame on a stream that nobody has opened yet (RFC 9113
