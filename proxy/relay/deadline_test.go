@@ -180,15 +180,27 @@ func TestDeadlineExpires(t *testing.T) {
 // oneStream: no second connection to an instance.
 var oneStream = upstreamOptions(1)
 
+// late opens an RPC of 50 ms whose timer is late, and lets the time pass.
+func (r *rig) late(a *scriptpeer.Host) (caller, in *scriptpeer.Peer) {
+	var rpcs []*RPC
+	caller = r.callerOf(watched{callers{r.proxy}, &rpcs})
+	caller.Request(1, "/a.B/C", true, "grpc-timeout", "50m")
+	in = a.Conn()
+	in.Want("HEADERS 1*")
+	rpcs[0].timer.Stop()
+	time.Sleep(50 * time.Millisecond)
+	return caller, in
+}
+
 // The instance's clock may be a little faster: its reset at the deadline is the
 // deadline's.
 func TestResetByTheInstanceAtTheDeadline(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newRig(t, options{})
-		in := r.ask(r.net.Listen("a:1"), 1, true, "grpc-timeout", "50m")
-		time.Sleep(50 * time.Millisecond)
+		caller, in := r.late(r.net.Listen("a:1"))
+		caller.Want()
 		in.Reset(1, http2.ErrCodeCancel)
-		r.Want("HEADERS 1 :status=200 grpc-status=4* pillion-flags=DT end")
+		caller.Want("HEADERS 1 :status=200 grpc-status=4* pillion-flags=DT end")
 	})
 }
 
@@ -196,9 +208,8 @@ func TestResetByTheInstanceAtTheDeadline(t *testing.T) {
 func TestCancelByTheCallerAtTheDeadline(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newRig(t, options{})
-		in := r.ask(r.net.Listen("a:1"), 1, true, "grpc-timeout", "50m")
-		time.Sleep(50 * time.Millisecond)
-		r.Reset(1, http2.ErrCodeCancel)
+		caller, in := r.late(r.net.Listen("a:1"))
+		caller.Reset(1, http2.ErrCodeCancel)
 		in.Want("RST_STREAM 1 CANCEL")
 		r.logged(map[string]any{"status": "DEADLINE_EXCEEDED", "flag": "DT"})
 	})
