@@ -149,7 +149,7 @@ func (r *Registrar) run(ctx context.Context) {
 
 				continue
 			}
-			hash = r.hash(ctx, hash, r.lookAgain())
+			hash = r.await(ctx, hash)
 		}
 	}
 }
@@ -314,6 +314,24 @@ func (r *Registrar) lookAgain() time.Duration {
 	}
 
 	return lookEvery
+}
+
+// await returns when the agent's registration of the app changes, when it is time
+// to look again, or when the token was rotated: as long as the agent has not been
+// told, it fails to report health with one that may be gone, and does not try
+// again for a minute or two. It returns the hash that is known then.
+func (r *Registrar) await(ctx context.Context, known string) string {
+	look := time.Now().Add(r.lookAgain())
+	for {
+		wait := time.Until(look)
+		if r.agent.tokens.file != "" {
+			wait = min(wait, tokenLook)
+		}
+		hash := r.hash(ctx, known, wait)
+		if hash != known || ctx.Err() != nil || r.agent.tokens.current() != r.token || !time.Now().Before(look) {
+			return hash
+		}
+	}
 }
 
 // hash is the agent's hash of the app's registration. It is returned as soon as

@@ -247,10 +247,11 @@ func TestRotatedTokenIsToldToTheAgent(t *testing.T) {
 		fake := newFakeAgent()
 		source, _ := newFakeSource(t, fake, Config{TokenFile: file})
 		registrar := register(t, source, greeter())
+		after(time.Minute + lookEvery/3)
 		if err := os.WriteFile(file, []byte("second"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		after(2 * lookEvery)
+		after(tokenLook + 2*time.Second)
 		var used []string
 		for _, request := range fake.asked("/v1/agent/service/register") {
 			used = append(used, request.token)
