@@ -87,42 +87,54 @@ func splitHeaders(b []byte, start, max int) []byte {
 // writeData appends as much of p as windows and the stream's share of the
 // output allow, and END_STREAM with the last byte. c.mu is held.
 func (c *Conn) writeData(s *Stream, p []byte, end bool) (taken int) {
-	o := c.output()
-	if s.outputEpoch != c.outputEpoch {
-		s.outputEpoch, s.inOutput = c.outputEpoch, 0
-	}
-	n := min(len(p), int(s.sendWindow), int(c.sendWindow), maxStreamOutput-int(s.inOutput))
-	if n <= 0 && len(p) > 0 {
+	n := c.allowed(s, len(p))
+	if n == 0 && len(p) > 0 {
 		return 0
 	}
 	for {
 		size := min(n-taken, c.peer.maxFrameSize)
-		flags := uint8(0)
-		if end && taken+size == len(p) {
-			flags = flagEndStream
-		}
-		o.b = appendFrameHeader(o.b, size, frameData, flags, s.id)
+		o := c.appendDataHeader(s, size, end && taken+size == len(p))
 		o.b = append(o.b, p[taken:taken+size]...)
 		taken += size
-		// An honest peer may answer each frame with two WINDOW_UPDATEs, the
-		// stream's and the connection's.
-		c.usefulWork(2)
 		if taken == n {
-			break
+			return taken
 		}
 	}
-	s.sendWindow -= int32(n)
-	c.sendWindow -= int32(n)
-	s.inOutput += int32(n)
-	return taken
+}
+
+// allowed returns how many of n bytes of DATA windows and the stream's share of
+// the output allow now. c.mu is held.
+func (c *Conn) allowed(s *Stream, n int) int {
+	c.output()
+	if s.outputEpoch != c.outputEpoch {
+		s.outputEpoch, s.inOutput = c.outputEpoch, 0
+	}
+	return max(0, min(n, int(s.sendWindow), int(c.sendWindow), maxStreamOutput-int(s.inOutput)))
+}
+
+// appendDataHeader appends the header of a DATA frame, whose size bytes, which are
+// allowed, the caller appends. c.mu is held.
+func (c *Conn) appendDataHeader(s *Stream, size int, end bool) *output {
+	flags := uint8(0)
+	if end {
+		flags = flagEndStream
+	}
+	o := c.output()
+	o.b = appendFrameHeader(o.b, size, frameData, flags, s.id)
+	s.sendWindow -= int32(size)
+	c.sendWindow -= int32(size)
+	s.inOutput += int32(size)
+	// An honest peer may answer each frame with two WINDOW_UPDATEs, the
+	// stream's and the connection's.
+	c.usefulWork(2)
+	return o
 }
 
 // parked is a stream's output that cannot go out yet: what was handed over, in
 // order and unencoded, so that it can still be dropped.
 type parked struct {
 	heads    []*hpack.Block
-	data     []byte
-	off      int // data before it went out
+	data     chunks
 	trailers *hpack.Block
 	end      bool // END_STREAM follows data, or the last of heads
 	kept     int  // what all this takes of the budget
@@ -132,15 +144,13 @@ var parkedPool = sync.Pool{New: func() any { return new(parked) }}
 
 func (p *parked) free(g *Budget) {
 	g.Release(p.kept)
-	if cap(p.data) > 64<<10 {
-		p.data = nil
-	}
+	p.data.free()
 	for _, block := range p.heads {
 		FreeBlock(block)
 	}
 	FreeBlock(p.trailers)
 	clear(p.heads)
-	*p = parked{heads: p.heads[:0], data: p.data[:0]}
+	*p = parked{heads: p.heads[:0], data: p.data}
 	parkedPool.Put(p)
 }
 
@@ -180,7 +190,7 @@ func (c *Conn) parkHeaders(b *Batch, s *Stream, fields []hpack.Field, end bool) 
 		FreeBlock(block)
 		return
 	}
-	if len(p.data) > p.off {
+	if p.data.len > 0 {
 		p.trailers = block
 		return
 	}
@@ -194,11 +204,7 @@ func (c *Conn) parkData(b *Batch, s *Stream, data []byte, end bool) {
 	if p == nil {
 		return
 	}
-	if p.off > 0 && len(p.data)+len(data) > cap(p.data) {
-		p.data = p.data[:copy(p.data, p.data[p.off:])]
-		p.off = 0
-	}
-	p.data = append(p.data, data...)
+	p.data.append(data)
 	p.end = end
 }
 
@@ -215,7 +221,7 @@ func (c *Conn) refill(b *Batch) {
 func (c *Conn) sendParked(b *Batch, s *Stream) {
 	p := s.parked
 	for i, block := range p.heads {
-		last := p.end && i == len(p.heads)-1 && len(p.data) == p.off
+		last := p.end && i == len(p.heads)-1 && p.data.len == 0
 		c.writeHeaders(s, block.Fields, last)
 		if last {
 			c.unpark(b, s)
@@ -227,23 +233,23 @@ func (c *Conn) sendParked(b *Batch, s *Stream) {
 	}
 	p.heads = p.heads[:0]
 
-	if rest := p.data[p.off:]; len(rest) > 0 || (p.end && p.trailers == nil) {
-		if len(rest) > 0 && s.sendWindow <= 0 {
+	if p.data.len > 0 || p.end && p.trailers == nil {
+		if p.data.len > 0 && s.sendWindow <= 0 {
 			return // its WINDOW_UPDATE queues it again
 		}
-		if len(rest) > 0 && c.sendWindow <= 0 {
+		if p.data.len > 0 && c.sendWindow <= 0 {
 			c.blocked.push(s)
 			return
 		}
 		s.inOutput = 0 // the turns keep it fair here
-		n := min(len(rest), c.peer.maxFrameSize)
-		n = c.writeData(s, rest[:n], p.end && p.trailers == nil && n == len(rest))
-		p.off += n
+		n := c.allowed(s, min(p.data.len, c.peer.maxFrameSize))
+		o := c.appendDataHeader(s, n, p.end && p.trailers == nil && n == p.data.len)
+		o.b = p.data.pop(o.b, n)
 		c.went(p, n)
 		if n > 0 {
 			b.events = append(b.events, event{kind: eventTaken, stream: s, gen: s.gen, n: n})
 		}
-		if p.off < len(p.data) {
+		if p.data.len > 0 {
 			c.ready.push(s)
 			return
 		}

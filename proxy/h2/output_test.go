@@ -15,7 +15,7 @@ func (c *Conn) parkedBytes() (n int) {
 	defer c.mu.Unlock()
 	for _, s := range c.streams {
 		if s.parked != nil {
-			n += len(s.parked.data) - s.parked.off
+			n += s.parked.data.len
 		}
 	}
 	return n
