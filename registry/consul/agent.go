@@ -17,6 +17,10 @@ import (
 )
 
 const (
+	// reads is how many reads of watched services that do not block may run at
+	// once. With those of the catalogue (lookups), of the registration and of the
+	// datacentres they make up shortCalls.
+	reads = shortCalls - lookups - 2
 	// shortTimeout bounds a call that does not block.
 	shortTimeout = 5 * time.Second
 	// dialTimeout bounds the connecting to the agent.
@@ -45,6 +49,8 @@ type agent struct {
 	// contact is when the agent answered last, in Unix nanoseconds; 0 for never.
 	contact   atomic.Int64
 	closeIdle func()
+	// reads bounds the reads of watched services that do not block.
+	reads chan struct{}
 
 	datacentersMu sync.Mutex
 	datacenters   []string
@@ -68,6 +74,7 @@ func newAgent(cfg Config, deps Deps) (*agent, error) {
 		budget:    newBudget(connections - shortCalls),
 		troubles:  newTroubles(deps.Log),
 		closeIdle: func() {},
+		reads:     make(chan struct{}, reads),
 	}
 	a.scope = cacheScope{
 		Datacenter: resolved.config.Datacenter, Namespace: resolved.config.Namespace, Partition: resolved.config.Partition,
@@ -86,7 +93,11 @@ func newAgent(cfg Config, deps Deps) (*agent, error) {
 
 	config := resolved.config
 	config.Transport = &http.Transport{} // not used: HttpClient has its own
-	config.HttpClient = &http.Client{Transport: &authorized{base: base, tokens: a.tokens}}
+	config.HttpClient = &http.Client{
+		Transport: &authorized{base: base, tokens: a.tokens},
+		// An agent redirects nobody, and the token is for nobody else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	if a.api, err = api.NewClient(config); err != nil {
 		return nil, fmt.Errorf("consul: %w", oneLine(err))
 	}
@@ -94,7 +105,7 @@ func newAgent(cfg Config, deps Deps) (*agent, error) {
 	return a, nil
 }
 
-func newTransport(resolved target, connections int) (*http.Transport, error) {
+func newTransport(resolved *target, connections int) (*http.Transport, error) {
 	tlsConfig, err := resolved.tlsConfig()
 	if err != nil {
 		return nil, err

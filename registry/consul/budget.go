@@ -1,9 +1,9 @@
 package consul
 
 import (
-	"container/list"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -32,8 +32,8 @@ type budget struct {
 	slots   int // slots now: fewer after a 429
 	shrunk  time.Time
 	used    int
-	queries int       // that want turns over and over
-	queue   list.List // of chan struct{}, closed when a slot was handed over
+	queries int             // that want turns over and over
+	queue   []chan struct{} // who waits, closed when a slot was handed over
 	running map[*turn]struct{}
 }
 
@@ -82,14 +82,14 @@ func (b *budget) acquire(ctx context.Context) (*turn, error) {
 	}
 	b.mu.Lock()
 	b.grow()
-	if b.used < b.slots && b.queue.Len() == 0 {
+	if b.used < b.slots && len(b.queue) == 0 {
 		defer b.mu.Unlock()
 		b.used++
 
 		return b.begin(ctx), nil
 	}
 	granted := make(chan struct{})
-	place := b.queue.PushBack(granted)
+	b.queue = append(b.queue, granted)
 	b.mu.Unlock()
 
 	select {
@@ -107,7 +107,7 @@ func (b *budget) acquire(ctx context.Context) (*turn, error) {
 			b.used--
 			b.grant()
 		default:
-			b.queue.Remove(place)
+			b.queue = slices.DeleteFunc(b.queue, func(c chan struct{}) bool { return c == granted })
 		}
 
 		return nil, ctx.Err()
@@ -173,9 +173,10 @@ func (t *turn) release() {
 
 // grant hands free slots to who waits longest. b.mu is held.
 func (b *budget) grant() {
-	for b.used < b.slots && b.queue.Len() > 0 {
+	for b.used < b.slots && len(b.queue) > 0 {
 		b.used++
-		close(b.queue.Remove(b.queue.Front()).(chan struct{}))
+		close(b.queue[0])
+		b.queue = b.queue[1:]
 	}
 }
 

@@ -99,31 +99,31 @@ func (c *cache) save(name string, service *registry.Service) error {
 	return replaceFile(path, content)
 }
 
-// load reads a service's file. It is nil, without an error, where there is none.
-func (c *cache) load(name string) (*registry.Service, error) {
+// load reads a service's file. It is false where there is none.
+func (c *cache) load(name string) (*registry.Service, bool, error) {
 	if c == nil {
-		return nil, nil
+		return nil, false, nil
 	}
 	path := c.path(name)
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 
 	content, err := io.ReadAll(io.LimitReader(file, maxCacheFile+1))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	service, err := decodeCache(c.scope, name, content)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, false, fmt.Errorf("%s: %w", path, err)
 	}
 
-	return service, nil
+	return service, true, nil
 }
 
 func encodeCache(scope cacheScope, name string, service *registry.Service, now time.Time) ([]byte, error) {

@@ -24,13 +24,13 @@ func kept() *registry.Service {
 func TestCacheKeepsWhatItIsGiven(t *testing.T) {
 	t.Parallel()
 	disk := &cache{dir: filepath.Join(t.TempDir(), "a", "b"), scope: cacheScope{Datacenter: "dc2"}}
-	if got, err := disk.load("greeter"); got != nil || err != nil {
+	if got, found, err := disk.load("greeter"); got != nil || found || err != nil {
 		t.Fatalf("before: %v, %v", got, err)
 	}
 	if err := disk.save("greeter", kept()); err != nil {
 		t.Fatal(err)
 	}
-	got, err := disk.load("greeter")
+	got, _, err := disk.load("greeter")
 	if err != nil || !same(got, kept()) {
 		t.Fatalf("got %+v, %v", got, err)
 	}
@@ -39,7 +39,7 @@ func TestCacheKeepsWhatItIsGiven(t *testing.T) {
 		disk *cache
 		name string
 	}{{disk, "other"}, {&cache{dir: disk.dir}, "greeter"}, {nil, "greeter"}} {
-		if got, err := other.disk.load(other.name); got != nil || err != nil {
+		if got, found, err := other.disk.load(other.name); got != nil || found || err != nil {
 			t.Errorf("%+v: %v, %v", other, got, err)
 		}
 	}
@@ -48,7 +48,7 @@ func TestCacheKeepsWhatItIsGiven(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, err := disk.load("greeter"); got != nil || err != nil {
+	if got, found, err := disk.load("greeter"); got != nil || found || err != nil {
 		t.Fatalf("after: %v, %v", got, err)
 	}
 }

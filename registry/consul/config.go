@@ -93,7 +93,7 @@ type target struct {
 }
 
 // String is the agent's address as a person knows it.
-func (t target) String() string {
+func (t *target) String() string {
 	if t.network == "unix" {
 		return "unix://" + t.address
 	}
@@ -102,16 +102,16 @@ func (t target) String() string {
 }
 
 // resolve fills what c leaves out from Consul's variables and checks the whole.
-func (c Config) resolve() (target, error) {
+func (c Config) resolve() (*target, error) {
 	for _, name := range []string{api.HTTPSSLEnvName, api.HTTPSSLVerifyEnvName} {
 		if value := os.Getenv(name); value != "" {
 			if _, err := strconv.ParseBool(value); err != nil {
-				return target{}, fmt.Errorf("consul: variable %s is %q: want true or false", name, value)
+				return nil, fmt.Errorf("consul: variable %s is %q: want true or false", name, value)
 			}
 		}
 	}
 
-	resolved := target{config: api.DefaultConfig()}
+	resolved := &target{config: api.DefaultConfig()}
 	cfg := resolved.config
 
 	switch {
@@ -136,10 +136,10 @@ func (c Config) resolve() (target, error) {
 		cfg.Scheme = c.Scheme
 	}
 	if err := resolved.splitAddress(c.Scheme != ""); err != nil {
-		return target{}, err
+		return nil, err
 	}
 	if cfg.Scheme != "http" && cfg.Scheme != "https" {
-		return target{}, fmt.Errorf("consul: scheme %q: want http or https", cfg.Scheme)
+		return nil, fmt.Errorf("consul: scheme %q: want http or https", cfg.Scheme)
 	}
 
 	if c.Datacenter != "" {
@@ -152,7 +152,7 @@ func (c Config) resolve() (target, error) {
 		cfg.Partition = c.Partition
 	}
 	if c.MaxConnections != 0 && c.MaxConnections < minMaxConnections {
-		return target{}, fmt.Errorf("consul: %d connections to the agent are too few: want at least %d", c.MaxConnections, minMaxConnections)
+		return nil, fmt.Errorf("consul: %d connections to the agent are too few: want at least %d", c.MaxConnections, minMaxConnections)
 	}
 
 	return resolved, nil
@@ -209,7 +209,7 @@ func schemeOf(address string) (rest, scheme string) {
 }
 
 // tlsConfig is what Consul's variables say about TLS towards the agent.
-func (t target) tlsConfig() (*tls.Config, error) {
+func (t *target) tlsConfig() (*tls.Config, error) {
 	cfg, err := api.SetupTLSConfig(&t.config.TLSConfig)
 	if err != nil {
 		return nil, fmt.Errorf("consul: TLS towards the agent (CONSUL_CACERT, CONSUL_CLIENT_CERT and so on): %w", oneLine(err))

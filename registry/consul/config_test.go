@@ -98,7 +98,7 @@ func TestWhatArrivesAtTheAgent(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		seen = r.Clone(r.Context())
-		w.Header().Set("X-Consul-KnownLeader", "true")
+		w.Header().Set("X-Consul-Knownleader", "true")
 		_, _ = w.Write([]byte(`{"greeter":[]}`))
 	})
 	socket := filepath.Join(t.TempDir(), "s")
@@ -106,7 +106,7 @@ func TestWhatArrivesAtTheAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: handler}} //nolint:gosec // a test's
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: handler}}
 	server.Start()
 	defer server.Close()
 	tcp := httptest.NewServer(handler)
@@ -126,7 +126,7 @@ func TestWhatArrivesAtTheAgent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer source.agent.closeIdle()
+			defer source.CloseIdleConnections()
 			names, err := source.Services(t.Context())
 			if err != nil || len(names) != 1 {
 				t.Fatalf("%v, %v", names, err)
@@ -143,6 +143,24 @@ func TestWhatArrivesAtTheAgent(t *testing.T) {
 				t.Errorf("%s:%s", user, password)
 			}
 		})
+	}
+}
+
+func TestTokenGoesNowhereElse(t *testing.T) {
+	setVariables(t, nil)
+	thief := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("asked with %v", r.Header)
+	}))
+	defer thief.Close()
+	agent := httptest.NewServer(http.RedirectHandler(thief.URL, http.StatusTemporaryRedirect))
+	defer agent.Close()
+	source, err := New(Config{Address: agent.URL, Token: "secret"}, Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.CloseIdleConnections()
+	if _, err := source.Services(t.Context()); err == nil || !strings.Contains(err.Error(), "HTTP 307") {
+		t.Fatalf("got %v", err)
 	}
 }
 

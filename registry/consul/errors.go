@@ -42,6 +42,26 @@ type failure struct {
 }
 
 func (f *failure) Error() string { return f.text }
+
+// identity tells one trouble from another. An agent that is away fails each
+// query a little differently (refused, reset, timed out); that is one trouble.
+func identity(err error) string {
+	failure, ok := errors.AsType[*failure](err)
+	if !ok {
+		return err.Error()
+	}
+	switch failure.kind {
+	case unreachable:
+		return "unreachable"
+	case limited:
+		return "limited"
+	case failing:
+		return "failing"
+	default:
+		return failure.text
+	}
+}
+
 func (f *failure) Unwrap() error { return f.cause }
 
 // lacking is how Consul says which permission is missing:
@@ -83,7 +103,7 @@ func (a *agent) explain(err error, what string, rules ...string) *failure {
 
 		return &failure{kind: denied, cause: cause, text: fmt.Sprintf("consul: the ACL token may not %s: %v; %s", what, said, advice)}
 	case status.Code == http.StatusTooManyRequests:
-		return &failure{kind: limited, cause: cause, text: fmt.Sprintf("consul: the agent at %s limits us: %v; asking less often; raise limits.http_max_conns_per_client of the agent, or lower max_connections of the sidecars on this machine", a.address, said)}
+		return &failure{kind: limited, cause: cause, text: fmt.Sprintf("consul: the agent at %s limits us: %v; asking less often; if that is its limit of connections, raise limits.http_max_conns_per_client in its configuration", a.address, said)}
 	case status.Code == http.StatusNotFound:
 		return &failure{kind: missing, cause: cause, text: fmt.Sprintf("consul: %s: %v", what, said)}
 	case status.Code < 500:

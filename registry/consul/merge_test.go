@@ -149,13 +149,13 @@ func FuzzMerge(f *testing.F) {
 func TestSame(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		make := func() *registry.Service {
+		state := func() *registry.Service {
 			return &registry.Service{
 				Name: "greeter", GRPC: []string{"a.A"},
 				Endpoints: []registry.Endpoint{{ID: "1", Address: "a:1", Weight: 1, Meta: map[string]string{"k": "v"}, Tags: []string{"t"}}},
 			}
 		}
-		a, b := make(), make()
+		a, b := state(), state()
 		if !same(a, b) {
 			t.Fatal("equal states differ")
 		}

@@ -170,12 +170,13 @@ func (p *poller) ask(ctx context.Context, index uint64) asked {
 	defer cancel()
 
 	start := time.Now()
+	//nolint:contextcheck // a turn's context is made of ours
 	result := p.agent.health(ctx, p.side, p.service, p.scope, &api.QueryOptions{
 		Datacenter: p.dc, AllowStale: true, WaitIndex: index, WaitTime: turn.wait,
 	})
 	result.waited, result.took = turn.wait, time.Since(start)
 	if result.err != nil && errors.Is(ctx.Err(), context.Canceled) {
-		result.preempted = context.Cause(ctx)
+		result.preempted = context.Cause(ctx) //nolint:contextcheck // as above
 	}
 
 	return result

@@ -166,7 +166,7 @@ func TestAppIsNotRegisteredWithoutItsSidecar(t *testing.T) {
 				return respond(403, nil, `Permission denied: token with AccessorID 'x' lacks permission 'service:write' on "greeter-sidecar-proxy"`), nil
 			}
 
-			return nil, nil
+			return nil, errPass
 		})
 		source, log := newFakeSource(t, fake, Config{})
 		registrar := register(t, source, greeter())

@@ -66,7 +66,7 @@ func (s *Source) Watch(ctx context.Context, service string, update func(*registr
 		return
 	}
 
-	w := s.join(service)
+	w := s.join(service) //nolint:contextcheck // the queries outlive this watch where others share them
 	defer s.leave(w)
 	tell, cancel := w.subscribe()
 	defer cancel()

@@ -47,7 +47,7 @@ func (s *Source) Status() Status {
 		status.Contact = time.Unix(0, at)
 		status.Connected = !a.troubles.in(scopeAgent)
 	}
-	if err, at := a.troubles.latest(); err != nil {
+	if at, err := a.troubles.latest(); err != nil {
 		status.LastError, status.LastErrorAt = err.Error(), at
 	}
 	status.Queries, status.Slots = a.budget.load()

@@ -106,7 +106,7 @@ func (t *tokens) read(forced bool) error {
 
 		return err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 
 	info, err := file.Stat()
 	if err != nil {

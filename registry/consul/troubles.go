@@ -2,6 +2,7 @@ package consul
 
 import (
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 )
@@ -35,6 +36,7 @@ type troubles struct {
 type trouble struct {
 	active bool
 	said   bool // it was logged, so its end is too
+	is     string
 	text   string
 	logged time.Time
 }
@@ -58,15 +60,15 @@ func (t *troubles) report(scope string, err error) {
 	}
 	entry.active = true
 
-	text := err.Error()
-	if entry.said && entry.text == text {
+	is := identity(err)
+	if entry.said && entry.is == is {
 		return
 	}
 	if !entry.logged.IsZero() && now.Sub(entry.logged) < troubleQuiet {
 		return
 	}
-	entry.said, entry.text, entry.logged = true, text, now
-	t.log.Warn(text)
+	entry.said, entry.is, entry.text, entry.logged = true, is, err.Error(), now
+	t.log.Warn(entry.text)
 }
 
 // clear says that a scope is well.
@@ -79,7 +81,8 @@ func (t *troubles) clear(scope string) {
 		return
 	}
 	if entry.said {
-		t.log.Info("consul: over: " + entry.text)
+		what, _, _ := strings.Cut(strings.TrimPrefix(entry.text, "consul: "), ";")
+		t.log.Info("consul: over: " + what)
 	}
 	entry.active, entry.said = false, false
 }
@@ -103,9 +106,9 @@ func (t *troubles) in(scope string) bool {
 }
 
 // latest is the last trouble there was, over or not.
-func (t *troubles) latest() (error, time.Time) {
+func (t *troubles) latest() (time.Time, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 
-	return t.last, t.when
+	return t.when, t.last
 }

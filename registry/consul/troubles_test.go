@@ -2,6 +2,7 @@ package consul
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,7 +46,14 @@ func TestTroublesAreLoggedWhenTheyBeginAndEnd(t *testing.T) {
 		time.Sleep(time.Minute)
 		troubles.report("a", denied)
 		want(t, "another trouble", len(log.with("is denied")), 2)
-		err, at := troubles.latest()
+		for i := range 10 { // the same trouble, told differently
+			troubles.report("d", &failure{kind: unreachable, text: fmt.Sprintf("consul: gone %d; wait", i)})
+			time.Sleep(time.Minute)
+		}
+		troubles.clear("d")
+		want(t, "one trouble, and its end", log.with("gone"), []string{log.with("gone 0; wait")[0], log.with("over: gone 0\"")[0]})
+		troubles.report("a", denied)
+		at, err := troubles.latest()
 		if !errors.Is(err, denied) || at != time.Now() {
 			t.Fatalf("%v, %v", err, at)
 		}

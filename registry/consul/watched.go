@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -22,8 +21,10 @@ const (
 	// uncheckedFor is how long an instance keeps its place whose checks have not
 	// run since its agent restarted.
 	uncheckedFor = time.Minute
-	// saveEvery is how often a service that keeps changing is written to disk.
+	// saveEvery is how often a service that keeps changing is written to disk,
+	// saveSoon how soon one that does not.
 	saveEvery = time.Second
+	saveSoon  = 10 * time.Millisecond
 	// toleratedFailures in a row do not make a service stale: a restarted agent
 	// cuts every connection once.
 	toleratedFailures = 1
@@ -107,7 +108,7 @@ func (w *watched) run(ctx context.Context) {
 	defer w.end()
 	defer pollers.Wait()
 
-	cached, err := w.source.cache.load(w.name)
+	cached, _, err := w.source.cache.load(w.name)
 	if err != nil {
 		w.source.agent.troubles.report(scopeCache, fmt.Errorf("consul: last known endpoints on disk: %w; going on without them", oneLine(err)))
 	}
@@ -325,6 +326,12 @@ func (w *watched) read(ctx context.Context, options *api.QueryOptions) (answers 
 	ctx, cancel := context.WithTimeout(ctx, shortTimeout)
 	defer cancel()
 
+	select {
+	case w.source.agent.reads <- struct{}{}:
+		defer func() { <-w.source.agent.reads }()
+	case <-ctx.Done():
+		return answers, false
+	}
 	for _, side := range []side{appSide, sidecarSide} {
 		asked := w.source.agent.health(ctx, side, w.service, w.scope(side), options)
 		if asked.err != nil {
@@ -430,26 +437,11 @@ func (w *watched) publish(next merged) {
 	w.set(next.service)
 
 	w.dirty = true
-	w.save.Reset(max(0, saveEvery-time.Since(w.saved)))
+	w.save.Reset(max(saveSoon, saveEvery-time.Since(w.saved)))
 }
 
 // errLagging is why a service is stale whose queries do not fail.
 var errLagging = errors.New("consul: the server that answers has no leader, or has not heard from it for a while")
-
-// set hands a state over to all watchers.
-func (w *watched) set(service *registry.Service) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-
-	w.known, w.current = true, service
-	w.version++
-	for tell := range w.tell {
-		select {
-		case tell <- struct{}{}:
-		default: // it was told already, and has not looked yet
-		}
-	}
-}
 
 // keep writes the state to disk.
 func (w *watched) keep() {
@@ -465,40 +457,4 @@ func (w *watched) keep() {
 		return
 	}
 	w.source.agent.troubles.clear(scopeCache)
-}
-
-// subscribe returns a channel that is written to after each change, and what
-// ends that.
-func (w *watched) subscribe() (tell chan struct{}, cancel func()) {
-	tell = make(chan struct{}, 1)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-
-	w.tell[tell] = struct{}{}
-	if w.known {
-		tell <- struct{}{}
-	}
-
-	return tell, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-
-		delete(w.tell, tell)
-	}
-}
-
-// state is what was handed over last; version 0 is nothing.
-func (w *watched) state() (service *registry.Service, version int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-
-	return w.current, w.version
-}
-
-// answers says whether the service says that it answers a gRPC service, by what
-// is known.
-func (w *watched) answers(grpcService string) bool {
-	service, _ := w.state()
-
-	return service != nil && slices.Contains(service.GRPC, grpcService)
 }
