@@ -4,13 +4,19 @@ import "time"
 
 // growth enlarges the receive windows of a peer that fills them faster than the
 // round trip lets them be given back, as gRPC implementations do: a PING marks a
-// round trip, and what arrives during it is the bandwidth-delay product. It is
-// guarded by Conn.mu.
+// round trip, and what arrives during it tells the rate. It is guarded by
+// Conn.mu.
+//
+// The window follows the rate times the shortest round trip seen, not the present
+// one: where this side is the bottleneck, the answer queues behind the very DATA
+// that the window let in, and a window that followed it would grow to its limit
+// and have every other stream of the connection wait behind a full one.
 type growth struct {
-	pending bool
-	bytes   int64
-	sentAt  time.Time
-	best    float64 // bytes per second
+	pending  bool
+	bytes    int64
+	sentAt   time.Time
+	shortest time.Duration // round trip; 0: none yet
+	best     float64       // bytes per second
 }
 
 // growthPing is what such a PING carries.
@@ -38,14 +44,18 @@ func (g *growth) answered(b *Batch, c *Conn) {
 		return
 	}
 	g.pending = false
-	rtt := b.Now().Sub(g.sentAt).Seconds()
-	rate := float64(g.bytes) / max(rtt, 1e-6)
+	rtt := max(b.Now().Sub(g.sentAt), time.Microsecond)
+	if g.shortest == 0 || rtt < g.shortest {
+		g.shortest = rtt
+	}
+	rate := float64(g.bytes) / rtt.Seconds()
+	product := int64(rate * g.shortest.Seconds())
 	window := int64(c.streamWindow)
-	if g.bytes < window*2/3 || rate < g.best || c.cfg.Budget.tight() {
+	if product < window*2/3 || rate < g.best || c.cfg.Budget.tight() {
 		return
 	}
 	g.best = rate
-	c.growWindows(b, int32(min(2*max(g.bytes, window), int64(c.cfg.MaxStreamWindow))))
+	c.growWindows(b, int32(min(2*max(product, window), int64(c.cfg.MaxStreamWindow))))
 }
 
 // growWindows raises the window of all streams, and the connection's with it.
