@@ -7,7 +7,6 @@ package rawh2
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -28,6 +27,9 @@ const patience = 2 * time.Minute
 // others write.
 type Conn struct {
 	net.Conn
+
+	// taken is what was read of each stream and not yet given back.
+	taken map[uint32]uint32
 
 	mu      sync.Mutex // guards writing: framer's write side, encoder, block
 	framer  *http2.Framer
@@ -130,7 +132,7 @@ func Serve(t testing.TB, handle func(*Conn), settings ...http2.Setting) (address
 }
 
 func wrap(connection net.Conn) *Conn {
-	c := &Conn{Conn: connection, framer: http2.NewFramer(connection, connection)}
+	c := &Conn{Conn: connection, taken: map[uint32]uint32{}, framer: http2.NewFramer(connection, connection)}
 	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	c.framer.MaxHeaderListSize = 1 << 20
 	c.framer.AllowIllegalWrites = true
@@ -159,12 +161,8 @@ func (c *Conn) Read() (http2.Frame, error) {
 			}
 		case *http2.WindowUpdateFrame:
 		case *http2.DataFrame:
-			if size := frame.Header().Length; size > 0 {
-				// To a peer that is gone already, an update is no loss.
-				_ = c.write(func() error {
-					return errors.Join(c.framer.WriteWindowUpdate(0, size), c.framer.WriteWindowUpdate(frame.StreamID, size))
-				})
-			}
+			c.giveBack(0, frame.Header().Length)
+			c.giveBack(frame.StreamID, frame.Header().Length)
 
 			return frame, nil
 		default:
@@ -175,6 +173,22 @@ func (c *Conn) Read() (http2.Frame, error) {
 			return nil, err
 		}
 	}
+}
+
+// giveBack enlarges a window (that of the connection for stream 0) once enough
+// was taken: an update for each small frame is what abusive peers send.
+func (c *Conn) giveBack(stream, size uint32) {
+	const enough = 8192
+
+	c.taken[stream] += size
+	if c.taken[stream] < enough {
+		return
+	}
+
+	size = c.taken[stream]
+	delete(c.taken, stream)
+	// To a peer that is gone already, an update is no loss.
+	_ = c.write(func() error { return c.framer.WriteWindowUpdate(stream, size) })
 }
 
 // Field is a header field.
