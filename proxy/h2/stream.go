@@ -204,6 +204,7 @@ func (s *Stream) Consume(b *Batch, n int) {
 	b.touch(c)
 	c.output().appendWindowUpdate(s.id, uint32(s.consumed))
 	s.recvWindow += s.consumed
+	c.grow.gaveBack(s, s.consumed)
 	s.consumed = 0
 	s.step = c.streamWindow / 4
 }
