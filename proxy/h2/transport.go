@@ -1,8 +1,10 @@
 package h2
 
 import (
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -186,17 +188,23 @@ func (s *stream) Close() error {
 
 // writeAll writes p, and gives up when the peer takes nothing for as long as
 // stall.
-func writeAll(nc net.Conn, p []byte, stall time.Duration) (int, error) {
-	const step = 64 << 10 // progress is looked at after each
-	total := 0
+func writeAll(nc net.Conn, p []byte, stall time.Duration) (total int, err error) {
+	if stall > 0 {
+		// A deadline that is left behind fails the next write, however short, as
+		// soon as it has passed.
+		defer func() { _ = nc.SetWriteDeadline(time.Time{}) }()
+	}
 	for total < len(p) {
 		if stall > 0 {
 			if err := nc.SetWriteDeadline(time.Now().Add(stall)); err != nil {
 				return total, err
 			}
 		}
-		n, err := nc.Write(p[total:min(len(p), total+step)])
+		n, err := nc.Write(p[total:])
 		total += n
+		if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			continue
+		}
 		if err != nil {
 			return total, err
 		}
