@@ -87,7 +87,7 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 	consul.Eventually(t, "the endpoints are fresh again", func() bool { return !knows(t, client, "greeter").Stale })
 	t.Logf("fresh again %v after the agent was back", time.Since(back).Round(time.Millisecond))
 	consul.Eventually(t, "the source is well", func() bool { return sourceOf(t, client).Error == "" })
-	awaitLine(t, client, "consul: over: consul: no answer from the agent")
+	awaitLine(t, client, "consul: over: no answer from the agent")
 	l.check(t, "the agent is back")
 
 	// What stands there of the instance that went is critical by and by.
