@@ -26,6 +26,9 @@ func newAppReflection(service *configv1.Service, metrics *telemetry.Metrics) *ap
 		target = "unix://" + path
 	}
 	return &appReflection{name: service.GetName(), metrics: metrics, mesh: meshreflect.New(meshreflect.Options{
+		// Who asks does so every other second until the app is up. What is remembered
+		// for longer, that it is not, would keep it unknown while it takes traffic.
+		Lifetime: time.Second,
 		Services: func(context.Context) ([]string, error) { return []string{service.GetName()}, nil },
 		Dial: func(context.Context, string) (grpc.ClientConnInterface, error) {
 			return grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
