@@ -39,7 +39,7 @@ func TestInstancesWhoseAppIsGone(t *testing.T) {
 		if got := picks(); got[a] != 5 || got[b] != 5 {
 			t.Errorf("with no other left, %d and %d of 10 picks went to the two", got[a], got[b])
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + time.Millisecond)
 		if !a.Usable() || !b.Usable() {
 			t.Error("they are not tried again after the back-off")
 		}
