@@ -77,16 +77,16 @@ lint: tool-lint tool-buf ## Look for what reads badly or is likely wrong
 	cd interop && $(tools)/golangci-lint run --config $(root)/.golangci.yml ./...
 
 .PHONY: generate
-generate: tool-grpc tool-buf ## Generate the Go code of proto/
+generate: tool-grpc tool-buf ## Generate what proto/ says: the Go code, docs/configuration.md
 	PATH="$(tools):$$PATH" $(tools)/buf generate
 
 .PHONY: check-generated
-check-generated: tool-grpc tool-buf ## Check that the generated code is that of the schemas
+check-generated: tool-grpc tool-buf ## Check that what is generated is what the schemas say
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 	PATH="$(tools):$$PATH" $(tools)/buf generate -o "$$fresh" && \
-	for file in $$(cd "$$fresh" && find . -type f) $$(git ls-files 'proto/pillion/*.pb.go'); do \
+	for file in $$(cd "$$fresh" && find . -type f) $$(git ls-files 'proto/*.pb.go'); do \
 		cmp "$$fresh/$$file" "$$file" || { echo "$$file is not what its schema says: run make generate" >&2; exit 1; }; \
-	done && echo "the generated code is that of the schemas"
+	done && echo "what is generated is what the schemas say"
 
 .PHONY: tools
 tools: tool-grpc tool-ghz tool-consul tool-buf tool-lint ## Build all tools into .cache/tools

@@ -3,6 +3,7 @@ package traffic
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strconv"
@@ -111,6 +112,34 @@ func who(ctx context.Context, conn *grpc.ClientConn, options ...grpc.CallOption)
 	answer, err := testpb.NewTestServiceClient(conn).UnaryCall(ctx, &testpb.SimpleRequest{}, options...)
 
 	return answer.GetUsername(), err
+}
+
+// converse makes one RPC of several messages, each answered before the next.
+func converse(ctx context.Context, conn *grpc.ClientConn, messages int) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+
+	stream, err := testpb.NewTestServiceClient(conn).FullDuplexCall(ctx)
+	if err != nil {
+		return err
+	}
+	for range messages {
+		// EOF is what Send says of a stream that is over; Recv says how it ended.
+		if err := stream.Send(&testpb.StreamingOutputCallRequest{}); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("the end of the stream is %w", err)
+	}
+
+	return nil
 }
 
 // shares makes RPCs, some at a time, and counts who answered.

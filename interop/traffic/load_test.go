@@ -10,7 +10,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// load is RPCs at an even rate, whatever becomes of them.
+// load is RPCs at an even rate, whatever becomes of them. One in twenty is a
+// stream with some messages both ways.
 type load struct {
 	began  time.Time
 	stop   context.CancelFunc
@@ -65,14 +66,24 @@ func (l *load) run(ctx context.Context, conn *grpc.ClientConn, perSecond int) {
 			case <-ctx.Done():
 				return
 			}
+			stream := made%20 == 0
 			running.Go(func() {
 				defer func() { <-free }()
 				// What is under way when the load is stopped may still end well.
-				_, err := who(context.WithoutCancel(ctx), conn)
-				l.count(err)
+				l.count(one(context.WithoutCancel(ctx), conn, stream))
 			})
 		}
 	}
+}
+
+// one makes an RPC: a stream, or a unary one.
+func one(ctx context.Context, conn *grpc.ClientConn, stream bool) error {
+	if stream {
+		return converse(ctx, conn, 5)
+	}
+	_, err := who(ctx, conn)
+
+	return err
 }
 
 func (l *load) count(err error) {

@@ -12,7 +12,7 @@ const (
 	// restartLoad is how many RPCs a second run during a restart; a machine that is
 	// busy with other things must reach leastLoad, or nothing is proven.
 	restartLoad = 2000
-	leastLoad   = 1000
+	leastLoad   = 400
 )
 
 // instance is an app with the sidecar beside it.
