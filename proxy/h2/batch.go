@@ -9,6 +9,7 @@ import "time"
 type Batch struct {
 	flush  []*Conn
 	events []event
+	told   int // of events
 	now    time.Time
 }
 
@@ -48,11 +49,7 @@ func (b *Batch) Now() time.Time {
 // held.
 func (b *Batch) Done() {
 	for len(b.flush) > 0 || len(b.events) > 0 {
-		for i := 0; i < len(b.events); i++ { // more may come in while we are at it
-			b.deliver(b.events[i])
-		}
-		clear(b.events)
-		b.events = b.events[:0]
+		b.tell()
 		if last := len(b.flush) - 1; last >= 0 {
 			c := b.flush[last]
 			b.flush[last] = nil
@@ -61,6 +58,18 @@ func (b *Batch) Done() {
 		}
 	}
 	b.now = time.Time{}
+}
+
+// tell delivers all events in their order, those too that come in while it is at
+// it. It may be called again meanwhile, by what it calls.
+func (b *Batch) tell() {
+	for b.told < len(b.events) {
+		e := b.events[b.told]
+		b.told++
+		b.deliver(e)
+	}
+	clear(b.events)
+	b.events, b.told = b.events[:0], 0
 }
 
 func (b *Batch) deliver(e event) {

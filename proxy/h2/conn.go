@@ -336,6 +336,7 @@ func (c *Conn) end(b *Batch, err error) {
 	c.room.Broadcast()
 	c.mu.Unlock()
 
+	b.tell() // what happened before the end
 	for _, e := range all {
 		e.s.owner.OnReset(b, e.s, e.gen, e.r)
 		e.s.owner.OnClosed(b, e.s, e.gen)
