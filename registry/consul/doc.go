@@ -26,8 +26,11 @@
 // # Whom to believe
 //
 // Consul's being away changes nothing but the Stale mark: what was known last
-// stays, also over a restart where Config.CacheDir is set. That nobody is left
-// is believed only once a second, consistent read two seconds later says the
-// same. An instance whose check has not run since its agent restarted, which
-// Consul shows as critical, stays where it was for up to a minute.
+// stays, also over a restart where Config.CacheDir is set. That nobody is well is
+// believed only once a second, consistent read two seconds later says the same,
+// that nobody is left after seven: sidecars register again within five. An
+// instance whose check has not run since its agent restarted, which Consul shows
+// as critical, stays where it was for up to a minute. Where Consul has lost what
+// it knew (its index went backwards), an instance that it does not know any more
+// stays for up to two.
 package consul

@@ -74,18 +74,26 @@ func readAtMost(path string, limit int64) ([]byte, error) {
 
 // lastKnownAnswering returns the services that said, when they were seen last,
 // that they answer a gRPC service: those that are watched, else those on disk.
-func (s *Source) lastKnownAnswering(grpcService string) (names []string) {
-	for _, w := range s.watches() {
-		if w.answers(grpcService) {
-			names = append(names, w.name)
-		}
-	}
+func (s *Source) lastKnownAnswering(grpcService string) []string {
+	names := s.watchedAnswering(grpcService)
 	if len(names) > 0 {
 		return names
 	}
 	for _, service := range s.cache.all() {
 		if slices.Contains(service.GRPC, grpcService) {
 			names = append(names, service.Name)
+		}
+	}
+
+	return names
+}
+
+// watchedAnswering returns those of the services that are watched which say that
+// they answer a gRPC service.
+func (s *Source) watchedAnswering(grpcService string) (names []string) {
+	for _, w := range s.watches() {
+		if w.answers(grpcService) {
+			names = append(names, w.name)
 		}
 	}
 

@@ -21,6 +21,9 @@ type merged struct {
 	// waiting are the endpoints that are there only because they were there
 	// before, while their checks have not run since an agent's restart.
 	waiting map[string]bool
+	// missing says that endpoints are there only because they were there before,
+	// while Consul has yet to learn of them anew.
+	missing bool
 }
 
 // merge makes a service of its app's instances and the sidecars beside them.

@@ -109,12 +109,13 @@ func TestSuddenlyEmptyIsConfirmed(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		entries []*api.ServiceEntry
+		within  time.Duration
 		gone    bool // handed over as nil
 	}{
-		{"no instance", nil, true},
+		{"no instance", nil, confirmGoneAfter, true},
 		{"all critical", []*api.ServiceEntry{with(appEntry("a", 1), func(e *api.ServiceEntry) {
 			e.Checks = api.HealthChecks{checkOf("a", api.HealthCritical, "rpc error: refused")}
-		})}, false},
+		})}, confirmAfter, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -140,7 +141,7 @@ func TestSuddenlyEmptyIsConfirmed(t *testing.T) {
 				// Changes of something else wake the query; they do not put it off.
 				for range 4 {
 					fake.setApps("other", appEntry("x", 1))
-					after(confirmAfter / 3)
+					after(test.within / 3)
 				}
 				after(time.Second)
 				want(t, "then", book.count(), 2)

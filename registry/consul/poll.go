@@ -25,7 +25,10 @@ type answer struct {
 	// lagging says that the server that answered has no leader, or has not heard
 	// from it for a while.
 	lagging bool
-	err     *failure
+	// lost says that Consul counts from before what it had counted to: it has lost
+	// what it knew, wholly or in part.
+	lost bool
+	err  *failure
 	// failures counts the failures in a row, err's included.
 	failures int
 }
@@ -69,6 +72,7 @@ func (p *poller) run(ctx context.Context) {
 
 	var (
 		index   uint64
+		highest uint64 // that was answered
 		hurried = backoff{base: quickPause, most: quickMost, random: p.agent.random}
 		failed  = backoff{base: failureBase, most: failureMost, random: p.agent.random}
 		limits  = backoff{base: limitedBase, most: limitedMost, random: p.agent.random}
@@ -103,10 +107,11 @@ func (p *poller) run(ctx context.Context) {
 		limits.reset()
 		// A query that waited for nothing comes back with the index it had.
 		if asked.index != index || index == 0 {
-			if !p.send(ctx, answer{side: p.side, instances: asked.instances, lagging: asked.lagging}) {
+			if !p.send(ctx, answer{side: p.side, instances: asked.instances, lagging: asked.lagging, lost: asked.index < highest}) {
 				return
 			}
 		}
+		highest = asked.index
 		index = nextIndex(index, asked.index)
 		if asked.lagging {
 			index = 0

@@ -155,6 +155,11 @@ func (s *Source) Answering(ctx context.Context, grpcService string) ([]string, e
 	select {
 	case now := <-answered:
 		if now.err == nil {
+			if len(now.names) == 0 {
+				// A service whose loss is not believed yet answers still.
+				return s.watchedAnswering(grpcService), nil
+			}
+
 			return now.names, nil
 		}
 		if names := s.lastKnownAnswering(grpcService); len(names) > 0 {

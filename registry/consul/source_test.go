@@ -173,7 +173,9 @@ func TestIndexRules(t *testing.T) {
 			fake.apps["greeter"] = []*api.ServiceEntry{appEntry("b", 2)}
 		})
 		after(time.Second)
-		want(t, "after going backwards", book.addresses(t), []string{"10.0.0.1:2"})
+		want(t, "after going backwards", book.addresses(t), []string{"10.0.0.1:1", "10.0.0.1:2"})
+		after(relearnFor)
+		want(t, "later", book.addresses(t), []string{"10.0.0.1:2"})
 		fake.setApps("greeter", appEntry("c", 3))
 		after(time.Second)
 		want(t, "and on", book.addresses(t), []string{"10.0.0.1:3"})

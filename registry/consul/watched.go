@@ -16,8 +16,11 @@ const (
 	// cachePatience is how long the first answer may take before what the disk
 	// holds is handed over instead.
 	cachePatience = 500 * time.Millisecond
-	// confirmAfter is when an answer that suddenly is empty is asked again.
-	confirmAfter = 2 * time.Second
+	// confirmAfter is when an answer that suddenly is empty is asked again:
+	// confirmGoneAfter where Consul knows no instance any more, not even one that is
+	// critical. An agent that lost its registrations gets them anew within that.
+	confirmAfter     = 2 * time.Second
+	confirmGoneAfter = failureMost + confirmAfter
 	// uncheckedFor is how long an instance keeps its place whose checks have not
 	// run since its agent restarted.
 	uncheckedFor = time.Minute
@@ -63,6 +66,7 @@ type watched struct {
 	confirm     *time.Timer
 	doubting    bool                 // confirm runs
 	unchecked   map[string]time.Time // instances that keep their place, until when
+	relearning  time.Time            // until when missing instances keep their place
 	recheck     *time.Timer
 	save        *time.Timer
 	saved       time.Time
@@ -204,6 +208,9 @@ func (w *watched) take(ctx context.Context, a answer) {
 		return
 	}
 	*state = sideState{answered: true, instances: a.instances, lagging: a.lagging}
+	if a.lost {
+		w.relearning = time.Now().Add(relearnFor)
+	}
 	w.judge(ctx)
 }
 
@@ -218,7 +225,7 @@ func (w *watched) judge(ctx context.Context) {
 		next = w.look(ctx, next)
 	}
 	if w.isLoss(next) {
-		w.doubt()
+		w.doubt(next)
 
 		return
 	}
@@ -287,6 +294,9 @@ func (w *watched) merge() merged {
 			next = until
 		}
 	}
+	if made.missing = w.keepMissing(&made, now); made.missing && (next.IsZero() || w.relearning.Before(next)) {
+		next = w.relearning
+	}
 	if next.IsZero() {
 		w.recheck.Stop()
 	} else {
@@ -351,10 +361,14 @@ func (w *watched) isLoss(next merged) bool {
 }
 
 // doubt keeps what was known until the loss is confirmed.
-func (w *watched) doubt() {
+func (w *watched) doubt(next merged) {
 	if !w.doubting {
 		w.doubting = true
-		w.confirm.Reset(confirmAfter)
+		wait := confirmAfter
+		if next.service == nil {
+			wait = confirmGoneAfter
+		}
+		w.confirm.Reset(wait)
 	}
 	w.resort()
 }
@@ -411,23 +425,28 @@ func (w *watched) resort() {
 }
 
 // publish hands a state over that Consul said. It is stale where one of the
-// servers that said so has lost its leader.
+// servers that said so has lost its leader, or Consul what it knew.
 func (w *watched) publish(next merged) {
-	var lagging bool
+	var why error
+	if next.missing {
+		why = errRelearning
+	}
 	for side := range w.sides {
-		lagging = lagging || w.sides[side].lagging || w.sides[side].err != nil
+		if w.sides[side].lagging || w.sides[side].err != nil {
+			why = errLagging
+		}
 	}
 	if next.service != nil {
-		next.service.Stale = lagging
+		next.service.Stale = why != nil
 	}
 	w.before = next
 
 	w.mu.Lock()
 	switch {
-	case !lagging:
+	case why == nil:
 		w.failing = nil
 	case w.failing == nil:
-		w.failing, w.since = errLagging, time.Now()
+		w.failing, w.since = why, time.Now()
 	}
 	unchanged := w.known && same(w.current, next.service)
 	w.mu.Unlock()
