@@ -110,3 +110,46 @@ func TestHiddenByACLsIsNotEmpty(t *testing.T) {
 		book.stop()
 	})
 }
+
+// A call that the agent refuses because the token has just been rotated is made
+// once more, with the new one.
+func TestRefusedCallIsRepeatedWithTheNewToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(file, []byte("first"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fake := newFakeAgent()
+		fake.setApps("greeter", appEntry("a", 1))
+		source, _ := newFakeSource(t, fake, Config{TokenFile: file})
+		if _, err := source.Services(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+
+		fake.failWith(func(req *http.Request) (*http.Response, error) {
+			if req.Header.Get("X-Consul-Token") != "second" {
+				return respond(403, nil, "ACL not found"), nil
+			}
+
+			return nil, errPass
+		})
+		if _, err := source.Services(t.Context()); err != nil {
+			t.Logf("what was seen last would do: %v", err)
+		}
+		refused := len(fake.asked("/v1/catalog/services"))
+		want(t, "calls with a token that nothing replaces", refused, 2)
+
+		if err := os.WriteFile(file, []byte("second"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := source.Services(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var tokens []string
+		for _, request := range fake.asked("/v1/catalog/services")[refused:] {
+			tokens = append(tokens, request.token)
+		}
+		want(t, "tokens", tokens, []string{"first", "second"})
+	})
+}
