@@ -101,10 +101,14 @@ const (
 	// maxStreamOutput is how much of it one stream may put there between two
 	// flushes, so that a bulk stream does not queue ahead of all others.
 	maxStreamOutput = 32 << 10
-	// maxOwed is how far output may grow by frames that we owe the peer
-	// (acknowledgements, resets, window updates) before nothing more is read
-	// from it.
-	maxOwed = maxOutput + 64<<10
+	// maxOwed is how many frames that the peer made us owe it (acknowledgements,
+	// resets, window updates) may wait in the output before nothing more is read
+	// from it. Frames that other connections cause do not count: where both ends
+	// of a connection stopped reading because of those, neither would go on.
+	maxOwed = 12000
+	// maxControl is how large the output may grow by frames of all kinds before
+	// nothing more is read.
+	maxControl = 1 << 20
 	// readBufferSize is what one read may bring.
 	readBufferSize = 64 << 10
 	// maxWholeFrame is the longest payload of a frame that is handled only once

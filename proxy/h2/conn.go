@@ -42,6 +42,7 @@ type Conn struct {
 	// Output. written counts all bytes that the socket took, appended all that
 	// were handed over for writing before the present output.
 	out         *output
+	owed        int // frames in out that the peer made us owe it
 	outputEpoch uint32
 	appended    uint64
 	written     uint64

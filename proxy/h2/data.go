@@ -107,7 +107,7 @@ func (c *Conn) receive(b *Batch, n int) error {
 	c.unreturned += int32(n)
 	if c.unreturned >= c.recvTarget/4 {
 		b.touch(c)
-		c.output().appendWindowUpdate(0, uint32(c.unreturned))
+		c.owe().appendWindowUpdate(0, uint32(c.unreturned))
 		c.recvWindow += c.unreturned
 		c.unreturned = 0
 	}

@@ -93,7 +93,7 @@ func (c *Conn) onPing(b *Batch, h frameHeader, p []byte) error {
 		return err
 	}
 	b.touch(c)
-	o := c.output()
+	o := c.owe()
 	o.b = appendPing(o.b, true, data)
 	return nil
 }

@@ -35,6 +35,13 @@ func (c *Conn) output() *output {
 	return c.out
 }
 
+// owe returns the output for a frame that the peer made us owe it. c.mu is held,
+// and the caller touches c.
+func (c *Conn) owe() *output {
+	c.owed++
+	return c.output()
+}
+
 func (c *Conn) outputFull() bool { return c.out != nil && len(c.out.b) >= maxOutput }
 
 // writeHeaders appends a header section of s to the output; a stream that waits
@@ -297,7 +304,7 @@ func (c *Conn) takeOutput(b *Batch) *output {
 	if o == nil || len(o.b) == 0 {
 		return nil
 	}
-	c.out = nil
+	c.out, c.owed = nil, 0
 	c.appended += uint64(len(o.b))
 	c.outputEpoch++
 	return o
@@ -306,9 +313,13 @@ func (c *Conn) takeOutput(b *Batch) *output {
 func (c *Conn) dropOutput() {
 	if c.out != nil {
 		c.out.free()
-		c.out = nil
+		c.out, c.owed = nil, 0
 	}
 }
+
+// maxFlushes is how often a flush looks for more: a connection that others keep
+// busy must not keep a reader from its own connection.
+const maxFlushes = 8
 
 // flush writes the output without waiting. Who finds another goroutine writing
 // leaves it to that one, which looks for more before it stops.
@@ -322,13 +333,17 @@ func (c *Conn) flush(b *Batch) {
 		return
 	}
 	c.writing = true
-	for {
+	for i := 0; ; i++ {
 		o := c.takeOutput(b)
 		if o == nil {
 			c.stopWriting()
 			return
 		}
 		c.mu.Unlock()
+		if i == maxFlushes {
+			go c.keepWriting(o, 0)
+			return
+		}
 		n, err := c.t.TryWrite(o.b)
 		if err != nil {
 			o.free()

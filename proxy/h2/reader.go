@@ -127,7 +127,7 @@ func (r *reader) keep(rest []byte) {
 func (r *reader) awaitRoom() {
 	c := r.c
 	c.mu.Lock()
-	for c.out != nil && len(c.out.b) > maxOwed && c.writing && !c.dead {
+	for (c.owed > maxOwed || c.out != nil && len(c.out.b) > maxControl) && c.writing && !c.dead {
 		c.room.Wait()
 	}
 	c.mu.Unlock()
@@ -271,7 +271,7 @@ func (r *reader) resetFor(err *error) bool {
 	var gen uint32
 	if s == nil {
 		b.touch(c)
-		o := c.output()
+		o := c.owe()
 		o.b = appendRSTStream(o.b, se.id, se.code)
 		c.resets.add(se.id)
 		cost := int32(4)

@@ -28,7 +28,6 @@ type peerSettings struct {
 	maxConcurrentStreams uint32
 	initialWindow        int32
 	maxFrameSize         int
-	maxHeaderListSize    uint32
 }
 
 func initialPeerSettings() peerSettings {
@@ -36,7 +35,6 @@ func initialPeerSettings() peerSettings {
 		maxConcurrentStreams: assumedMaxStreams,
 		initialWindow:        defaultInitialWindow,
 		maxFrameSize:         minMaxFrameSize,
-		maxHeaderListSize:    ^uint32(0),
 	}
 }
 
@@ -103,7 +101,7 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 		return err
 	}
 	b.touch(c)
-	o := c.output()
+	o := c.owe()
 	o.b = appendFrameHeader(o.b, 0, frameSettings, flagAck, 0)
 	if first || c.peer.maxConcurrentStreams > limitBefore {
 		c.offerSlots(b)
@@ -132,10 +130,9 @@ func (c *Conn) applySetting(id settingID, v uint32) error {
 			return connError(ProtocolError, "SETTINGS_MAX_FRAME_SIZE out of range")
 		}
 		c.peer.maxFrameSize = int(v)
-	case settingMaxHeaderListSize:
-		c.peer.maxHeaderListSize = v
 	}
-	// Unknown parameters are ignored (section 6.5.2).
+	// Unknown parameters are ignored (section 6.5.2), and so is the size of header
+	// lists, which is advice: the peer refuses what is too large for it.
 	return nil
 }
 
