@@ -35,6 +35,9 @@ demo: build ## Show it all on this machine: two versions of an app, three sideca
 
 # Tests
 
+# A pass that Go remembers (-count=1 forbids it) knows nothing of a binary that a
+# test builds or is told of.
+
 .PHONY: test
 test: check-generated test-unit test-interop ## Run every test, with the race detector
 
@@ -44,12 +47,12 @@ test-short: ## Run the quick unit tests, without the race detector
 
 .PHONY: test-unit
 test-unit: tool-grpc ## Run the product's own tests
-	PILLION_TOOLS=$(tools) $(GO) test -race -timeout 15m $(TESTFLAGS) ./...
+	PILLION_TOOLS=$(tools) $(GO) test -race -count=1 -timeout 15m $(TESTFLAGS) ./...
 
 # One package after the other: some tests need a rate or look at a time.
 .PHONY: test-interop
 test-interop: build race tool-grpc tool-ghz tool-consul ## Drive the real binary with programs that are not ours
-	cd interop && $(interop_env) $(GO) test -race -p 1 -timeout 25m $(TESTFLAGS) ./...
+	cd interop && $(interop_env) $(GO) test -race -count=1 -p 1 -timeout 25m $(TESTFLAGS) ./...
 
 .PHONY: race
 race:
