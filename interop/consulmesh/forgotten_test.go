@@ -17,7 +17,8 @@ func TestRegistersAgainWhatTheAgentForgot(t *testing.T) {
 	agent := consul.Start(t)
 	i := startInstance(t, agent, "greeter", "one", instanceOptions{})
 	i.awaitHealth(t, agent, api.HealthPassing)
-	l := startLoad(t, dialGreeter(t, startClient(t, agent, nil).Outbound), usualLoad)
+	awaitAnswer(t, agent, "greeter", testService)
+	loads := startBothLoads(t, startClient(t, agent, nil).Outbound)
 	i.takesTraffic(t)
 
 	app, sidecar := i.id(t), i.sidecarID(t)
@@ -37,8 +38,9 @@ func TestRegistersAgainWhatTheAgentForgot(t *testing.T) {
 			t.Errorf("without %v: registered again after %v", forgotten, took)
 		}
 		i.awaitHealth(t, agent, api.HealthPassing)
-		l.more(t, time.Second)
-		l.check(t, "the agent forgot the registration")
+		// Who answers a gRPC service is asked again every ten seconds.
+		loads.more(t, 3*time.Second)
+		loads.check(t, "the agent forgot the registration")
 	}
-	l.end(t)
+	loads.end(t)
 }

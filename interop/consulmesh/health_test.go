@@ -37,6 +37,19 @@ func TestTrafficFollowsHealth(t *testing.T) {
 	passing := sick.awaitHealth(t, agent, api.HealthPassing)
 	sick.takesTraffic(t)
 	within(t, "traffic returns to an instance that passes again", passing, time.Now())
+
+	// An operator takes it out for a while.
+	if err := agent.Client.Agent().EnableServiceMaintenance(sick.id(t), "a test"); err != nil {
+		t.Fatal(err)
+	}
+	maintained := sick.awaitHealth(t, agent, api.HealthMaint)
+	within(t, "traffic leaves an instance under maintenance", maintained, sick.fallsSilent(t))
+	if err := agent.Client.Agent().DisableServiceMaintenance(sick.id(t)); err != nil {
+		t.Fatal(err)
+	}
+	passing = sick.awaitHealth(t, agent, api.HealthPassing)
+	sick.takesTraffic(t)
+	within(t, "traffic returns to an instance after maintenance", passing, time.Now())
 	l.end(t)
 
 	// With nobody left who is well, a caller is told so.

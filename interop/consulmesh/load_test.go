@@ -205,3 +205,42 @@ func (l *load) shares() map[string]int {
 
 	return maps.Clone(l.answered)
 }
+
+// bothLoads are two clients of one sidecar: one that names the service, and one
+// that knows no names.
+type bothLoads map[string]*load
+
+func startBothLoads(t *testing.T, address string) bothLoads {
+	t.Helper()
+
+	return bothLoads{
+		"by name":          startLoad(t, dialGreeter(t, address), usualLoad/2),
+		"by what it calls": startLoad(t, dial(t, address), usualLoad/2),
+	}
+}
+
+func (b bothLoads) more(t *testing.T, while time.Duration) {
+	t.Helper()
+
+	for _, l := range b {
+		l.more(t, while)
+		while = 0 // it has passed for the others as well
+	}
+}
+
+func (b bothLoads) check(t *testing.T, during string) {
+	t.Helper()
+
+	for how, l := range b {
+		l.check(t, during+", "+how)
+	}
+}
+
+func (b bothLoads) end(t *testing.T) {
+	t.Helper()
+
+	for how, l := range b {
+		t.Log(how + ":")
+		l.end(t)
+	}
+}

@@ -1,6 +1,8 @@
 package consulmesh
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -104,4 +106,35 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 	if lines := warnings(client); len(lines) > 3 {
 		t.Errorf("the client's sidecar warned %d times:\n%s", len(lines), strings.Join(lines, "\n"))
 	}
+}
+
+// An agent loses what it knew, as one in development mode does at each restart.
+// The only instance keeps its place until it is registered again, and passes.
+func TestConsulComesBackWithNothing(t *testing.T) {
+	t.Parallel()
+
+	data := filepath.Join(t.TempDir(), "data")
+	agent := consul.Start(t, func(config map[string]any) { config["data_dir"] = data })
+	// It is critical at first, for up to as long as its check waits.
+	i := startInstance(t, agent, "greeter", "one", instanceOptions{service: map[string]any{"health_check": map[string]any{"interval": "5s"}}})
+	i.awaitHealth(t, agent, api.HealthPassing)
+	awaitAnswer(t, agent, "greeter", testService)
+	client := startClient(t, agent, nil)
+	loads := startBothLoads(t, client.Outbound)
+	loads.more(t, time.Second)
+
+	agent.Kill()
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	// Who tries to register again waits a while between its attempts by then.
+	loads.more(t, 8*time.Second)
+	agent.Start(t)
+	back := time.Now()
+	i.awaitHealth(t, agent, api.HealthPassing)
+	t.Logf("registered again, and passing, %v after the agent was back", time.Since(back).Round(time.Millisecond))
+	awaitAnswer(t, agent, "greeter", testService)
+	loads.more(t, 2*time.Second)
+	loads.end(t)
+	consul.Eventually(t, "the endpoints are fresh again", func() bool { return !knows(t, client, "greeter").Stale })
 }

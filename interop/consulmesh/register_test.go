@@ -5,11 +5,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pillion-proxy/pillion/interop/consul"
+	"github.com/pillion-proxy/pillion/interop/harness"
 )
 
 // An app with a sidecar stands in Consul as two registrations that say the same.
@@ -108,5 +112,44 @@ func TestFindsTheDestination(t *testing.T) {
 	}
 	if handled := greeter.sidecar.Metric(t, "grpc_server_handled_total"); int64(handled) != greeter.app.calls.Load() {
 		t.Errorf("%v RPCs through the inbound, %d at the app", handled, greeter.app.calls.Load())
+	}
+}
+
+// An app comes up after its sidecar, as it does where both start together: it is
+// found as soon as it is healthy, also by what it answers.
+func TestTheAppComesAfterItsSidecar(t *testing.T) {
+	t.Parallel()
+
+	agent := consul.Start(t)
+	started := time.Now()
+	i := &instance{service: "greeter", app: &app{name: "late", address: harness.FreeAddress(t)}}
+	i.sidecar = startSidecar(t, agent, "greeter", i.app, instanceOptions{})
+	i.awaitHealth(t, agent, api.HealthCritical)
+	conn := dial(t, startClient(t, agent, nil).Outbound)
+	// It has been asked for what it answers, in vain, several times.
+	consul.Eventually(t, "nobody answers", func() bool {
+		_, err := who(t.Context(), conn)
+		if status.Code(err) != codes.Unimplemented {
+			t.Fatalf("before the app is there: %v", err)
+		}
+
+		return time.Since(started) > 5*time.Second
+	})
+
+	i.app = startApp(t, "late", i.app.address, testService)
+	up := time.Now()
+	passing := i.awaitHealth(t, agent, api.HealthPassing)
+	awaitAnswer(t, agent, "greeter", testService)
+	t.Logf("the app passes %v after it is up, and is known to answer %v after it", passing.Sub(up).Round(time.Millisecond), time.Since(up).Round(time.Millisecond))
+	consul.Eventually(t, "RPCs end well", func() bool {
+		_, err := who(t.Context(), conn)
+
+		return err == nil
+	})
+	took := time.Since(up)
+	t.Logf("RPCs find it by what it answers %v after it is up", took.Round(time.Millisecond))
+	// It is asked every other second, and that nobody answers is believed for as long.
+	if took > 6*time.Second {
+		t.Errorf("RPCs find it by what it answers only %v after it is up", took)
 	}
 }
