@@ -24,6 +24,7 @@ type peer struct {
 	preface  bool         // the engine's preface has to come first
 	block    []byte       // a header block whose CONTINUATION is awaited
 	blockTag string
+	content  map[uint32][]byte // DATA that came, if somebody made the map
 	enc      *xhpack.Encoder
 	encoded  bytes.Buffer
 	dec      *xhpack.Decoder
@@ -194,6 +195,9 @@ func (p *peer) line(f http2.Frame) string {
 		}
 		return ""
 	case *http2.DataFrame:
+		if p.content != nil {
+			p.content[f.StreamID] = append(p.content[f.StreamID], f.Data()...)
+		}
 		return fmt.Sprintf("DATA %d %d%s", f.StreamID, len(f.Data()), end(f.StreamEnded()))
 	case *http2.SettingsFrame:
 		if f.IsAck() {
