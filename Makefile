@@ -47,7 +47,7 @@ test-short: ## Run the quick unit tests, without the race detector
 
 .PHONY: test-unit
 test-unit: tool-grpc ## Run the product's own tests
-	PILLION_TOOLS=$(tools) $(GO) test -race -count=1 -timeout 15m $(TESTFLAGS) ./...
+	PILLION_TOOLS=$(tools) GO=$(GO) interop/tools/gotest -race -count=1 -timeout=15m $(TESTFLAGS) ./...
 
 # One package after the other: some tests need a rate or look at a time.
 .PHONY: test-interop
