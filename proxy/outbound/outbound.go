@@ -45,9 +45,9 @@ type Options struct {
 // Proxy is the outbound side.
 type Proxy struct {
 	callers *downstream.Server
+	own     *downstream.Server // of the mesh reflection's questions to services
 	router  *routing.Router
 	mesh    *meshReflection
-	inside  *bufconn.Listener
 }
 
 // inMemory is the size of the buffers of connections within the process.
@@ -59,8 +59,9 @@ func New(o Options) *Proxy {
 	newCluster := func(service string) *upstream.Cluster {
 		return upstream.NewCluster(service, o.Policy, &up, o.Counters.Service(telemetry.Outbound, service))
 	}
-	p := &Proxy{inside: bufconn.Listen(inMemory)}
-	p.mesh = newMeshReflection(o.Source, p.inside, up.HTTP2, o.Counters)
+	inside := bufconn.Listen(inMemory)
+	p := new(Proxy)
+	p.mesh = newMeshReflection(o.Source, inside, up.HTTP2, o.Counters)
 	ro := routing.Options{
 		Source: o.Source, NewCluster: newCluster, Default: o.DefaultService,
 		Reflection: p.mesh.cluster, ResolveTimeout: o.ResolveTimeout,
@@ -70,18 +71,31 @@ func New(o Options) *Proxy {
 		ro.Learn = p.mesh.mesh.Lists
 	}
 	p.router = routing.New(ro)
-	r := relay.New(relay.Config{
+	rc := relay.Config{
 		Side: telemetry.Outbound, Router: p.router, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Outbound, ""), Log: o.AccessLog,
 		DefaultTimeout: o.DefaultTimeout, MaxTimeout: o.MaxTimeout,
 		Retry: o.Retry, Budget: o.HTTP2.Budget,
-	})
+	}
 	p.callers = downstream.New(downstream.Options{
-		HTTP2: o.HTTP2, NewStream: r.NewStream, MaxConns: o.MaxConns,
+		HTTP2: o.HTTP2, NewStream: relay.New(rc).NewStream, MaxConns: o.MaxConns,
 		Open: &o.Counters.DownstreamConnections[telemetry.Outbound], Logger: o.Logger,
 	})
-	go func() { _ = p.callers.Serve(p.inside) }()
+	p.own = newOwn(rc, o.HTTP2, o.Logger)
+	go func() { _ = p.own.Serve(inside) }()
 	return p
+}
+
+// newOwn returns what carries the sidecar's own RPCs: as the app's are carried,
+// but the app made none of them, so they are neither logged nor counted as RPCs
+// or callers. They do count in a service's attempts and failures, which belong
+// to the connections to it that both share. How many there are is bounded by
+// who makes them.
+func newOwn(rc relay.Config, http2 *h2.Config, logger *slog.Logger) *downstream.Server {
+	rc.Metrics = telemetry.NewMetrics(telemetry.Outbound)
+	rc.Unrouted = new(telemetry.Counters).Service(telemetry.Outbound, "")
+	rc.Log = nil
+	return downstream.New(downstream.Options{HTTP2: http2, NewStream: relay.New(rc).NewStream, Logger: logger})
 }
 
 // Serve accepts connections until Shutdown.
@@ -91,6 +105,10 @@ func (p *Proxy) Serve(l net.Listener) error { return p.callers.Serve(l) }
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.mesh.stop()
 	err := p.callers.Shutdown(ctx)
+	// Only now: a caller's RPC may have waited for what a service answers.
+	if e := p.own.Shutdown(ctx); err == nil {
+		err = e
+	}
 	p.router.Close()
 	return err
 }

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
-	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-proxy/pillion/proxy/h2"
@@ -116,12 +115,19 @@ func shutdown(t *testing.T, f func(context.Context) error) {
 // mesh starts the outbound side over a registry, and returns a client of it.
 func mesh(t *testing.T, source registry.Source) (*grpc.ClientConn, *outbound.Proxy, *telemetry.Counters) {
 	t.Helper()
-	cfg := config()
 	counters := new(telemetry.Counters)
-	p := outbound.New(outbound.Options{
-		Source: source, HTTP2: cfg, Upstream: upstream.Options{HTTP2: cfg}, LearnNames: true,
-		Metrics: telemetry.NewMetrics(telemetry.Outbound), Counters: counters,
+	cc, p := meshOf(t, outbound.Options{
+		Source: source, Metrics: telemetry.NewMetrics(telemetry.Outbound), Counters: counters,
 	})
+	return cc, p, counters
+}
+
+// meshOf is mesh with options.
+func meshOf(t *testing.T, o outbound.Options) (*grpc.ClientConn, *outbound.Proxy) {
+	t.Helper()
+	cfg := config()
+	o.HTTP2, o.Upstream, o.LearnNames = cfg, upstream.Options{HTTP2: cfg}, true
+	p := outbound.New(o)
 	l := listen(t)
 	go func() { _ = p.Serve(l) }()
 	cc, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -132,7 +138,7 @@ func mesh(t *testing.T, source registry.Source) (*grpc.ClientConn, *outbound.Pro
 		_ = cc.Close()
 		shutdown(t, p.Shutdown)
 	})
-	return cc, p, counters
+	return cc, p
 }
 
 func service(name string, addresses ...string) *registry.Service {
@@ -227,45 +233,6 @@ func TestNobodyThere(t *testing.T) {
 	_, err := grpc_testing.NewTestServiceClient(cc).UnaryCall(ctx, &grpc_testing.SimpleRequest{}, grpc.CallAuthority("greeter"), grpc.Trailer(&trailer))
 	if status.Code(err) != codes.Unavailable || !slices.Contains([]string{"UF", "UH"}, trailer.Get("pillion-flags")[0]) {
 		t.Errorf("%v, %v", err, trailer)
-	}
-}
-
-// Reflection lists the services of the whole mesh, asked through the proxy itself.
-func TestReflectionOfTheMesh(t *testing.T) {
-	t.Parallel()
-	address, _ := serve(t, &app{name: "one"})
-	beside, _ := sidecar(t, address)
-	cc, _, _ := mesh(t, memory.New(service("greeter", beside), service("nobody")))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	stream, err := reflectionpb.NewServerReflectionClient(cc).ServerReflectionInfo(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ask := func(r *reflectionpb.ServerReflectionRequest) *reflectionpb.ServerReflectionResponse {
-		t.Helper()
-		if err := stream.Send(r); err != nil {
-			t.Fatal(err)
-		}
-		got, err := stream.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return got
-	}
-	var names []string
-	for _, s := range ask(&reflectionpb.ServerReflectionRequest{
-		MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{},
-	}).GetListServicesResponse().GetService() {
-		names = append(names, s.GetName())
-	}
-	if !slices.Contains(names, "grpc.testing.TestService") {
-		t.Errorf("the mesh's services: %v", names)
-	}
-	if got := ask(&reflectionpb.ServerReflectionRequest{
-		MessageRequest: &reflectionpb.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: "grpc.testing.TestService"},
-	}).GetFileDescriptorResponse().GetFileDescriptorProto(); len(got) == 0 {
-		t.Error("the mesh does not describe a service that it lists")
 	}
 }
 
