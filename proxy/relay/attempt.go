@@ -43,7 +43,9 @@ func (r *RPC) try(b *h2.Batch) {
 		if r.attempt(b, inst) {
 			return
 		}
-		inst, ok = r.dest.Pick(r.skip)
+		if inst, ok = r.dest.Pick(r.skip); !ok {
+			inst, ok = r.dest.PickConnecting()
+		}
 	}
 	r.failUnplaced(b)
 }
@@ -66,10 +68,12 @@ func (r *RPC) pick() (*upstream.Instance, bool) {
 	if inst, ok := r.dest.PickRefusing(skip); ok {
 		return inst, true
 	}
-	if skip == nil {
-		return nil, false
+	if skip != nil {
+		if inst, ok := r.dest.Pick(nil); ok {
+			return inst, true
+		}
 	}
-	return r.dest.Pick(nil)
+	return r.dest.PickConnecting()
 }
 
 func (r *RPC) wasTried(in *upstream.Instance) bool { return slices.Contains(r.tried, in) }

@@ -93,6 +93,47 @@ func TestUnreachableInstancesAreSkipped(t *testing.T) {
 	})
 }
 
+// An instance that hangs does not hold its share of the RPCs: those that wait go
+// elsewhere after a moment, and later ones go there at once.
+func TestInstancesThatHangAreSkipped(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, options{instances: 2})
+		r.net.Listen("a:1").Silent = true
+		b := r.net.Listen("b:1")
+		start := time.Now()
+		r.Request(1, "/a.B/C", true)
+		time.Sleep(time.Second)
+		b.Conn().Want("HEADERS 1*")
+		b.Conn().TrailersOnly(1, "0")
+		r.Want("HEADERS 1 :status=200 grpc-status=0 end")
+		r.Request(3, "/a.B/C", true)
+		b.Conn().Want("HEADERS 3*")
+		b.Conn().TrailersOnly(3, "0")
+		r.Want("HEADERS 3 :status=200 grpc-status=0 end")
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// Where there is no other instance, RPCs wait for one that takes long to connect
+// to.
+func TestTheOnlyInstanceConnectsSlowly(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, options{instances: 2})
+		a := r.net.Listen("a:1") // and b refuses
+		a.Delay = time.Second
+		r.Request(1, "/a.B/C", true)
+		time.Sleep(500 * time.Millisecond)
+		r.Request(3, "/a.B/C", true)
+		time.Sleep(600 * time.Millisecond)
+		a.Conn().Want("HEADERS 1*", "HEADERS 3*")
+		a.Conn().TrailersOnly(1, "0")
+		a.Conn().TrailersOnly(3, "0")
+		r.Want("HEADERS 1 :status=200 grpc-status=0 end", "HEADERS 3 :status=200 grpc-status=0 end")
+	})
+}
+
 func TestNoInstanceCanBeReached(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newRig(t, options{instances: 5})

@@ -31,7 +31,7 @@ type table struct {
 	picker    balance.Picker[*Instance]
 	instances []*Instance
 	stale     bool
-	turn      atomic.Uint32 // of pickRefusing
+	turn      atomic.Uint32 // of pickInTurn
 }
 
 // NewCluster returns a cluster without instances. opts must have been through
@@ -114,15 +114,27 @@ func (c *Cluster) Pick(skip func(*Instance) bool) (*Instance, bool) {
 }
 
 // PickRefusing returns one of the instances whose sidecar could not reach its
-// app when it was asked last, each in its turn. It is for when Pick finds none:
-// better to ask again than to fail.
+// app when it was asked last. It is for when Pick finds none: better to ask again
+// than to fail.
 func (c *Cluster) PickRefusing(skip func(*Instance) bool) (*Instance, bool) {
+	return c.pickInTurn(func(in *Instance) bool {
+		return in.refusal.active.Load() && !in.avoided.Load() && (skip == nil || !skip(in))
+	})
+}
+
+// PickConnecting returns one of the instances that take long to connect to. It is
+// for when there is no other: better to wait than to fail.
+func (c *Cluster) PickConnecting() (*Instance, bool) {
+	return c.pickInTurn(func(in *Instance) bool { return in.slow.Load() && !in.avoided.Load() })
+}
+
+// pickInTurn returns one of the instances that will do, each in its turn.
+func (c *Cluster) pickInTurn(willDo func(*Instance) bool) (*Instance, bool) {
 	t := c.table.Load()
 	n := uint32(len(t.instances))
 	first := t.turn.Add(1)
 	for i := range n {
-		in := t.instances[(first+i)%n]
-		if in.refusal.active.Load() && !in.avoided.Load() && (skip == nil || !skip(in)) {
+		if in := t.instances[(first+i)%n]; willDo(in) {
 			return in, true
 		}
 	}

@@ -58,6 +58,9 @@ func (in *Instance) dial() {
 	in.dialing = true
 	ctx, cancel := context.WithTimeout(context.Background(), in.opts.ConnectTimeout)
 	in.cancel = cancel
+	if len(*in.conns.Load()) == 0 {
+		in.slowly = time.AfterFunc(slowConnect, in.connectsSlowly)
+	}
 	go func() {
 		defer cancel()
 		nc, err := in.opts.Dial(ctx, in.network, in.address)
@@ -69,6 +72,37 @@ func (in *Instance) dial() {
 		}
 		in.serve(ctx, h2.New(h2.NewTransport(nc), h2.Client, in.opts.HTTP2, (*handler)(in)))
 	}()
+}
+
+// slowConnect is how long RPCs wait for an instance's connection while another
+// instance could take them. Connecting to one of the same region takes a few
+// milliseconds; one that hangs would hold its share of the RPCs for as long as
+// the connect timeout.
+const slowConnect = 250 * time.Millisecond
+
+// connectsSlowly sends those who wait elsewhere, if there is somewhere else, and
+// has new RPCs go there first.
+func (in *Instance) connectsSlowly() {
+	in.mu.Lock()
+	if !in.dialing || in.closed || len(*in.conns.Load()) > 0 {
+		in.mu.Unlock()
+		return
+	}
+	in.slow.Store(true)
+	tickets := in.takeWaiting(in.waiting.len)
+	in.mu.Unlock()
+	var b h2.Batch
+	tell(&b, tickets, ErrConnectsSlowly)
+	b.Done()
+}
+
+// dialled notes that a dial is over, well or not. in.mu is held.
+func (in *Instance) dialled() {
+	in.dialing, in.cancel = false, nil
+	in.slow.Store(false)
+	if in.slowly != nil {
+		in.slowly.Stop()
+	}
 }
 
 // serve carries a connection until it ends. No stream is opened before the
@@ -90,7 +124,7 @@ func (in *Instance) serve(ctx context.Context, hc *h2.Conn) {
 // elsewhere, unless it has connections.
 func (in *Instance) dialFailed(b *h2.Batch, err error) {
 	in.mu.Lock()
-	in.dialing, in.cancel = false, nil
+	in.dialled()
 	if in.closed {
 		in.mu.Unlock()
 		return
@@ -132,7 +166,7 @@ func (in *Instance) connected(b *h2.Batch, c *conn) {
 		c.Shutdown(b)
 		return
 	}
-	in.dialing, in.cancel = false, nil
+	in.dialled()
 	in.backoff.succeeded()
 	in.avoided.Store(false)
 	in.counts.Connections.Add(1)

@@ -19,6 +19,10 @@ var ErrTooManyWaiting = errors.New("too many RPCs wait for a connection to the i
 // ErrGone says that the instance was taken out of the registry.
 var ErrGone = errors.New("the instance is no longer in the registry")
 
+// ErrConnectsSlowly says that an RPC that waits for a connection may go elsewhere;
+// where there is no other instance, it may wait again.
+var ErrConnectsSlowly = errors.New("the instance takes long to connect to")
+
 // Instance is one instance of a service, and the connections to it.
 type Instance struct {
 	network, address string
@@ -28,6 +32,7 @@ type Instance struct {
 
 	inFlight atomic.Int64
 	avoided  atomic.Bool // in back-off
+	slow     atomic.Bool // has been connecting for slowConnect
 	refusal  refusal
 	conns    atomic.Pointer[[]*conn]
 
@@ -39,6 +44,7 @@ type Instance struct {
 	closed  bool
 	dialing bool               // a connection is being made
 	cancel  context.CancelFunc // of that
+	slowly  *time.Timer        // of that; nil where there was a connection already
 	backoff
 }
 
@@ -54,7 +60,9 @@ func newInstance(e registry.Endpoint, opts *Options, counts *telemetry.Service) 
 }
 
 // Usable implements balance.Instance.
-func (in *Instance) Usable() bool { return !in.avoided.Load() && !in.refusal.active.Load() }
+func (in *Instance) Usable() bool {
+	return !in.avoided.Load() && !in.slow.Load() && !in.refusal.active.Load()
+}
 
 // InFlight implements balance.Instance.
 func (in *Instance) InFlight() int64 { return in.inFlight.Load() }
@@ -181,6 +189,9 @@ func (in *Instance) close(b *h2.Batch) {
 	in.refusal.app.stop()
 	if in.cancel != nil {
 		in.cancel()
+	}
+	if in.slowly != nil {
+		in.slowly.Stop()
 	}
 	tickets := in.takeWaiting(in.waiting.len)
 	conns := *in.conns.Load()

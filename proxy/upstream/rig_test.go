@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -114,6 +115,9 @@ func (c *call) OnConn(b *h2.Batch, w *Wait, gen uint32, err error) {
 	}
 	c.woken++
 	c.queued = false
+	if errors.Is(err, ErrConnectsSlowly) {
+		err = nil // there is no other instance: it waits again
+	}
 	if c.err = err; err == nil {
 		c.open(b)
 	}
