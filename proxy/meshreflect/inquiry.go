@@ -118,6 +118,9 @@ func (i *inquiry) ask(services []string, adopt bool) *v1.ServerReflectionRespons
 		return slices.ContainsFunc(i.asked, func(o outcome) bool { return o.service == service })
 	})
 	found, answer := i.askAll(services)
+	if found != nil {
+		i.session.mesh.answered(found.service)
+	}
 	switch {
 	case found == nil:
 	case adopt:

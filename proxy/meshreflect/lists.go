@@ -92,6 +92,9 @@ func (m *Mesh) listOf(ctx context.Context, service string) list {
 		l.names, err = namesIn(answer)
 	}
 	l.err = err
+	if err == nil {
+		m.answered(service)
+	}
 
 	if ctx.Err() == nil { // else it is no fault of the service's
 		m.mu.Lock()

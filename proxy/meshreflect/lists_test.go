@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	v1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/protobuf/types/descriptorpb"
 )
 
 func TestLists(t *testing.T) {
@@ -209,4 +211,48 @@ func TestAsksSoManyAtOnce(t *testing.T) {
 			t.Errorf("%d services were asked at once, want 5", n)
 		}
 	}, func(m *mesh) { m.opts.Concurrency = 5 })
+}
+
+// Who answered for a caller is told; who denied, failed or was asked for its
+// methods is not.
+func TestWhoAnsweredIsTold(t *testing.T) {
+	var mu sync.Mutex
+	var told []string
+	take := func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		defer func() { told = nil }()
+		slices.Sort(told)
+		return told
+	}
+	inBubble(t, []*app{greeter(), {name: "dead", dead: errDead}, {name: "chat", v1: true, files: []*descriptorpb.FileDescriptorProto{chat()}}}, func(t *testing.T, m *mesh) {
+		if _, err := m.Methods(t.Context(), "greeter"); err != nil {
+			t.Fatal(err)
+		}
+		if got := take(); got != nil {
+			t.Errorf("Methods told of %v", got)
+		}
+		c := m.dial(t)
+		c.list()
+		if got, want := take(), []string{"chat", "greeter"}; !slices.Equal(got, want) {
+			t.Errorf("a list told of %v, want %v", got, want)
+		}
+		c.list()
+		if got := take(); got != nil {
+			t.Errorf("a list that was remembered told of %v", got)
+		}
+		c.ask(&v1.ServerReflectionRequest{
+			MessageRequest: &v1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: "chat.Chat"},
+		})
+		if got, want := take(), []string{"chat"}; !slices.Equal(got, want) {
+			t.Errorf("a description told of %v, want %v", got, want)
+		}
+		c.close()
+	}, func(m *mesh) {
+		m.opts.Answered = func(service string) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, service)
+		}
+	})
 }

@@ -31,6 +31,11 @@ type Options struct {
 	// full gRPC service name. It is optional, and spares asking the whole mesh.
 	Answering func(ctx context.Context, grpcService string) ([]string, error)
 
+	// Answered is told of each service that just answered with what it lists or
+	// describes, for a caller of reflection or of Lists; [Mesh.Methods] does not
+	// tell. It must not block. It is optional.
+	Answered func(service string)
+
 	// ServiceTimeout is how long one service may take for one answer; 2 s.
 	ServiceTimeout time.Duration
 	// Timeout is how long an answer may take for which many services are
@@ -103,6 +108,13 @@ func (m *Mesh) Register(registrar grpc.ServiceRegistrar) {
 	alpha.ServiceName = grpc_reflection_v1alpha.ServerReflection_ServiceDesc.ServiceName
 	alpha.Metadata = grpc_reflection_v1alpha.ServerReflection_ServiceDesc.Metadata
 	registrar.RegisterService(&alpha, server{mesh: m})
+}
+
+// answered says that a service answered.
+func (m *Mesh) answered(service string) {
+	if m.opts.Answered != nil {
+		m.opts.Answered(service)
+	}
 }
 
 // forEach calls ask with each number below n, from several goroutines, and

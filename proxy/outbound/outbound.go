@@ -61,7 +61,7 @@ func New(o Options) *Proxy {
 	}
 	inside := bufconn.Listen(inMemory)
 	p := new(Proxy)
-	p.mesh = newMeshReflection(o.Source, inside, up.HTTP2, o.Counters)
+	p.mesh = newMeshReflection(&o, inside, up.HTTP2)
 	ro := routing.Options{
 		Source: o.Source, NewCluster: newCluster, Default: o.DefaultService,
 		Reflection: p.mesh.cluster, ResolveTimeout: o.ResolveTimeout,

@@ -23,13 +23,15 @@ type meshReflection struct {
 	mesh    *meshreflect.Mesh
 	server  *grpc.Server
 	cluster *upstream.Cluster
+	types   *typeLearner
 }
 
-func newMeshReflection(source registry.Source, inside *bufconn.Listener, http2 *h2.Config, counters *telemetry.Counters) *meshReflection {
-	m := &meshReflection{server: grpc.NewServer()}
+func newMeshReflection(o *Options, inside *bufconn.Listener, http2 *h2.Config) *meshReflection {
+	m := &meshReflection{server: grpc.NewServer(), types: newTypeLearner(o.Metrics)}
 	m.mesh = meshreflect.New(meshreflect.Options{
-		Services:  source.Services,
-		Answering: source.Answering,
+		Services:  o.Source.Services,
+		Answering: o.Source.Answering,
+		Answered:  m.types.answered,
 		Dial: func(_ context.Context, service string) (grpc.ClientConnInterface, error) {
 			return grpc.NewClient("passthrough:///"+service,
 				grpc.WithAuthority(service),
@@ -39,6 +41,7 @@ func newMeshReflection(source registry.Source, inside *bufconn.Listener, http2 *
 				}))
 		},
 	})
+	m.types.start(m.mesh.Methods)
 	m.mesh.Register(m.server)
 	listener := bufconn.Listen(inMemory)
 	go func() { _ = m.server.Serve(listener) }()
@@ -47,13 +50,14 @@ func newMeshReflection(source registry.Source, inside *bufconn.Listener, http2 *
 	opts := upstream.Options{HTTP2: http2, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return listener.DialContext(ctx)
 	}}.WithDefaults()
-	m.cluster = upstream.NewCluster(name, balance.PickFirst, &opts, counters.Service(telemetry.Outbound, name))
+	m.cluster = upstream.NewCluster(name, balance.PickFirst, &opts, o.Counters.Service(telemetry.Outbound, name))
 	m.cluster.Update([]registry.Endpoint{{ID: name, Address: "unix:///" + name, Weight: 1}}, false)
 	return m
 }
 
 // stop ends the server. Streams that are open end with it.
 func (m *meshReflection) stop() {
+	m.types.stop()
 	m.cluster.Close()
 	m.server.Stop()
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/interop/grpc_testing"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 
 	"github.com/pillion-proxy/pillion/proxy/outbound"
@@ -138,5 +139,56 @@ func TestOwnQuestionsDoNotCount(t *testing.T) {
 	}
 	if n := o.Counters.DownstreamConnections[telemetry.Outbound].Load(); n != 0 {
 		t.Errorf("%d connections of callers are left", n)
+	}
+}
+
+// Once somebody has asked reflection about a service, its RPCs count by type.
+func TestReflectionTellsTheTypes(t *testing.T) {
+	t.Parallel()
+	address, _ := serve(t, &app{name: "one"})
+	beside, _ := sidecar(t, address)
+	metrics := telemetry.NewMetrics(telemetry.Outbound)
+	cc, _ := meshOf(t, outbound.Options{
+		Source: memory.New(service("greeter", beside)), Counters: new(telemetry.Counters), Metrics: metrics,
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	call := func() {
+		t.Helper()
+		if _, err := grpc_testing.NewTestServiceClient(cc).UnaryCall(ctx, &grpc_testing.SimpleRequest{}, grpc.CallAuthority("greeter")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	call()
+	if _, types := started(t, metrics); types["UnaryCall"] != "unknown" {
+		t.Errorf("the type of UnaryCall is %q before anybody asked", types["UnaryCall"])
+	}
+	ask := reflect(ctx, t, cc)
+	ask(listServices)
+	ask(nil)
+	want := map[string]string{
+		"UnaryCall": "unary", "StreamingInputCall": "client_stream",
+		"StreamingOutputCall": "server_stream", "FullDuplexCall": "bidi_stream",
+	}
+	known := func() bool {
+		_, types := started(t, metrics)
+		for method, typ := range want {
+			if types[method] != typ {
+				return false
+			}
+		}
+		return true
+	}
+	for !known() { // it is asked behind the answer's back
+		select {
+		case <-ctx.Done():
+			_, types := started(t, metrics)
+			t.Fatalf("the types are %v, want %v", types, want)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	call()
+	if count, types := started(t, metrics); count["UnaryCall"] != 2 || types["UnaryCall"] != "unary" {
+		t.Errorf("%v of UnaryCall as %q, want 2 as unary", count["UnaryCall"], types["UnaryCall"])
 	}
 }
