@@ -132,8 +132,19 @@ type service struct {
 	entry
 	name     string
 	declared bool
-	cluster  *upstream.Cluster
 	cancel   context.CancelFunc
+	// cluster is nil until the registry knows the service: callers choose the
+	// names that are looked up, and what a cluster brings with it, metrics above
+	// all, is for names that exist.
+	cluster atomic.Pointer[upstream.Cluster]
+	make    func(service string) *upstream.Cluster
+}
+
+func (s *service) inFlight() int64 {
+	if c := s.cluster.Load(); c != nil {
+		return c.InFlight()
+	}
+	return 0
 }
 
 // watch begins to watch a service. It returns nil where too many are watched.
@@ -146,7 +157,7 @@ func (r *Router) watch(name string, declared bool) *entry {
 	if len(t.services) >= maxEntries || r.ctx.Err() != nil {
 		return nil
 	}
-	s := &service{name: name, declared: declared, cluster: r.opts.NewCluster(name)}
+	s := &service{name: name, declared: declared, make: r.opts.NewCluster}
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
 	services := maps.Clone(t.services)
@@ -156,19 +167,30 @@ func (r *Router) watch(name string, declared bool) *entry {
 	r.done.Go(func() {
 		defer cancel()
 		r.opts.Source.Watch(ctx, name, s.update)
-		s.cluster.Close()
+		if c := s.cluster.Load(); c != nil {
+			c.Close()
+		}
 	})
 	return &s.entry
 }
 
 // update takes a state of the service from the registry.
 func (s *service) update(now *registry.Service) {
+	c := s.cluster.Load()
 	if now == nil {
-		s.cluster.Update(nil, false)
+		if c != nil {
+			c.SetGRPC(nil)
+			c.Update(nil, false)
+		}
 		s.settle(stateNone, false)
 		return
 	}
-	s.cluster.Update(now.Endpoints, now.Stale)
+	if c == nil {
+		c = s.make(s.name)
+		s.cluster.Store(c)
+	}
+	c.SetGRPC(now.GRPC)
+	c.Update(now.Endpoints, now.Stale)
 	s.settle(stateKnown, false)
 }
 

@@ -128,7 +128,7 @@ func (t *tables) service(name, route string) step {
 	case statePending:
 		return step{pending: &s.entry}
 	case stateKnown:
-		return step{dest: s.cluster, route: route}
+		return step{dest: s.cluster.Load(), route: route}
 	default:
 		return step{}
 	}
@@ -252,7 +252,7 @@ func (r *Router) Clusters() []*upstream.Cluster {
 	var out []*upstream.Cluster
 	for _, name := range slices.Sorted(maps.Keys(t.services)) {
 		if s := t.services[name]; s.state.Load() == stateKnown {
-			out = append(out, s.cluster)
+			out = append(out, s.cluster.Load())
 		}
 	}
 	return out
@@ -279,7 +279,7 @@ func (r *Router) forget(now time.Time) {
 	left := r.leaving
 	r.leaving = nil
 	for _, s := range left {
-		if s.cluster.InFlight() > 0 {
+		if s.inFlight() > 0 {
 			r.leaving = append(r.leaving, s)
 		} else {
 			s.cancel()
@@ -288,7 +288,7 @@ func (r *Router) forget(now time.Time) {
 	t := r.tables.Load()
 	next := *t
 	for key, s := range t.services {
-		if s.outdated(now, r.opts.IdleTimeout, true) && !s.declared && s.cluster.InFlight() == 0 {
+		if s.outdated(now, r.opts.IdleTimeout, true) && !s.declared && s.inFlight() == 0 {
 			if len(next.services) == len(t.services) {
 				next.services = maps.Clone(t.services)
 			}

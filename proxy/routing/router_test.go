@@ -10,8 +10,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pillion-proxy/pillion/registry"
+
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/registry"
 )
 
 func TestAuthorityComesFirst(t *testing.T) {
@@ -325,7 +328,6 @@ func TestTooManyNames(t *testing.T) {
 		full := &tables{services: map[string]*service{}, names: map[string]*name{}}
 		for i := range maxEntries {
 			s := &service{cancel: func() {}}
-			s.cluster = r.opts.NewCluster("x")
 			full.services[strconv.Itoa(i)] = s
 			full.names[strconv.Itoa(i)] = &name{}
 		}
@@ -422,14 +424,49 @@ func TestClustersFollowTheRegistry(t *testing.T) {
 	})
 }
 
+func TestClustersKnowWhatTheirServiceAnswers(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{Declared: []string{"a"}})
+		r.source.tell(t, "a", true)
+		cluster := r.Clusters()[0]
+		if names := cluster.Status().GRPC; len(names) != 0 {
+			t.Errorf("it says nothing, the status says %v", names)
+		}
+		r.source.mu.Lock()
+		update := r.source.updates["a"]
+		r.source.mu.Unlock()
+		update(&registry.Service{Name: "a", GRPC: []string{"a.A", "a.B"}})
+		if names := cluster.Status().GRPC; fmt.Sprint(names) != "[a.A a.B]" {
+			t.Errorf("the status says %v", names)
+		}
+		r.source.tell(t, "a", false)
+		if names := cluster.Status().GRPC; len(names) != 0 {
+			t.Errorf("it is gone, and the status says %v", names)
+		}
+	})
+}
+
 func TestFindAllocatesNothing(t *testing.T) {
 	r := New(Options{Source: newSource(), Declared: []string{"greeter"}, NewCluster: func(name string) *upstream.Cluster {
 		up := upstream.Options{HTTP2: new(h2.Config)}.WithDefaults()
 		return upstream.NewCluster(name, 0, &up, nil)
 	}})
 	defer r.Close()
-	r.tables.Load().services["greeter"].settle(stateKnown, false)
+	r.tables.Load().services["greeter"].update(&registry.Service{Name: "greeter"})
 	if n := testing.AllocsPerRun(100, func() { r.Find("greeter:443", sayHello) }); n != 0 {
 		t.Errorf("Find allocates %v times", n)
 	}
+}
+
+// Callers choose the names that are looked up; only those that exist get a
+// cluster, and so counters.
+func TestUnknownNamesGetNoCluster(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		r.route("junk", sayHello).want("waits")
+		r.source.tell(t, "junk", false)
+		if c := r.tables.Load().services["junk"].cluster.Load(); c != nil {
+			t.Error("a name that the registry does not know has a cluster")
+		}
+	})
 }

@@ -3,6 +3,7 @@ package upstream
 import (
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -20,6 +21,7 @@ type Cluster struct {
 	counts *telemetry.Service
 
 	table atomic.Pointer[table]
+	grpc  atomic.Pointer[[]string] // as SetGRPC was told; nil: it was not
 
 	mu     sync.Mutex
 	byID   map[string]*Instance
@@ -53,6 +55,10 @@ func (c *Cluster) Counts() *telemetry.Service { return c.counts }
 func (c *Cluster) Update(endpoints []registry.Endpoint, stale bool) {
 	c.update(endpoints, stale, false)
 }
+
+// SetGRPC notes which gRPC services the service says it answers, for Status
+// alone. The names belong to the cluster from then on.
+func (c *Cluster) SetGRPC(names []string) { c.grpc.Store(&names) }
 
 // Close lets go of all instances; the streams they have go on.
 func (c *Cluster) Close() { c.update(nil, false, true) }
@@ -165,6 +171,7 @@ func (c *Cluster) InFlight() (n int64) {
 // Status describes a cluster to people.
 type Status struct {
 	Service   string
+	GRPC      []string // see SetGRPC
 	Stale     bool
 	Policy    string
 	Instances []InstanceStatus
@@ -174,6 +181,9 @@ type Status struct {
 func (c *Cluster) Status() Status {
 	t := c.table.Load()
 	st := Status{Service: c.name, Stale: t.stale, Policy: c.policy.String()}
+	if names := c.grpc.Load(); names != nil {
+		st.GRPC = slices.Clone(*names)
+	}
 	for _, in := range t.instances {
 		st.Instances = append(st.Instances, in.status())
 	}
