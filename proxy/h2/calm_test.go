@@ -88,7 +88,7 @@ func TestNuisancesWithWork(t *testing.T) {
 // A client that opens streams only to reset them is told to calm down (rapid
 // reset), also on a connection that was useful for long.
 func TestRapidReset(t *testing.T) {
-	for _, good := range []int{0, 40000} {
+	for _, good := range []int{0, 15000} {
 		t.Run(fmt.Sprintf("after %d good streams", good), func(t *testing.T) {
 			simulated(t, func(t *testing.T) {
 				r := newServer(t, Config{})

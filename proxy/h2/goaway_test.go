@@ -176,14 +176,27 @@ func TestGoAwayWithAnError(t *testing.T) {
 	})
 }
 
-// A client that goes away gets the answers that it waits for.
+// A client whose last stream has ended is told that there will be no other.
+func TestStreamAfterTheClientWentAway(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newServer(t, Config{})
+		r.must(r.WriteGoAway(0, http2.ErrCodeNo, nil))
+		r.headers(1, true, get...)
+		want(t, "the end", r.frames(), "RST_STREAM 1 REFUSED_STREAM", "end: EOF")
+	})
+}
+
+// A client that goes away gets the answers that it waits for. What had waited for
+// its turn there may still come.
 func TestClientGoesAway(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r, o := openStream(t, Server)
 		r.must(r.WriteGoAway(0, http2.ErrCodeNo, nil))
 		r.headers(3, true, get...)
-		want(t, "a stream after the client's GOAWAY", r.frames(), "RST_STREAM 3 REFUSED_STREAM")
+		r.frames()
 		want(t, "what the handler is told", r.w.log(), "draining")
+		r.w.stream(1).send(true, ok...)
+		want(t, "a stream after the client's GOAWAY", r.frames(), "HEADERS 3 end*")
 		r.must(r.WriteData(1, true, nil))
 		r.frames()
 		o.send(true, "grpc-status", "0")

@@ -74,24 +74,24 @@ func (f *farSender) obey() {
 func TestWindowGrowsForAFarSender(t *testing.T) {
 	bothRoles(t, func(t *testing.T, role Role) {
 		simulated(t, func(t *testing.T) {
-			r, o := openStreamWith(t, Config{MaxStreamWindow: 2 << 20}, role)
+			r, o := openStreamWith(t, Config{MaxStreamWindow: 1 << 20}, role)
 			if role == Client {
 				r.headers(1, false, ok...)
 				r.frames()
 			}
 			f := newFarSender(r, 50*time.Millisecond)
-			rounds := f.run(40 << 20)
-			if f.largest != 2<<20 {
+			rounds := f.run(10 << 20)
+			if f.largest != 1<<20 {
 				t.Errorf("the window grew to %d", f.largest)
 			}
-			if rounds > 60 { // 640 without growth, 20 with the largest window at once
+			if rounds > 40 { // 160 without growth, 10 with the largest window at once
 				t.Errorf("it took %d round trips", rounds)
 			}
 			if len(o.data) != f.sent {
 				t.Errorf("%d of %d bytes came", len(o.data), f.sent)
 			}
 			grown := f.pings
-			f.run(80 << 20)
+			f.run(30 << 20)
 			if f.pings != grown {
 				t.Errorf("%d pings for a window that cannot grow", f.pings-grown)
 			}
@@ -189,7 +189,7 @@ func TestNewStreamsHaveTheGrownWindow(t *testing.T) {
 				r.frames()
 			}
 			f := newFarSender(r, 50*time.Millisecond)
-			f.run(20 << 20)
+			f.run(10 << 20)
 			if f.initial < 1<<20 {
 				t.Fatalf("the window is %d", f.initial)
 			}

@@ -192,8 +192,8 @@ func (c *Conn) admit(id uint32, bad string) error {
 	c.lastID = id
 	c.noteOpened()
 	switch {
-	case c.draining:
-		return &streamError{id, RefusedStream, "a stream opened after the client's GOAWAY"}
+	case c.ending:
+		return &streamError{id, RefusedStream, "a stream opened when the connection was drained"}
 	case c.active >= int(c.cfg.MaxConcurrentStreams):
 		return &streamError{id, RefusedStream, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS"}
 	case bad != "":

@@ -6,8 +6,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 )
@@ -241,6 +243,56 @@ func TestChainOverSimulatedNetwork(t *testing.T) {
 				ch.stop(t)
 			})
 		})
+	}
+}
+
+// However a connection of a chain ends in the middle of traffic, each exchange
+// ends, once, and nothing is left.
+func TestChainTornDown(t *testing.T) {
+	ends := map[string]func(c *Conn){
+		"shutdown": func(c *Conn) { do(c.Shutdown) },
+		"abort":    func(c *Conn) { do(func(b *Batch) { c.Abort(b, InternalError, "torn down") }) },
+		"close":    func(c *Conn) { c.t.Close() },
+		"reset":    func(c *Conn) { c.t.(*simEnd).in.fail(syscall.ECONNRESET) },
+		"no write": func(c *Conn) { c.t.(*simEnd).out.fail(syscall.EPIPE) },
+	}
+	for name, end := range ends {
+		for victim := range 6 {
+			t.Run(fmt.Sprintf("%s of connection %d", name, victim), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					ch := newChain(t, Config{Budget: NewBudget(1 << 30)}, 2, func() (client, server Transport) {
+						a, b := newSim()
+						a.in.room, b.in.room = 3000, 3000
+						return a, b
+					})
+					echo := ch.all[0].t.(*simEnd).in
+					synctest.Wait()
+					echo.setHold(true) // or it would be over before anything happens
+					var calls []*caller
+					for i, c := range slices.Concat(ch.callers, ch.callers, ch.callers, ch.callers) {
+						x := newCaller(t, 1000+i*20000, -1)
+						calls = append(calls, x)
+						do(func(b *Batch) {
+							if err := x.start(b, c, 10000); err != nil {
+								t.Fatal(err)
+							}
+						})
+					}
+					synctest.Wait()
+					end(ch.all[victim])
+					echo.setHold(false)
+					for _, x := range calls {
+						<-x.done
+						if name != "shutdown" || victim == 0 && x.reset != nil && x.reset.Unprocessed {
+							continue
+						}
+						x.check() // nothing is lost but what an instance that goes away did not take
+					}
+					ch.stop(t)
+				})
+			})
+		}
 	}
 }
 

@@ -103,7 +103,7 @@ func (p *peer) take(n int) (end error) {
 		n = len(l.buf)
 	}
 	p.got.Write(l.buf[:n])
-	l.buf = l.buf[:copy(l.buf, l.buf[n:])]
+	l.buf = l.buf[n:]
 	l.cond.Broadcast()
 	if l.fin && len(l.buf) == 0 {
 		return io.EOF

@@ -201,15 +201,9 @@ func (r *rig) calmDown() {
 func (r *rig) holdReading(f func()) {
 	r.t.Helper()
 	synctest.Wait()
-	l := r.engine.in
-	l.mu.Lock()
-	l.hold = true
-	l.mu.Unlock()
+	r.engine.in.setHold(true)
 	f()
 	synctest.Wait()
-	l.mu.Lock()
-	l.hold = false
-	l.cond.Broadcast()
-	l.mu.Unlock()
+	r.engine.in.setHold(false)
 	synctest.Wait()
 }

@@ -40,6 +40,22 @@ func (l *link) put(p []byte) (int, error) {
 	return n, nil
 }
 
+// fail has reads and writes fail from now on.
+func (l *link) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rerr, l.werr = err, err
+	l.cond.Broadcast()
+}
+
+// setHold says whether reads find nothing, whatever is there.
+func (l *link) setHold(hold bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hold = hold
+	l.cond.Broadcast()
+}
+
 // simEnd is one end of a simulated connection.
 type simEnd struct {
 	in, out *link
@@ -71,7 +87,7 @@ func (e *simEnd) Read(lender Lender) (int, error) {
 				p = p[:min(len(p), l.most)]
 			}
 			n := copy(p, l.buf)
-			l.buf = l.buf[:copy(l.buf, l.buf[n:])]
+			l.buf = l.buf[n:]
 			l.cond.Broadcast()
 			return n, nil
 		case l.fin:
