@@ -11,6 +11,9 @@ type Status struct {
 	Connected bool
 	// Contact is when it answered last; zero for never.
 	Contact time.Time
+	// Problems are what is wrong now, those that have lasted longest first, at most
+	// 20.
+	Problems []Problem
 	// LastError is the last error there was, over or not, in one line; empty for
 	// none. LastErrorAt is when it was met last.
 	LastError   string
@@ -20,6 +23,14 @@ type Status struct {
 	Queries, Slots int
 	// Services are the services watched now, in alphabetical order.
 	Services []ServiceStatus
+}
+
+// Problem is something that is wrong, such as a permission that the token lacks.
+type Problem struct {
+	// Text says what and what to do, in one line.
+	Text string
+	// Since is when it began.
+	Since time.Time
 }
 
 // ServiceStatus is how one watched service fares.
@@ -47,6 +58,7 @@ func (s *Source) Status() Status {
 		status.Contact = time.Unix(0, at)
 		status.Connected = !a.troubles.in(scopeAgent)
 	}
+	status.Problems = a.troubles.active()
 	if at, err := a.troubles.latest(); err != nil {
 		status.LastError, status.LastErrorAt = err.Error(), at
 	}

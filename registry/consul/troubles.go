@@ -1,7 +1,9 @@
 package consul
 
 import (
+	"cmp"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +37,9 @@ type troubles struct {
 // trouble is what a scope suffers from, or suffered from last.
 type trouble struct {
 	active bool
-	said   bool // it was logged, so its end is too
+	since  time.Time // when that began
+	last   string    // how it was told last
+	said   bool      // it was logged, so its end is too
 	is     string
 	text   string
 	logged time.Time
@@ -58,7 +62,10 @@ func (t *troubles) report(scope string, err error) {
 		entry = &trouble{}
 		t.known[scope] = entry
 	}
-	entry.active = true
+	if !entry.active {
+		entry.active, entry.since = true, now
+	}
+	entry.last = err.Error()
 
 	is := identity(err)
 	if entry.said && entry.is == is {
@@ -105,6 +112,23 @@ func (t *troubles) in(scope string) bool {
 	return entry != nil && entry.active
 }
 
+// active are the troubles there are now, those that have lasted longest first.
+func (t *troubles) active() (problems []Problem) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+
+	for _, entry := range t.known {
+		if entry.active {
+			problems = append(problems, Problem{Text: entry.last, Since: entry.since})
+		}
+	}
+	slices.SortFunc(problems, func(a, b Problem) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Text, b.Text))
+	})
+
+	return problems[:min(len(problems), maxProblems)]
+}
+
 // latest is the last trouble there was, over or not.
 func (t *troubles) latest() (time.Time, error) {
 	t.mu.Lock()
@@ -112,3 +136,6 @@ func (t *troubles) latest() (time.Time, error) {
 
 	return t.when, t.last
 }
+
+// maxProblems bounds what a Status tells: each watched service may have its own.
+const maxProblems = 20

@@ -3,6 +3,7 @@ package consul
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,5 +62,33 @@ func TestTroublesAreLoggedWhenTheyBeginAndEnd(t *testing.T) {
 		if troubles.in("a") {
 			t.Fatal("not forgotten")
 		}
+	})
+}
+
+// What is wrong now is shown with when it began, however often it is met.
+func TestTroublesThatThereAreNow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		troubles := newTroubles(slog.New(slog.DiscardHandler))
+		began := time.Now()
+		for range 3 {
+			troubles.report("a", errors.New("is away"))
+			time.Sleep(time.Second)
+		}
+		troubles.report("b", errors.New("is denied"))
+		troubles.report("c", errors.New("is over soon"))
+		troubles.clear("c")
+		want(t, "problems", troubles.active(), []Problem{{"is away", began}, {"is denied", began.Add(3 * time.Second)}})
+
+		// It is over, and comes back: it began later then, and is told as it is now.
+		troubles.clear("a")
+		time.Sleep(time.Second)
+		troubles.report("a", errors.New("is away again"))
+		want(t, "problems", troubles.active(), []Problem{{"is denied", began.Add(3 * time.Second)}, {"is away again", began.Add(4 * time.Second)}})
+
+		for i := range 2 * maxProblems {
+			troubles.report(fmt.Sprint(i), errors.New("another"))
+		}
+		want(t, "how many are shown", len(troubles.active()), maxProblems)
 	})
 }

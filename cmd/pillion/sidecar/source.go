@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -76,18 +77,17 @@ func openConsul(cfg *configv1.ConsulRegistry, logger *slog.Logger) (*source, err
 		}}, nil
 }
 
-// trouble says why Consul, or one of the services that are watched there, is out
-// of reach, and since when; that may also be for lack of permission.
+// trouble says what is wrong with Consul, in a line for each problem (that may
+// also be a permission that the token lacks), and since when.
 func trouble(st consul.Status) (string, *timestamppb.Timestamp) {
-	for _, s := range st.Services {
-		if s.Error != "" {
-			return s.Error, timestamp(s.StaleSince)
-		}
+	var texts []string
+	for _, problem := range st.Problems {
+		texts = append(texts, problem.Text)
 	}
-	if !st.Connected && st.LastError != "" {
-		return st.LastError, timestamp(st.LastErrorAt)
+	if len(texts) == 0 {
+		return "", nil
 	}
-	return "", nil
+	return strings.Join(texts, "\n"), timestamp(st.Problems[0].Since)
 }
 
 func openStatic(cfg *configv1.StaticRegistry) *source {
