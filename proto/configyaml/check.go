@@ -29,6 +29,7 @@ func checkBootstrap(b *configv1.Bootstrap) findings {
 		checkOutbound(&f, b)
 	}
 	checkRegistry(&f, b.GetRegistry())
+	checkRegistration(&f, b)
 	checkConnections(&f, b.GetConnections())
 	checkHTTP2(&f, b.GetHttp2())
 	return f
@@ -92,7 +93,11 @@ func checkAdvertise(f *findings, advertise string) {
 		f.addf("inbound.advertise", "%v", err)
 		return
 	}
-	if host, _, _ := net.SplitHostPort(address); network == "tcp" && isWildcard(host) {
+	if network == "unix" {
+		f.addf("inbound.advertise", "%q is a Unix socket: write the host:port that others reach it at, or remove the line", advertise)
+		return
+	}
+	if host, _, _ := net.SplitHostPort(address); isWildcard(host) {
 		f.addf("inbound.advertise", "%q is no address that others can dial: write this machine's", advertise)
 	}
 }
@@ -180,6 +185,26 @@ func checkOutbound(f *findings, b *configv1.Bootstrap) {
 			f.addf("outbound.default_service", "%q is not among the static upstreams (%s)", o.GetDefaultService(), strings.Join(slices.Sorted(maps.Keys(static.GetUpstreams())), ", "))
 		}
 	}
+}
+
+// checkRegistration checks whether the app can stand in Consul as configured.
+func checkRegistration(f *findings, b *configv1.Bootstrap) {
+	service, inbound := b.GetService(), b.GetInbound()
+	if b.GetRegistry().GetConsul() == nil || service == nil {
+		return
+	}
+	if _, port, err := net.SplitHostPort(inbound.GetAdvertise()); err == nil && port == "0" && isSocket(inbound.GetListen()) {
+		f.addf("inbound.advertise", "%q has port 0, which stands for the listener's, but that is a Unix socket: write the port", inbound.GetAdvertise())
+	}
+	reachable := inbound != nil && (!isSocket(inbound.GetListen()) || inbound.GetAdvertise() != "")
+	if isSocket(service.GetAddress()) && !service.GetHealthCheck().GetDisabled() && !reachable {
+		f.addf("service.address", "Consul cannot check an app on a Unix socket that has no inbound on TCP: write inbound with a host:port, or health_check: {disabled: true}")
+	}
+}
+
+func isSocket(address string) bool {
+	network, _, err := registry.ParseAddress(address)
+	return err == nil && network == "unix"
 }
 
 func checkRegistry(f *findings, r *configv1.Registry) {

@@ -185,6 +185,18 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:2:56: registry.static.upstreams["a"].addresses[1]: ":1" has no host: write it, such as 127.0.0.1:1`,
 			`p.yaml:2:80: registry.static.upstreams["b"].addresses[0]: address "x": want host:port (IPv6 in brackets, [::1]:80) or unix:///path`,
 		}},
+		{"an advertised socket", "service: {name: x, port: 1}\ninbound: {advertise: \"unix:///x\"}\n", []string{
+			`p.yaml:2:22: inbound.advertise: "unix:///x" is a Unix socket: write the host:port that others reach it at, or remove the line`,
+		}},
+		{"nothing that Consul can check", "service: {name: x, address: \"unix:///a\"}\ninbound: {listen: \"unix:///b\"}\nregistry: {consul: {}}\n", []string{
+			`p.yaml:1:29: service.address: Consul cannot check an app on a Unix socket that has no inbound on TCP: write inbound with a host:port, or health_check: {disabled: true}`,
+		}},
+		{"nothing that Consul can check, without an inbound", "service: {name: x, address: \"unix:///a\"}\noutbound: {}\nregistry: {consul: {}}\n", []string{
+			`p.yaml:1:29: service.address: Consul cannot check an app on a Unix socket that has no inbound on TCP: write inbound with a host:port, or health_check: {disabled: true}`,
+		}},
+		{"the port of a socket", "service: {name: x, port: 1}\ninbound: {listen: \"unix:///b\", advertise: \"a:0\"}\nregistry: {consul: {}}\n", []string{
+			`p.yaml:2:43: inbound.advertise: "a:0" has port 0, which stands for the listener's, but that is a Unix socket: write the port`,
+		}},
 		{"Consul's address", app + "registry: {consul: {address: \"ftp://x\"}}\n", []string{
 			`p.yaml:3:30: registry.consul.address: "ftp://x": the scheme is not known: write http://x or https://x`,
 		}},
@@ -200,6 +212,22 @@ func TestWrongBootstraps(t *testing.T) {
 			_, err := parseBootstrap("p.yaml", []byte(c.content))
 			c.check(t, err)
 		})
+	}
+}
+
+func TestSocketsInConsul(t *testing.T) {
+	t.Parallel()
+	const app = "registry: {consul: {}}\nservice: {name: x, address: \"unix:///a\""
+	for _, content := range []string{
+		app + "}\ninbound: {}\n",
+		app + "}\ninbound: {listen: \"unix:///b\", advertise: \"h:1\"}\n",
+		app + ", health_check: {disabled: true}}\ninbound: {listen: \"unix:///b\"}\n",
+		"registry: {consul: {}}\nservice: {name: x, port: 1}\ninbound: {listen: \"unix:///b\"}\n",
+		"registry: {file: {path: m}}\nservice: {name: x, address: \"unix:///a\"}\ninbound: {listen: \"unix:///b\"}\n",
+	} {
+		if _, err := parseBootstrap("p.yaml", []byte(content)); err != nil {
+			t.Errorf("%s: %v", content, err)
+		}
 	}
 }
 
