@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,6 +30,8 @@ const (
 	defaultAdmin = "127.0.0.1:15000"
 	// maxEndpointsAnswer bounds what is read of a sidecar's answer, in bytes.
 	maxEndpointsAnswer = 256 << 20
+	// maxNamed bounds the known services that are named where one is not known.
+	maxNamed = 20
 )
 
 func newEndpointsCommand() *cobra.Command {
@@ -51,15 +54,18 @@ func newEndpointsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			answer, err := parseEndpoints(admin, raw)
+			if err != nil {
+				return err
+			}
+			if missing := notAmong(services, answer); len(missing) > 0 {
+				return unknownServices(ctx, admin, missing)
+			}
 			if output == "json" {
 				_, err := cmd.OutOrStdout().Write(raw)
 				return err
 			}
-			answer := &adminv1.ListEndpointsResponse{}
-			if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, answer); err != nil {
-				return fmt.Errorf("%s: does not answer as a sidecar's admin port: %w", admin, err)
-			}
-			_, err = io.WriteString(cmd.OutOrStdout(), endpointsTable(cmd.OutOrStdout(), answer.GetServices()))
+			_, err = io.WriteString(cmd.OutOrStdout(), endpointsTable(cmd.OutOrStdout(), answer))
 			return err
 		},
 	}
@@ -105,6 +111,55 @@ func askEndpoints(ctx context.Context, admin string, services []string) ([]byte,
 		return nil, fmt.Errorf("%s: does not answer as a sidecar's admin port: %s: %q", admin, response.Status, first)
 	}
 	return raw, nil
+}
+
+func parseEndpoints(admin string, raw []byte) ([]*adminv1.Service, error) {
+	answer := &adminv1.ListEndpointsResponse{}
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, answer); err != nil {
+		return nil, fmt.Errorf("%s: does not answer as a sidecar's admin port: %w", admin, err)
+	}
+	return answer.GetServices(), nil
+}
+
+// notAmong returns the names that no service has.
+func notAmong(names []string, services []*adminv1.Service) (missing []string) {
+	for _, name := range names {
+		if !slices.ContainsFunc(services, func(s *adminv1.Service) bool { return s.GetName() == name }) {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
+
+// unknownServices says that the sidecar does not know services, one line for
+// each, and which it knows.
+func unknownServices(ctx context.Context, admin string, missing []string) error {
+	raw, err := askEndpoints(ctx, admin, nil)
+	if err != nil {
+		return err
+	}
+	services, err := parseEndpoints(admin, raw)
+	if err != nil {
+		return err
+	}
+	known := "no services are known yet: they are looked up when the first RPC asks for them"
+	if len(services) > 0 {
+		var names []string
+		for _, s := range services {
+			names = append(names, s.GetName())
+		}
+		slices.Sort(names)
+		names = slices.Compact(names)
+		if more := len(names) - maxNamed; more > 0 {
+			names = append(names[:maxNamed], fmt.Sprintf("and %d more", more))
+		}
+		known = "known: " + strings.Join(names, ", ")
+	}
+	var errs []error
+	for _, name := range missing {
+		errs = append(errs, fmt.Errorf("service %q is not known here; %s", name, known))
+	}
+	return errors.Join(errs...)
 }
 
 // noSidecar says why nobody answered, without the URL that the HTTP library

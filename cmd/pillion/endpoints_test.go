@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,10 +40,10 @@ func someEndpoints(t *testing.T) http.HandlerFunc {
 			return
 		}
 		answer := all
-		if r.URL.Query().Get("service") != "" {
+		if wanted := r.URL.Query()["service"]; len(wanted) > 0 {
 			answer = &adminv1.ListEndpointsResponse{}
 			for _, s := range all.GetServices() {
-				if s.GetName() == r.URL.Query().Get("service") {
+				if slices.Contains(wanted, s.GetName()) {
 					answer.Services = append(answer.Services, s)
 				}
 			}
@@ -71,11 +72,35 @@ nobody   outbound  -                -        -       -     -            -       
 	if _, stdout, _ = pillion(t, "endpoints", "nobody", "--admin", address); strings.Contains(stdout, "greeter") || !strings.Contains(stdout, "nobody") {
 		t.Errorf("one service: got\n%s", stdout)
 	}
-	if _, stdout, _ = pillion(t, "endpoints", "unknown", "--admin", address); !strings.HasPrefix(stdout, "no services are known yet") {
-		t.Errorf("none: got\n%s", stdout)
-	}
 	if _, stdout, _ = pillion(t, "endpoints", "-o", "json", "--admin", address); !strings.HasPrefix(stdout, "{") {
 		t.Errorf("JSON: got\n%s", stdout)
+	}
+}
+
+func TestEndpointsOfUnknownServices(t *testing.T) {
+	t.Parallel()
+	some := answering(t, someEndpoints(t))
+	none := answering(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") })
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"one":  {[]string{"nosuch", "--admin", some}, "pillion: service \"nosuch\" is not known here; known: greeter, nobody\n"},
+		"JSON": {[]string{"nosuch", "-o", "json", "--admin", some}, "pillion: service \"nosuch\" is not known here; known: greeter, nobody\n"},
+		"some": {[]string{"x", "greeter", "y", "--admin", some}, "pillion: service \"x\" is not known here; known: greeter, nobody\n" +
+			"pillion: service \"y\" is not known here; known: greeter, nobody\n"},
+		"nothing is known": {[]string{"x", "--admin", none}, "pillion: service \"x\" is not known here; no services are known yet: they are looked up when the first RPC asks for them\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			code, stdout, stderr := pillion(t, append([]string{"endpoints"}, c.args...)...)
+			if code != 1 || stdout != "" || stderr != c.want {
+				t.Errorf("exit %d\n got %q %q\nwant %q", code, stdout, stderr, c.want)
+			}
+		})
+	}
+	if code, stdout, stderr := pillion(t, "endpoints", "--admin", none); code != 0 || !strings.HasPrefix(stdout, "no services are known yet") {
+		t.Errorf("none named, none known: exit %d, %q %q", code, stdout, stderr)
 	}
 }
 
