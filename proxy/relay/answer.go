@@ -2,6 +2,7 @@ package relay
 
 import (
 	"strconv"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -51,8 +52,14 @@ func (r *RPC) refuse(b *h2.Batch, status int) {
 	r.replayable = false
 	if r.reqEnd {
 		r.sendRefusal(b)
+		return
 	}
+	r.setDeadline(refusalPatience)
 }
+
+// refusalPatience bounds how long the end of a request that is refused is waited
+// for.
+const refusalPatience = 5 * time.Second
 
 func (r *RPC) sendRefusal(b *h2.Batch) {
 	why := "This port carries gRPC only: POST with content-type application/grpc."

@@ -38,13 +38,18 @@ func (r *RPC) startDeadline() error {
 	if timeout == 0 {
 		return nil
 	}
+	r.setDeadline(timeout)
+	return nil
+}
+
+// setDeadline sets the timer, from the arrival of the headers on. r.mu is held.
+func (r *RPC) setDeadline(timeout time.Duration) {
 	r.deadline = r.start.Add(timeout)
 	if r.timer == nil {
 		r.timer = time.AfterFunc(timeout, r.onDeadline)
 	} else {
 		r.timer.Reset(timeout)
 	}
-	return nil
 }
 
 // expired says that the deadline has passed. r.mu is held.
@@ -59,9 +64,14 @@ func (r *RPC) onDeadline() {
 	defer b.Done()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.phase != phaseDone && r.isOpen && r.expired(&b) {
-		r.failDeadline(&b)
+	if r.phase == phaseDone || !r.isOpen || !r.expired(&b) {
+		return
 	}
+	if r.phase == phaseRefusing {
+		r.sendRefusal(&b)
+		return
+	}
+	r.failDeadline(&b)
 }
 
 // failDeadline answers an RPC whose deadline has passed. r.mu is held.

@@ -3,6 +3,7 @@ package relay
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -226,5 +227,16 @@ func TestCallersConnectionEndsBeforeTheRequestIsHandedOver(t *testing.T) {
 		if n := r.cluster.InFlight(); n != 0 {
 			t.Errorf("%d RPCs are in flight", n)
 		}
+	})
+}
+
+// A request that is refused is waited for to its end, but not for ever.
+func TestRefusedRequestThatNeverEnds(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, options{})
+		r.Headers(1, false, ":method", "POST", ":scheme", "http", ":path", "/a.B/C", "content-type", "application/json")
+		r.Want()
+		time.Sleep(refusalPatience + time.Millisecond)
+		r.Want("HEADERS 1 :status=415*", "DATA 1 *end", "RST_STREAM 1 NO_ERROR")
 	})
 }
