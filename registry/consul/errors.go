@@ -43,6 +43,17 @@ type failure struct {
 
 func (f *failure) Error() string { return f.text }
 
+// goingOn is what becomes of a call that failed, where it is made again.
+const goingOn = "; going on with what is known and trying again"
+
+// last returns the failure of a call that is not made again.
+func (f *failure) last() *failure {
+	last := *f
+	last.text = strings.Replace(f.text, goingOn, "", 1)
+
+	return &last
+}
+
 // identity tells one trouble from another. An agent that is away fails each
 // query a little differently (refused, reset, timed out); that is one trouble.
 func identity(err error) string {
@@ -86,7 +97,7 @@ func (a *agent) explain(err error, what string, rules ...string) *failure {
 
 		return &failure{
 			kind: unreachable, cause: cause,
-			text: fmt.Sprintf("consul: no answer from the agent at %s: %v; going on with what is known and trying again; check that it runs and that the address is right", a.address, oneLine(err)),
+			text: fmt.Sprintf("consul: no answer from the agent at %s: %v%s; check that it runs and that the address is right", a.address, oneLine(err), goingOn),
 		}
 	}
 
@@ -109,7 +120,7 @@ func (a *agent) explain(err error, what string, rules ...string) *failure {
 	case status.Code < 500:
 		return &failure{kind: rejected, cause: cause, text: fmt.Sprintf("consul: the agent at %s refuses to %s: HTTP %d: %v", a.address, what, status.Code, said)}
 	default:
-		return &failure{kind: failing, cause: cause, text: fmt.Sprintf("consul: the agent at %s cannot %s now: HTTP %d: %v; going on with what is known and trying again", a.address, what, status.Code, said)}
+		return &failure{kind: failing, cause: cause, text: fmt.Sprintf("consul: the agent at %s cannot %s now: HTTP %d: %v%s", a.address, what, status.Code, said, goingOn)}
 	}
 }
 

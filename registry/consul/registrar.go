@@ -395,7 +395,7 @@ func (r *Registrar) deregisterOne(ctx context.Context, id string) error {
 		if failure.kind == missing || strings.Contains(err.Error(), "Unknown service ID") {
 			return nil
 		}
-		last = failure
+		last = failure.last()
 	}
 	if last == nil {
 		last = ctx.Err()

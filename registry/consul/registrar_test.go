@@ -311,6 +311,9 @@ func TestCloseIsBounded(t *testing.T) {
 				if err == nil || strings.Contains(err.Error(), "\n") {
 					t.Fatalf("got %v", err)
 				}
+				if strings.Contains(err.Error(), "trying again") {
+					t.Errorf("nobody does after this: %v", err)
+				}
 				if took := time.Since(start); took > test.bound {
 					t.Fatalf("took %v", took)
 				}
