@@ -76,7 +76,6 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(&s.counters, telemetry.NewBuildInfo(o.Build.Version, o.Build.Revision, o.Build.Go))
-	s.assemble(metrics)
 	s.ready = server.NewReadiness()
 	for side := range s.listeners {
 		s.ready.Set(side, "starting")
@@ -88,8 +87,13 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 			Metrics: metrics, Logger: o.Logger, LogLevel: o.LogLevel,
 			Hosts: hostNames(cfg.GetAdmin().GetListen()),
 		})
+		if err != nil {
+			return nil, err
+		}
 	}
-	return s, err
+	// Last: the proxies begin their work when they are made.
+	s.assemble(metrics)
+	return s, nil
 }
 
 // assemble makes the proxies that have a listener.
@@ -130,6 +134,8 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 func (s *Sidecar) Run(ctx context.Context) error {
 	var serving sync.WaitGroup
 	failed := make(chan error, len(s.listeners))
+	asking, stopAsking := context.WithCancel(ctx)
+	defer stopAsking()
 	serve := func(side string, f func(net.Listener) error) {
 		l := s.listeners[side]
 		if l == nil {
@@ -148,22 +154,24 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	}
 	if s.inbound != nil {
 		serve(sideInbound, s.inbound.Serve)
-		serving.Go(func() { s.app.describe(ctx) })
+		serving.Go(func() { s.app.describe(asking) })
 	}
 	registrar, err := s.register()
 	if err != nil {
-		s.logger.Error("the app is not registered", "err", err)
+		err = fmt.Errorf("the app cannot be registered: %w", err)
 	}
 	if s.admin != nil {
 		// Last, so that whoever finds it open finds the rest open too.
 		serve(sideAdmin, func(l net.Listener) error { return s.admin.Serve(context.WithoutCancel(ctx), l) })
 	}
 
-	err = nil
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		}
 	}
+	stopAsking()
 	err = errors.Join(err, s.drain(registrar))
 	serving.Wait()
 	return err
@@ -185,10 +193,7 @@ func (s *Sidecar) drain(r registration) error {
 		}
 	}
 	if r != nil {
-		// However short the time is: what stays registered draws traffic.
-		leaving, cancelLeaving := context.WithTimeout(context.Background(), max(timeout, time.Second))
-		note("leaving the registry", r.Close(leaving))
-		cancelLeaving()
+		note("leaving the registry", leave(r, leaveTimeout(timeout)))
 	}
 	if s.inbound != nil {
 		note("RPCs to the app were cut off", s.inbound.Shutdown(ctx))
@@ -205,6 +210,32 @@ func (s *Sidecar) drain(r registration) error {
 	note("access log", s.accessLog.Close(last))
 	s.logger.Info("stopped")
 	return errors.Join(errs...)
+}
+
+// leaveTimeout is how much of the drain's time leaving the registry may take: a
+// registry that hangs must leave the rest to the RPCs. However short the time
+// is, it is tried: what stays registered draws traffic.
+func leaveTimeout(drain time.Duration) time.Duration {
+	const least, most = 500 * time.Millisecond, 2 * time.Second
+	return max(least, min(most, drain/4))
+}
+
+// leave takes the app out of the registry. It returns when that is done, or when
+// the time is over, whatever the registry does.
+func leave(r registration, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	left := make(chan error, 1)
+	go func() {
+		defer cancel()
+		left <- r.Close(ctx)
+	}()
+	<-ctx.Done()
+	select {
+	case err := <-left:
+		return err
+	default:
+		return fmt.Errorf("no answer within %v: the app stays registered until the registry finds it gone", timeout)
+	}
 }
 
 // closeAll gives back what New has opened.

@@ -68,7 +68,7 @@ func openConsul(cfg *configv1.ConsulRegistry, logger *slog.Logger) (*source, err
 	if err != nil {
 		return nil, err
 	}
-	return &source{Source: c, consul: c, idleTimeout: cfg.GetIdleTimeout().AsDuration(), close: func() {},
+	return &source{Source: c, consul: c, idleTimeout: cfg.GetIdleTimeout().AsDuration(), close: c.CloseIdleConnections,
 		describe: func() *adminv1.Source {
 			st := c.Status()
 			d := &adminv1.Source{Kind: "consul", Location: st.Agent, LastSuccess: timestamp(st.Contact)}
