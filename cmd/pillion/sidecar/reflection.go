@@ -2,6 +2,8 @@ package sidecar
 
 import (
 	"context"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,6 +20,7 @@ type appReflection struct {
 	name    string
 	mesh    *meshreflect.Mesh
 	metrics *telemetry.Metrics
+	said    atomic.Pointer[[]string] // by services last; nil: nothing yet
 }
 
 func newAppReflection(service *configv1.Service, metrics *telemetry.Metrics) *appReflection {
@@ -38,11 +41,23 @@ func newAppReflection(service *configv1.Service, metrics *telemetry.Metrics) *ap
 
 // services returns the full gRPC service names that the app answers.
 func (a *appReflection) services(ctx context.Context) ([]string, error) {
-	return a.mesh.Lists(ctx, a.name)
+	names, err := a.mesh.Lists(ctx, a.name)
+	if err == nil {
+		a.said.Store(&names)
+	}
+	return slices.Clone(names), err
 }
 
-// describe finds out of which types the app's methods are, for the metrics'
-// grpc_type, which cannot be seen on the wire. It asks until the app answers, and
+// answers returns what services said last.
+func (a *appReflection) answers() []string {
+	if said := a.said.Load(); said != nil {
+		return slices.Clone(*said)
+	}
+	return nil
+}
+
+// describe finds out what the app answers, and of which types its methods are, for
+// the metrics' grpc_type, which cannot be seen on the wire. It asks until the app answers, and
 // now and then later, since an app is replaced without its sidecar.
 func (a *appReflection) describe(ctx context.Context) {
 	const soon, later, patience = 5 * time.Second, 5 * time.Minute, 5 * time.Second
@@ -55,7 +70,11 @@ func (a *appReflection) describe(ctx context.Context) {
 		case <-wait.C:
 		}
 		asking, cancel := context.WithTimeout(ctx, patience)
-		methods, err := a.mesh.Methods(asking, a.name)
+		var methods []meshreflect.Method
+		_, err := a.services(asking)
+		if err == nil {
+			methods, err = a.mesh.Methods(asking, a.name)
+		}
 		cancel()
 		wait.Reset(later)
 		if err != nil { // not up yet, or it has no reflection

@@ -22,6 +22,11 @@ func (v endpointsView) Endpoints() []*adminv1.Service {
 	}
 	if v.s.inbound != nil {
 		app := describe(v.s.inbound.Cluster(), adminv1.Side_SIDE_INBOUND)
+		app.Grpc = slices.Clone(v.s.cfg.GetService().GetGrpc())
+		if len(app.Grpc) == 0 {
+			app.Grpc = v.s.app.answers()
+		}
+		slices.Sort(app.Grpc)
 		for _, in := range app.GetInstances() {
 			in.Meta, in.Tags = maps.Clone(v.s.cfg.GetService().GetMeta()), v.s.cfg.GetService().GetTags()
 		}
@@ -32,7 +37,7 @@ func (v endpointsView) Endpoints() []*adminv1.Service {
 
 func describe(c *upstream.Cluster, side adminv1.Side) *adminv1.Service {
 	st := c.Status()
-	out := &adminv1.Service{Name: st.Service, Side: side, Stale: st.Stale, LoadBalancing: st.Policy}
+	out := &adminv1.Service{Name: st.Service, Side: side, Grpc: st.GRPC, Stale: st.Stale, LoadBalancing: st.Policy}
 	for _, in := range st.Instances {
 		out.Instances = append(out.Instances, &adminv1.Instance{
 			Id: in.Endpoint.ID, Address: in.Endpoint.Address, Weight: in.Endpoint.Weight,
