@@ -208,9 +208,27 @@ func (n *name) stale() bool {
 	return time.Now().UnixNano()-n.askedAt.Load() > int64(answeringTTL)
 }
 
-// ask begins to find out who answers a gRPC service name. It returns nil where
-// too many are remembered. r.mu is held.
-func (r *Router) ask(grpcService string) *entry {
+// askMeanwhile has it found out who answers the gRPC service of a path, should the
+// registry be slow to say whether there is the service e: an RPC that has waited
+// for that in vain shall not wait as long again. r.mu is held.
+func (r *Router) askMeanwhile(e *entry, path string) {
+	grpcService, telling := rpcService(path)
+	if e == nil || !telling {
+		return
+	}
+	slow := r.opts.ResolveTimeout / 4
+	time.AfterFunc(slow, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if e.state.Load() == statePending {
+			r.ask(grpcService, r.opts.ResolveTimeout-slow)
+		}
+	})
+}
+
+// ask begins to find out who answers a gRPC service name, which RPCs wait for no
+// longer than within. It returns nil where too many are remembered. r.mu is held.
+func (r *Router) ask(grpcService string, within time.Duration) *entry {
 	t := r.tables.Load()
 	if n := t.names[grpcService]; n != nil {
 		return &n.entry
@@ -222,7 +240,7 @@ func (r *Router) ask(grpcService string) *entry {
 	names := maps.Clone(t.names)
 	names[grpcService] = n
 	r.tables.Store(&tables{services: t.services, names: names})
-	n.giveUpAfter(r.opts.ResolveTimeout)
+	n.giveUpAfter(within)
 	n.asking.Store(true)
 	r.refresh(n)
 	return &n.entry

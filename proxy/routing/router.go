@@ -161,8 +161,9 @@ func (r *Router) Await(authority, path string, w relay.Waiter, life uint32) bool
 		r.mu.Lock()
 		if st.service != "" {
 			e = r.watch(st.service, false)
+			r.askMeanwhile(e, path)
 		} else {
-			e = r.ask(st.name)
+			e = r.ask(st.name, r.opts.ResolveTimeout)
 		}
 		r.mu.Unlock()
 		if e == nil {

@@ -150,6 +150,25 @@ func TestTheRegistryIsSlow(t *testing.T) {
 	})
 }
 
+// A registry that never answers holds an RPC for the resolve timeout once, also
+// where there are two questions.
+func TestTheRegistryNeverAnswers(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{ResolveTimeout: 2 * time.Second})
+		hold := make(chan struct{})
+		r.source.set(func() { r.source.hold = hold })
+		c := r.route("greeter", sayHello)
+		time.Sleep(2*time.Second - 1)
+		c.want("waits")
+		time.Sleep(1)
+		c.want(`Unavailable UH: the registry has not said within 2s where service "greeter" is`)
+		if n := r.source.askedFor("helloworld.Greeter"); n != 1 {
+			t.Errorf("who answers was asked %d times", n)
+		}
+		close(hold)
+	})
+}
+
 func TestAServiceNobodyAsksForAndTheRegistryDoesNotKnow(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newRig(t, Options{ResolveTimeout: 2 * time.Second})
