@@ -63,6 +63,10 @@ func TestTokensThatMayTooLittle(t *testing.T) {
 	i := startInstance(t, agent, "greeter", "one", instanceOptions{consul: registering.setting()})
 	awaitLine(t, i.sidecar, "the ACL token may not register service greeter", `service "greeter-sidecar-proxy" { policy = "write" }`)
 
+	if shown := sourceOf(t, i.sidecar); !strings.Contains(shown.Error, `service "greeter-sidecar-proxy" { policy = "write" }`) {
+		t.Errorf("/config shows the source as %+v", shown)
+	}
+
 	// They ask for a service that nobody has registered yet.
 	files := map[string]tokenFile{poor: newTokenFile(t, poor), unknownToken: newTokenFile(t, unknownToken)}
 	clients := map[string]*harness.Sidecar{}
@@ -92,6 +96,8 @@ func TestTokensThatMayTooLittle(t *testing.T) {
 		})
 	}
 	t.Logf("RPCs end well %v after the tokens were replaced", time.Since(rotated).Round(time.Millisecond))
+
+	consul.Eventually(t, "/config shows nothing wrong", func() bool { return sourceOf(t, i.sidecar).Error == "" })
 
 	for name, sidecar := range map[string]*harness.Sidecar{
 		"of the app": i.sidecar, "with the poor token": clients[poor], "with the unknown token": clients[unknownToken],

@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	// usualLoad is how many RPCs a second run while something happens; there must
-	// be at least half of that, or nothing is proven.
+	// usualLoad is how many RPCs a second run while something happens.
 	usualLoad = 300
+	// leastShare of the load that is asked for must be made, whatever else the
+	// machine does, or nothing is proven.
+	leastShare = 0.25
 	// callTimeout bounds an RPC of a load: whoever waits longer has failed.
 	callTimeout = 20 * time.Second
 	// slow is what an RPC of a load takes only where it got stuck somewhere, also on
@@ -160,7 +162,7 @@ func (l *load) end(t *testing.T) map[string]int {
 	if len(l.stuck) > 0 {
 		t.Errorf("some RPCs were stuck: %q", l.stuck)
 	}
-	if least := float64(l.perSecond) / 2; rate < least {
+	if least := float64(l.perSecond) * leastShare; rate < least {
 		t.Errorf("%.0f RPCs a second, want at least %.0f", rate, least)
 	}
 

@@ -50,6 +50,7 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 	if shown := knows(t, client, "greeter"); len(shown.Instances) != 2 {
 		t.Errorf("stale, it knows %+v", shown)
 	}
+	began := sourceOf(t, client).FailingSince
 	if shown := sourceOf(t, client); !strings.Contains(shown.Error, agent.Address) || strings.Contains(shown.Error, "\n") || shown.FailingSince.Before(killed) {
 		t.Errorf("/config shows the source as %+v", shown)
 	}
@@ -83,6 +84,10 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 	dying.app.stop()
 	l.more(t, time.Second)
 	l.check(t, "an instance goes while the agent is gone")
+
+	if since := sourceOf(t, client).FailingSince; !since.Equal(began) {
+		t.Errorf("/config says that it began at %v, and later that at %v", began, since)
+	}
 
 	agent.Start(t)
 	back := time.Now()

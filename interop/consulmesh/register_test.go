@@ -153,3 +153,29 @@ func TestTheAppComesAfterItsSidecar(t *testing.T) {
 		t.Errorf("RPCs find it by what it answers only %v after it is up", took)
 	}
 }
+
+// Where an inbound listens is for Consul to say: on a port that was chosen, and on
+// all addresses, of which the agent's own is told.
+func TestTheInboundIsWhereConsulSays(t *testing.T) {
+	t.Parallel()
+
+	agent := consul.Start(t)
+	for name, listen := range map[string]string{"any-port": "127.0.0.1:0", "any-address": "0.0.0.0:0"} {
+		i := startInstance(t, agent, name, name, instanceOptions{inbound: listen})
+		i.awaitHealth(t, agent, api.HealthPassing)
+		client := startClient(t, agent, nil)
+		if answered, err := who(t.Context(), dial(t, client.Outbound, grpc.WithAuthority(name))); err != nil || answered != name {
+			t.Errorf("%s: answered by %q, %v", name, answered, err)
+		}
+		sidecar := registered(t, agent, i.sidecarID(t))
+		if sidecar == nil || sidecar.Port == 0 {
+			t.Fatalf("%s: registered as %+v", name, sidecar)
+		}
+		if known := knows(t, client, name); known.Instances[0].Address != addressOf(sidecar) {
+			t.Errorf("%s: dialled at %s, registered at %s", name, known.Instances[0].Address, addressOf(sidecar))
+		}
+		if handled := i.sidecar.Metric(t, "grpc_server_handled_total"); handled != 1 {
+			t.Errorf("%s: %v RPCs through the inbound", name, handled)
+		}
+	}
+}

@@ -60,11 +60,16 @@ func TestConsulNeverAnswers(t *testing.T) {
 
 	// The kernel accepts for it.
 	silent := harness.Listen(t)
-	client := harness.StartSidecar(t, harness.Config{
-		Outbound: true, Settings: map[string]any{"registry": consulRegistry(silent.Addr().String(), nil)},
-	})
-	isToldWhy(t, "by what it calls", dial(t, client.Outbound))
-	isToldWhy(t, "by authority", dialGreeter(t, client.Outbound))
+	for how, dialled := range map[string]func(testing.TB, string) *grpc.ClientConn{
+		"by authority":     dialGreeter,
+		"by what it calls": func(t testing.TB, address string) *grpc.ClientConn { t.Helper(); return dial(t, address) },
+	} {
+		// Each the first RPC of its sidecar.
+		client := harness.StartSidecar(t, harness.Config{
+			Outbound: true, Settings: map[string]any{"registry": consulRegistry(silent.Addr().String(), nil)},
+		})
+		isToldWhy(t, how, dialled(t, client.Outbound))
+	}
 }
 
 // isToldWhy makes an RPC that cannot be routed because the registry says nothing.
