@@ -58,8 +58,7 @@ type exchangeFrames struct {
 	ids []int // where ids stand
 }
 
-// newExchangeFrames encodes messages of 105 bytes. The encoder's table is warm
-// after some rounds, as on a connection that is in use.
+// newExchangeFrames encodes messages of 105 bytes.
 func newExchangeFrames(enc *hpack.Encoder, n int, head, trailers []hpack.Field) *exchangeFrames {
 	x := &exchangeFrames{}
 	frame := func(typ frameType, flags uint8, payload []byte) {
@@ -97,45 +96,69 @@ func (x *exchangeFrames) at(first uint32) []byte {
 	return x.p
 }
 
+// relayed is a server connection and a client connection with a proxy between
+// them, for exchanges in batches.
+type relayed struct {
+	batch          int
+	server, client *driven
+	req, ans       *exchangeFrames
+	id             uint32
+}
+
+func newRelayed(tb testing.TB, batch int) *relayed {
+	p := &proxy{t: tb}
+	x := &relayed{batch: batch, server: newDriven(Server, p), client: newDriven(Client, answerAll{}), id: 1}
+	p.up = x.client.c
+	request := fields(":method", "POST", ":scheme", "http", ":path", "/helloworld.Greeter/SayHello", ":authority", "greeter",
+		"content-type", "application/grpc", "te", "trailers", "user-agent", "grpc-go/1.85.0", "grpc-timeout", "5S", "x-user-id", "12345")
+	answer, trailers := fields(":status", "200", "content-type", "application/grpc"), fields("grpc-status", "0", "grpc-message", "")
+	reqEnc, ansEnc := hpack.NewEncoder(), hpack.NewEncoder()
+	for range 10 { // the tables and pools are warm then, as on a connection in use
+		x.req, x.ans = newExchangeFrames(reqEnc, batch, request, nil), newExchangeFrames(ansEnc, batch, answer, trailers)
+		x.round()
+	}
+	return x
+}
+
+// round makes a batch of exchanges.
+func (x *relayed) round() {
+	x.server.feed(x.req.at(x.id))
+	x.client.feed(x.ans.at(x.id))
+	x.id += 2 * uint32(x.batch)
+	for _, d := range []*driven{x.server, x.client} {
+		d.c.mu.Lock()
+		d.c.sendWindow = 1 << 30
+		d.c.mu.Unlock()
+	}
+}
+
 // BenchmarkRelay carries unary exchanges from a server connection to a client
 // connection and back, with no sockets: what the engine itself costs.
 func BenchmarkRelay(b *testing.B) {
-	request := fields(":method", "POST", ":scheme", "http", ":path", "/helloworld.Greeter/SayHello", ":authority", "greeter",
-		"content-type", "application/grpc", "te", "trailers", "user-agent", "grpc-go/1.85.0", "grpc-timeout", "5S", "x-user-id", "12345")
 	for _, batch := range []int{1, 32} {
 		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
-			p := &proxy{t: b}
-			server, client := newDriven(Server, p), newDriven(Client, answerAll{})
-			p.up = client.c
-			reqEnc, ansEnc := hpack.NewEncoder(), hpack.NewEncoder()
-			var id uint32 = 1
-			round := func(req, ans *exchangeFrames) {
-				server.feed(req.at(id))
-				client.feed(ans.at(id))
-				id += 2 * uint32(batch)
-				for _, d := range []*driven{server, client} {
-					d.c.mu.Lock()
-					d.c.sendWindow = 1 << 30
-					d.c.mu.Unlock()
-				}
-			}
-			frames := func() (req, ans *exchangeFrames) {
-				return newExchangeFrames(reqEnc, batch, request, nil),
-					newExchangeFrames(ansEnc, batch, fields(":status", "200", "content-type", "application/grpc"), fields("grpc-status", "0", "grpc-message", ""))
-			}
-			for range 10 {
-				round(frames())
-			}
-			req, ans := frames()
+			x := newRelayed(b, batch)
 			b.ReportAllocs()
 			for b.Loop() {
-				round(req, ans)
-			}
-			b.StopTimer()
-			if st := server.c.Stats(); st.Streams != 0 {
-				b.Fatalf("%d streams are left", st.Streams)
+				x.round()
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/rpc")
 		})
+	}
+}
+
+// It is not parallel: AllocsPerRun counts what every goroutine allocates.
+func TestExchangesAllocateNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector has pools forget what they hold: run without it")
+	}
+	for _, batch := range []int{1, 32} {
+		x := newRelayed(t, batch)
+		if n := testing.AllocsPerRun(200, x.round); n != 0 {
+			t.Errorf("%d exchanges allocate %v times", batch, n)
+		}
+		if st := x.server.c.Stats(); st.Streams != 0 {
+			t.Errorf("%d streams are left", st.Streams)
+		}
 	}
 }

@@ -21,9 +21,10 @@ const (
 	// prematureMemory is after how many streams half of the past is forgotten:
 	// a connection cannot save up for an attack.
 	prematureMemory = 4096
-	// prematureAge is the age up to which an unanswered stream that ends counts:
-	// older ones had cost their sender patience.
-	prematureAge = int64(time.Second)
+	// prematureAge is the age up to which an unanswered stream that ends counts.
+	// Who waits longer has at most SETTINGS_MAX_CONCURRENT_STREAMS open at a time,
+	// and may just have short deadlines and an instance that hangs.
+	prematureAge = int64(100 * time.Millisecond)
 )
 
 // nuisance notes a frame that gets nothing done. The reader holds c.mu.

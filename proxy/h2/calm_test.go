@@ -153,10 +153,10 @@ func TestMalformedRequestsWithoutEnd(t *testing.T) {
 func TestHonestCancellations(t *testing.T) {
 	cancel := func(r *rig, id uint32) { r.must(r.WriteRSTStream(id, http2.ErrCodeCancel)) }
 	clients := map[string]func(r *rig, id uint32){
-		"patient": func(r *rig, id uint32) {
+		"waits for its deadline": func(r *rig, id uint32) {
 			if id%1000 == 999 {
 				r.frames()
-				time.Sleep(2 * time.Second)
+				time.Sleep(150 * time.Millisecond) // a deadline
 				for i := range uint32(500) {
 					cancel(r, id-2*i)
 				}

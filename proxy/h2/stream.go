@@ -10,7 +10,7 @@ import (
 // closed and reused: gen says which life of the stream is meant.
 type Owner interface {
 	// OnHeaders brings a request, a response or trailers; end says that nothing
-	// follows. h and what it refers to are valid during the call, but see
+	// follows. Even a request may come late, where its connection ended just then. h and what it refers to are valid during the call, but see
 	// [Head.Take].
 	OnHeaders(b *Batch, s *Stream, gen uint32, h *Head, end bool)
 	// OnData brings bytes of DATA, which are valid during the call. The peer's
