@@ -22,7 +22,8 @@ type Handler interface {
 	// go on.
 	OnConnDraining(b *Batch, c *Conn)
 	// OnConnClosed is the last call: the connection has ended, and all its
-	// streams' owners were told. err is never nil.
+	// streams' owners were told. err is never nil. What another goroutine is
+	// about to tell may still come after it.
 	OnConnClosed(b *Batch, c *Conn, err error)
 }
 

@@ -49,6 +49,61 @@ func TestSlots(t *testing.T) {
 	})
 }
 
+// A limit of our own holds where the server's is higher.
+func TestMaxOpenStreams(t *testing.T) {
+	for server, limit := range map[uint32]uint32{1: 1, 3: 2, 100: 2} {
+		t.Run(fmt.Sprint(server), func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newClient(t, Config{MaxOpenStreams: 2}, maxStreams(server))
+				if st := r.c.Stats(); st.MaxStreams != limit {
+					t.Errorf("%d streams may be open", st.MaxStreams)
+				}
+				for range limit {
+					r.open(true, get...)
+				}
+				if err := r.tryOpen(); err != ErrNoSlot {
+					t.Errorf("Open says %v", err)
+				}
+				r.opened[0].rst(Cancel)
+				want(t, "what the handler is told", r.w.log(), "slots")
+			})
+		})
+	}
+}
+
+func TestRoom(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newClient(t, Config{}, maxStreams(2))
+		for room := 2; room > 0; room-- {
+			if n := r.c.Room(); n != room {
+				t.Errorf("there is room for %d, not %d", n, room)
+			}
+			r.open(true, get...)
+		}
+		r.opened[0].rst(Cancel)
+		want(t, "what the handler is told", r.w.log())
+		r.open(true, get...)
+		if n := r.c.Room(); n != 0 {
+			t.Errorf("there is room for %d", n)
+		}
+		r.opened[1].rst(Cancel)
+		want(t, "what the handler is told", r.w.log(), "slots")
+		r.shutdown()
+		if n := r.c.Room(); n != 0 {
+			t.Errorf("there is room for %d in a connection that drains", n)
+		}
+	})
+}
+
+func TestAddresses(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r, o := openStream(t, Server)
+		if c := o.s.Conn(); c != r.c || c.LocalAddr().String() != "local" || c.RemoteAddr().String() != "remote" {
+			t.Errorf("connection %p from %v to %v, not %p", c, c.RemoteAddr(), c.LocalAddr(), r.c)
+		}
+	})
+}
+
 func TestSlotsChange(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newClient(t, Config{}, maxStreams(0))

@@ -40,4 +40,13 @@
 // connection. What a receiver cannot take yet is parked on the sending stream,
 // bounded by the window that the sender was given and by a [Budget] for the
 // whole process. Parked output goes out round-robin.
+//
+// # How a connection ends
+//
+// Whatever ends it, all owners and then the handler are told once, and what is in
+// the output is still written: a GOAWAY, or the last answers to a slow client.
+// After that the connection is read, and what comes thrown away, for a moment
+// more: a socket that is closed with unread input takes back what the peer has
+// not read yet. A write that fails ends nothing by itself: what the peer had sent
+// before is still worth reading, above all which streams it has not processed.
 package h2

@@ -460,14 +460,57 @@ func TestSensitiveFields(t *testing.T) {
 	})
 }
 
+func TestResponseOnAStreamThatIsClosed(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newClient(t, Config{})
+		o := r.open(true, get...)
+		r.headers(1, true, ok...)
+		r.headers(1, true, ok...)
+		want(t, "the answer", r.frames(), "HEADERS 1*", "RST_STREAM 1 STREAM_CLOSED")
+		want(t, "what the owner is told", o.log(), "response 200 end", "closed")
+	})
+}
+
+func TestRemoveFields(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newServer(t, Config{})
+		remover := &removing{}
+		remover.s.Init(remover)
+		r.w.fresh = func(o *recorder) { o.s.Init(remover); o.closed = true }
+		r.headers(1, true, with(get, "a", "1", "x", "2", "b", "3", "x", "4")...)
+		r.frames()
+		if got, want := fmt.Sprint(remover.all), "[:method=GET :scheme=http :path=/ :authority=a a=1 b=3]"; got != want {
+			t.Errorf("%s is left, not %s", got, want)
+		}
+		if got, want := fmt.Sprint(remover.regular), "[a=1 b=3]"; got != want {
+			t.Errorf("%s of the regular fields are left, not %s", got, want)
+		}
+	})
+}
+
+// removing is an owner that takes fields named x out.
+type removing struct {
+	answerer
+	all, regular []string
+}
+
+func (o *removing) OnHeaders(_ *Batch, _ *Stream, _ uint32, h *Head, _ bool) {
+	h.Remove(func(f *hpack.Field) bool { return f.Name == "x" })
+	for _, f := range h.Fields() {
+		o.all = append(o.all, f.Name+"="+f.Value)
+	}
+	for _, f := range h.Regular {
+		o.regular = append(o.regular, f.Name+"="+f.Value)
+	}
+}
+
 // A head's memory is the owner's to keep.
 func TestTakeHead(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newServer(t, Config{})
 		k := &keeper{}
 		k.s.Init(k)
-		r.w.fresh = func(o *recorder) { o.s.Init(k) }
-		t.Cleanup(func() { r.w.streams = nil })
+		r.w.fresh = func(o *recorder) { o.s.Init(k); o.closed = true }
 		r.headers(1, true, with(get, "x-first", "1")...)
 		r.headers(3, true, with(get, "x-second", "2")...)
 		r.frames()

@@ -45,13 +45,11 @@ func (c *Conn) checkAlive() {
 	}
 	k, now := &c.keepalive, b.Now()
 	switch {
-	case !k.pingedAt.IsZero() && now.Sub(k.pingedAt) >= c.cfg.KeepaliveTimeout:
+	case !k.pingedAt.IsZero():
 		c.mu.Unlock()
 		c.end(&b, connError(NoError, "no answer to a keepalive PING within "+c.cfg.KeepaliveTimeout.String()))
 		_ = c.t.Close()
 		return
-	case !k.pingedAt.IsZero():
-		k.timer.Reset(c.cfg.KeepaliveTimeout - now.Sub(k.pingedAt))
 	case c.active > 0 && now.Sub(k.lastRead) >= c.cfg.KeepaliveInterval:
 		k.pingedAt = now
 		b.touch(c)
