@@ -21,7 +21,7 @@ func TestH2spec(t *testing.T) {
 	if _, err := os.Stat(tool); os.Getenv("PILLION_TOOLS") == "" || err != nil {
 		t.Skip("h2spec is not in the folder that PILLION_TOOLS names: run `make tools` and set it to .cache/tools")
 	}
-	host, port, err := net.SplitHostPort(serveAnswers(t, listenTCP(t)).String())
+	host, port, err := net.SplitHostPort(serveEach(t, listenTCP(t), answerAll{}).String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,9 +46,8 @@ func listenTCP(t testing.TB) net.Listener {
 	return ln
 }
 
-// serveAnswers serves every connection to ln until the test ends: each request is
-// answered once it has ended.
-func serveAnswers(t testing.TB, ln net.Listener) net.Addr {
+// serveEach serves every connection to ln until the test ends.
+func serveEach(t testing.TB, ln net.Listener, h Handler) net.Addr {
 	cfg := Config{}.WithDefaults()
 	var serving sync.WaitGroup
 	var conns sync.Map
@@ -61,7 +60,7 @@ func serveAnswers(t testing.TB, ln net.Listener) net.Addr {
 			conns.Store(nc, nil)
 			serving.Go(func() {
 				defer conns.Delete(nc)
-				New(NewTransport(nc), Server, &cfg, answerAll{}).Serve()
+				New(NewTransport(nc), Server, &cfg, h).Serve()
 			})
 		}
 	})
