@@ -13,12 +13,12 @@ import (
 // that takes so long, until total bytes were sent. It obeys what the engine says.
 type farSender struct {
 	*rig
-	delay         time.Duration // one way
-	stream, conn  int
-	initial       int
-	pings         int
-	largest       int // SETTINGS_INITIAL_WINDOW_SIZE
-	sent, carried int
+	delay        time.Duration // one way
+	stream, conn int
+	initial      int
+	pings        int
+	largest      int // SETTINGS_INITIAL_WINDOW_SIZE
+	sent         int
 }
 
 func newFarSender(r *rig, delay time.Duration) *farSender {
@@ -50,11 +50,11 @@ func (f *farSender) obey() {
 	f.t.Helper()
 	for _, line := range f.frames() {
 		var id, n int
-		switch {
-		case line == "PING pillionw":
+		switch line {
+		case "PING pillionw":
 			f.pings++
 			f.must(f.WritePing(true, growthPing))
-		case line == "SETTINGS ack":
+		case "SETTINGS ack":
 		default:
 			if _, err := fmt.Sscanf(line, "SETTINGS 4=%d", &n); err == nil {
 				f.stream += n - f.initial

@@ -454,7 +454,7 @@ var nameChars = func() (t [256]bool) {
 }()
 
 func validName(s string) bool {
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		if !nameChars[s[i]] {
 			return false
 		}
@@ -466,7 +466,7 @@ func validName(s string) bool {
 // characters. White space at the ends, which RFC 9113 forbids too, does no harm
 // and is let through, as other proxies do.
 func validValue(s string) bool {
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
 			return false
 		}

@@ -9,18 +9,6 @@ import (
 	"time"
 )
 
-// parkedBytes is what a connection keeps of its streams' output.
-func (c *Conn) parkedBytes() (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, s := range c.streams {
-		if s.parked != nil {
-			n += s.parked.data.len
-		}
-	}
-	return n
-}
-
 func TestDataWaitsForTheStreamsWindow(t *testing.T) {
 	bothRoles(t, func(t *testing.T, role Role) {
 		simulated(t, func(t *testing.T) {

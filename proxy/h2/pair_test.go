@@ -186,8 +186,8 @@ func newChain(t testing.TB, cfg Config, callers int, link func() (client, server
 
 // stop ends all connections, callers first, and checks that nothing is left.
 func (ch *chain) stop(t testing.TB) {
-	for i := len(ch.all) - 1; i >= 0; i-- {
-		do(ch.all[i].Shutdown)
+	for _, c := range slices.Backward(ch.all) {
+		do(c.Shutdown)
 	}
 	ch.serving.Wait()
 	for _, c := range ch.all {

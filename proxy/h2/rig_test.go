@@ -173,7 +173,7 @@ func (o *recorder) rst(code ErrCode) { do(func(b *Batch) { o.s.Reset(b, code) })
 func (r *rig) fillOutput(f func() *recorder) *recorder {
 	r.t.Helper()
 	r.room(0)
-	for i := 0; i < maxOutput/17+10; i++ {
+	for i := range maxOutput/17 + 10 {
 		r.must(r.WritePing(false, [8]byte{}))
 		if i%1000 == 0 { // too many in a row would be a nuisance
 			r.calmDown()

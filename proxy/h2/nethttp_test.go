@@ -2,31 +2,21 @@ package h2
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"sync"
 	"testing"
-
-	"golang.org/x/net/http2"
 )
 
-// Both roles talk to an implementation that is not ours, over TCP, with more bytes
-// than any window holds.
+// Both roles talk to the HTTP/2 of net/http over TCP, with more bytes than any
+// window holds.
 
-func TestClientOfGolangOrgXNet(t *testing.T) {
+func TestClientOfNetHTTP(t *testing.T) {
 	t.Parallel()
-	ln := listenTCP(t)
-	address := serveEach(t, ln, echoAll{}).String()
-	tr := &http2.Transport{
-		AllowHTTP: true,
-		DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, address)
-		},
-	}
+	address := serveEach(t, listenTCP(t), echoAll{}).String()
+	tr := &http.Transport{Protocols: onlyH2C()}
 	defer tr.CloseIdleConnections()
 	var all sync.WaitGroup
 	for i := range 20 {
@@ -39,7 +29,7 @@ func TestClientOfGolangOrgXNet(t *testing.T) {
 			}
 			defer answer.Body.Close()
 			got, err := io.ReadAll(answer.Body)
-			if err != nil || !bytes.Equal(got, sent) || answer.StatusCode != 200 || answer.Trailer.Get("grpc-status") != "0" {
+			if err != nil || !bytes.Equal(got, sent) || answer.StatusCode != http.StatusOK || answer.Trailer.Get("Grpc-Status") != "0" {
 				t.Errorf("%s with %v, %d of %d bytes, %v", answer.Status, answer.Trailer, len(got), len(sent), err)
 			}
 		})
@@ -47,26 +37,19 @@ func TestClientOfGolangOrgXNet(t *testing.T) {
 	all.Wait()
 }
 
-func TestServerOfGolangOrgXNet(t *testing.T) {
+func TestServerOfNetHTTP(t *testing.T) {
 	t.Parallel()
 	ln := listenTCP(t)
-	defer ln.Close()
-	var serving sync.WaitGroup
-	defer serving.Wait()
-	serving.Go(func() {
-		nc, err := ln.Accept()
-		if err != nil {
-			return
+	server := &http.Server{Protocols: onlyH2C(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "Grpc-Status")
+		w.WriteHeader(http.StatusOK)
+		if _, err := io.Copy(w, r.Body); err != nil {
+			t.Error(err)
 		}
-		new(http2.Server).ServeConn(nc, &http2.ServeConnOpts{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Trailer", "grpc-status")
-			w.WriteHeader(http.StatusOK)
-			if _, err := io.Copy(w, r.Body); err != nil {
-				t.Error(err)
-			}
-			w.Header().Set("grpc-status", "0")
-		})})
-	})
+		w.Header().Set("Grpc-Status", "0")
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(ln) })
 	cfg := Config{}.WithDefaults()
 	c := New(NewTransport(must(net.Dial("tcp", ln.Addr().String()))), Client, &cfg, answerAll{})
 	serving.Go(c.Serve)
@@ -85,6 +68,16 @@ func TestServerOfGolangOrgXNet(t *testing.T) {
 		x.check()
 	}
 	do(c.Shutdown)
+	if err := server.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	serving.Wait()
+}
+
+func onlyH2C() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
 }
 
 func must[T any](v T, err error) T {
