@@ -84,6 +84,9 @@ func TestWindowGrowsForAFarSender(t *testing.T) {
 			if f.largest != 1<<20 {
 				t.Errorf("the window grew to %d", f.largest)
 			}
+			if r.c.recvTarget != 2<<20 { // room for more than one such stream
+				t.Errorf("the connection's window grew to %d", r.c.recvTarget)
+			}
 			if rounds > 40 { // 160 without growth, 10 with the largest window at once
 				t.Errorf("it took %d round trips", rounds)
 			}

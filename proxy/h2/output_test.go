@@ -332,11 +332,7 @@ func TestPeerThatTakesNothing(t *testing.T) {
 		if limit := maxOwed + readBufferSize/17; owed < maxOwed || owed > limit {
 			t.Errorf("%d answers are kept, %d at most", owed, limit)
 		}
-		l := r.engine.in
-		l.mu.Lock()
-		unread := len(l.buf)
-		l.mu.Unlock()
-		if unread == 0 {
+		if r.unread() == 0 {
 			t.Error("all was read")
 		}
 		start := time.Now()
@@ -390,6 +386,38 @@ func TestReaderGoesOnWhereThePeerTakesAgain(t *testing.T) {
 			t.Errorf("%d PINGs were answered", n)
 		}
 	})
+}
+
+// It is enough that what it owed was handed to the socket, even if that is full
+// again.
+func TestReaderGoesOnOnceTheOutputIsTaken(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newServer(t, Config{Nuisance: 1 << 30})
+		r.room(1000)
+		for range 40000 {
+			r.must(r.WritePing(false, [8]byte{}))
+		}
+		synctest.Wait()
+		before := r.unread()
+		for range 10 { // so that the first output goes, and a part of the second
+			if err := r.take(1000); err != nil {
+				t.Fatal(err)
+			}
+			r.room(len(r.end.in.buf) + 8000)
+			synctest.Wait()
+		}
+		if after := r.unread(); after >= before {
+			t.Errorf("%d bytes were unread, and %d are now", before, after)
+		}
+	})
+}
+
+// unread is how many bytes the engine has not read yet.
+func (r *rig) unread() int {
+	l := r.engine.in
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.buf)
 }
 
 // A peer that takes little, but some, keeps its connection.
