@@ -142,4 +142,3 @@ func TestFindByGRPCService(t *testing.T) {
 	greeter := watch(t, source, "greeter")
 	greeter.await(t, "it says what it answers", func(s *registry.Service) bool { return s != nil && len(s.GRPC) == len(names)-1 })
 }
-
