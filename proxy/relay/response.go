@@ -43,16 +43,14 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	code, message := codes.OK, ""
 	if end {
 		code, message = readStatus(h.Regular, h.Status)
-		if code == codes.Unavailable && notProcessed(h.Regular) {
-			err := fmt.Errorf("the sidecar at %s: %s", a.inst, message)
-			a.inst.Refused(err)
-			if r.mayRetry(b) {
-				r.lastErr = err
-				r.retryElsewhere(b, a)
-				return
-			}
-		} else {
-			a.inst.Accepted()
+	}
+	if end && code == codes.Unavailable && notProcessed(h.Regular) {
+		err := fmt.Errorf("the sidecar at %s: %s", a.inst, message)
+		a.inst.Refused(err)
+		if r.mayRetry(b) {
+			r.lastErr = err
+			r.retryElsewhere(b, a)
+			return
 		}
 	} else {
 		a.inst.Accepted()
