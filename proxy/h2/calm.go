@@ -13,10 +13,8 @@ type calm struct {
 }
 
 const (
-	// prematureFloor is how many streams a peer may cancel unanswered before
-	// their share is looked at: more than half of all is then too many (rapid
-	// reset, CVE-2023-44487).
-	prematureFloor    = 500
+	// prematureShareDiv says that half of all streams may end prematurely, where
+	// they are more than Config.PrematureResets.
 	prematureShareDiv = 2
 	// prematureMemory is after how many streams half of the past is forgotten:
 	// a connection cannot save up for an attack.
@@ -64,7 +62,7 @@ func (c *Conn) endedEarly(s *Stream, now int64) error {
 		return nil
 	}
 	c.calm.premature++
-	if c.calm.premature > prematureFloor && c.calm.premature > c.calm.opened/prematureShareDiv {
+	if c.calm.premature > c.cfg.PrematureResets && c.calm.premature > c.calm.opened/prematureShareDiv {
 		return connError(EnhanceYourCalm, "too many streams reset before they were answered")
 	}
 	return nil

@@ -3,6 +3,8 @@ package h2
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 )
 
 // Role is the side of a connection that the engine plays.
@@ -14,9 +16,12 @@ const (
 	Client
 )
 
-// Config bounds and tunes a connection. The zero value of a field means its
-// default; it must not be changed once a connection uses it.
+// Config bounds and tunes connections, which share one. The zero value of a
+// field means its default; it must not be changed once a connection uses it.
 type Config struct {
+	// complete says that it has been through WithDefaults.
+	complete bool
+
 	// MaxConcurrentStreams is how many streams a client may have open; it is
 	// told so in SETTINGS. Default 1000.
 	MaxConcurrentStreams uint32
@@ -39,6 +44,13 @@ type Config struct {
 	// MaxHeaderListSize is the largest list of header fields accepted, counted
 	// as RFC 9113 section 6.5.2 does. Default 64 KiB.
 	MaxHeaderListSize uint32
+	// MaxContinuations is how many CONTINUATION frames one header block may have,
+	// whatever their size: they may be empty. Default 64, and as many as it takes
+	// for MaxHeaderListSize in frames of the smallest size allowed.
+	MaxContinuations uint32
+	// HeaderTableSize bounds the compression tables of both directions (RFC 7541
+	// section 4.2), in bytes as the RFC counts them. Default 4096, the RFC's.
+	HeaderTableSize uint32
 	// KeepaliveInterval is the silence after which a peer is pinged while
 	// streams are open. 0: never.
 	KeepaliveInterval time.Duration
@@ -50,11 +62,34 @@ type Config struct {
 	// StallTimeout is how long a peer may take nothing of what is to be written
 	// to it before the connection is closed. Default 30 s.
 	StallTimeout time.Duration
+	// LingerTimeout is how long an ended connection is still read, so that the
+	// peer gets what was written last: a socket that is closed with unread input
+	// resets the connection, and the peer's kernel may then throw our last words
+	// away. Default 1 s.
+	LingerTimeout time.Duration
+	// MaxOutput is how many bytes may wait in a connection's output before DATA
+	// and header blocks are parked on their streams, where they can still be
+	// dropped, take turns, and count against the Budget. Default 128 KiB.
+	MaxOutput uint32
+	// MaxControl is how large the output may grow by frames of all kinds before
+	// nothing more is read from the peer. Default 1 MiB; at least MaxOutput.
+	MaxControl uint32
+	// MaxOwed is how many frames that the peer made us owe it (acknowledgements,
+	// resets, window updates) may wait in the output before nothing more is read
+	// from it. Frames that other connections cause do not count: where both ends
+	// of a connection stopped reading because of those, neither would go on.
+	// Default 12000.
+	MaxOwed uint32
 	// Nuisance is how many frames in a row that get nothing done (PING,
 	// SETTINGS, empty DATA, resets and the like) a peer may send before it is
 	// told ENHANCE_YOUR_CALM. Each second, and each exchange that ends well,
 	// gives some back. Default 2000.
 	Nuisance int32
+	// PrematureResets is how many streams a client may end before they were
+	// answered until their share is looked at: more than half of all is then too
+	// many, and it is told ENHANCE_YOUR_CALM (rapid reset, CVE-2023-44487).
+	// Default 500.
+	PrematureResets uint32
 	// Budget bounds what the streams of all connections together keep in
 	// memory. nil: no bound.
 	Budget *Budget
@@ -62,6 +97,7 @@ type Config struct {
 
 // WithDefaults returns a copy in which every field has a value.
 func (cfg Config) WithDefaults() Config {
+	cfg.complete = true
 	def := func(p *uint32, v uint32) {
 		if *p == 0 {
 			*p = v
@@ -76,6 +112,8 @@ func (cfg Config) WithDefaults() Config {
 	cfg.ConnWindow = min(max(cfg.ConnWindow, cfg.InitialStreamWindow), maxConfiguredWindow)
 	cfg.MaxFrameSize = min(max(cfg.MaxFrameSize, minMaxFrameSize), maxMaxFrameSize)
 	def(&cfg.MaxHeaderListSize, 64<<10)
+	def(&cfg.MaxContinuations, max(64, cfg.MaxHeaderListSize/minMaxFrameSize+1))
+	def(&cfg.HeaderTableSize, hpack.DefaultTableSize)
 	if cfg.KeepaliveTimeout == 0 {
 		cfg.KeepaliveTimeout = 20 * time.Second
 	}
@@ -85,30 +123,32 @@ func (cfg Config) WithDefaults() Config {
 	if cfg.StallTimeout == 0 {
 		cfg.StallTimeout = 30 * time.Second
 	}
+	if cfg.LingerTimeout == 0 {
+		cfg.LingerTimeout = lingerTime
+	}
+	def(&cfg.MaxOutput, maxOutput)
+	def(&cfg.MaxControl, 1<<20)
+	cfg.MaxControl = max(cfg.MaxControl, cfg.MaxOutput)
+	def(&cfg.MaxOwed, maxOwed)
 	if cfg.Nuisance == 0 {
 		cfg.Nuisance = 2000
 	}
+	def(&cfg.PrematureResets, 500)
 	return cfg
 }
 
 const (
 	// maxConfiguredWindow keeps sums of windows within 31 bits.
 	maxConfiguredWindow = 1 << 29
-	// maxOutput is how much may wait in a connection's output before DATA and
-	// header blocks are parked on their streams, where they can still be
-	// dropped and take turns.
+	// maxOutput is the default of MaxOutput.
 	maxOutput = 128 << 10
-	// maxStreamOutput is how much of it one stream may put there between two
+	// maxStreamOutput is how much of the output one stream may fill between two
 	// flushes, so that a bulk stream does not queue ahead of all others.
 	maxStreamOutput = 32 << 10
-	// maxOwed is how many frames that the peer made us owe it (acknowledgements,
-	// resets, window updates) may wait in the output before nothing more is read
-	// from it. Frames that other connections cause do not count: where both ends
-	// of a connection stopped reading because of those, neither would go on.
+	// maxOwed is the default of MaxOwed.
 	maxOwed = 12000
-	// maxControl is how large the output may grow by frames of all kinds before
-	// nothing more is read.
-	maxControl = 1 << 20
+	// lingerTime is the default of LingerTimeout.
+	lingerTime = time.Second
 	// readBufferSize is what one read may bring.
 	readBufferSize = 64 << 10
 	// maxWholeFrame is the longest payload of a frame that is handled only once

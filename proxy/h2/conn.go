@@ -99,10 +99,14 @@ type Conn struct {
 }
 
 // New makes a connection over t. Nothing is sent or read until Serve is called;
-// streams may be opened at once.
+// streams may be opened at once. Connections share a config that has been through
+// [Config.WithDefaults]; any other is copied for each.
 func New(t Transport, role Role, config *Config, h Handler) *Conn {
-	full := config.WithDefaults()
-	cfg := &full
+	cfg := config
+	if !cfg.complete {
+		full := config.WithDefaults()
+		cfg = &full
+	}
 	c := &Conn{
 		t: t, role: role, cfg: cfg, handler: h,
 		enc:          hpack.NewEncoder(),
@@ -119,6 +123,9 @@ func New(t Transport, role Role, config *Config, h Handler) *Conn {
 	c.room.L = &c.mu
 	c.resets = newResetSet(role, cfg)
 	c.calm.left = cfg.Nuisance
+	if cfg.HeaderTableSize != hpack.DefaultTableSize {
+		c.enc.SetLimit(cfg.HeaderTableSize)
+	}
 	o := c.output()
 	if role == Client {
 		o.b = append(o.b, clientPreface...)
@@ -136,7 +143,7 @@ func (c *Conn) Serve() {
 	c.handshake = time.AfterFunc(c.cfg.HandshakeTimeout, c.handshakeExpired)
 	c.keepalive.start(c)
 	c.mu.Unlock()
-	r := reader{c: c, dec: hpack.NewDecoder(4096)}
+	r := reader{c: c, dec: hpack.NewDecoder(c.cfg.HeaderTableSize)}
 	r.run()
 	c.mu.Lock()
 	c.handshake.Stop()
@@ -360,11 +367,6 @@ func connCode(err error) ErrCode {
 	return InternalError
 }
 
-// lingerTime is how long an ended connection is still read, so that the peer
-// gets what was written last: a socket closed with unread input resets the
-// connection, and the peer's kernel may then throw our last words away.
-const lingerTime = time.Second
-
 // abort ends the connection for an error of the peer's, which is told so.
 func (c *Conn) abort(b *Batch, err error) {
 	c.mu.Lock()
@@ -392,8 +394,8 @@ func (c *Conn) Abort(b *Batch, code ErrCode, reason string) {
 	b.events = append(b.events, event{kind: eventAbort, conn: c, err: connError(code, reason)})
 }
 
-// linger has the reader close the connection after lingerTime.
-func (c *Conn) linger() { _ = c.t.SetReadDeadline(time.Now().Add(lingerTime)) }
+// linger has the reader close the connection after Config.LingerTimeout.
+func (c *Conn) linger() { _ = c.t.SetReadDeadline(time.Now().Add(c.cfg.LingerTimeout)) }
 
 func (c *Conn) handshakeExpired() {
 	c.mu.Lock()

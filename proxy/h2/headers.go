@@ -57,10 +57,6 @@ func FreeBlock(b *hpack.Block) {
 	}
 }
 
-// maxContinuations bounds the CONTINUATION frames of a header block, whatever
-// their size: none is larger than a frame, but they may be empty.
-const maxContinuations = 64
-
 func (r *reader) onHeaders(h frameHeader, p []byte) error {
 	if h.id == 0 {
 		return connError(ProtocolError, "HEADERS on stream 0")
@@ -92,7 +88,7 @@ func (r *reader) onContinuation(h frameHeader, p []byte) error {
 	r.conts++
 	// Encoded, a list can hardly be longer than its own size; a block that is
 	// has to be decoded in full only to be thrown away.
-	if r.conts > maxContinuations || len(r.block)+len(p) > int(r.c.cfg.MaxHeaderListSize)+minMaxFrameSize {
+	if r.conts > int(r.c.cfg.MaxContinuations) || len(r.block)+len(p) > int(r.c.cfg.MaxHeaderListSize)+minMaxFrameSize {
 		return connError(EnhanceYourCalm, "a header block that is too long")
 	}
 	r.block = append(r.block, p...)

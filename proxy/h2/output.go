@@ -42,7 +42,7 @@ func (c *Conn) owe() *output {
 	return c.output()
 }
 
-func (c *Conn) outputFull() bool { return c.out != nil && len(c.out.b) >= maxOutput }
+func (c *Conn) outputFull() bool { return c.out != nil && len(c.out.b) >= int(c.cfg.MaxOutput) }
 
 // writeHeaders appends a header section of s to the output; a stream that waits
 // to be opened gets its id here, so that ids rise in the order they are sent

@@ -127,7 +127,7 @@ func (r *reader) keep(rest []byte) {
 func (r *reader) awaitRoom() {
 	c := r.c
 	c.mu.Lock()
-	for (c.owed > maxOwed || c.out != nil && len(c.out.b) > maxControl) && c.writing && !c.dead {
+	for (c.owed > int(c.cfg.MaxOwed) || c.out != nil && len(c.out.b) > int(c.cfg.MaxControl)) && c.writing && !c.dead {
 		c.room.Wait()
 	}
 	c.mu.Unlock()

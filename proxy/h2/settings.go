@@ -1,6 +1,10 @@
 package h2
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+)
 
 // settingID names a parameter of a SETTINGS frame (RFC 9113 section 6.5.2).
 type settingID uint16
@@ -54,6 +58,9 @@ func appendFirstSettings(dst []byte, role Role, cfg *Config) []byte {
 		dst = appendSetting(dst, settingEnablePush, 0)
 	} else {
 		dst = appendSetting(dst, settingMaxConcurrentStreams, cfg.MaxConcurrentStreams)
+	}
+	if cfg.HeaderTableSize != hpack.DefaultTableSize {
+		dst = appendSetting(dst, settingHeaderTableSize, cfg.HeaderTableSize)
 	}
 	dst = appendSetting(dst, settingInitialWindowSize, cfg.InitialStreamWindow)
 	dst = appendSetting(dst, settingMaxFrameSize, cfg.MaxFrameSize)
