@@ -11,6 +11,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/interop/consul"
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // What the token of a sidecar beside the app "greeter" needs, and what one beside
@@ -72,7 +73,7 @@ func TestTokensThatMayTooLittle(t *testing.T) {
 	clients := map[string]*harness.Sidecar{}
 	for token, file := range files {
 		clients[token] = startClient(t, agent, file.setting())
-		_, err := who(t.Context(), dialGreeter(t, clients[token].Outbound))
+		_, err := load.Who(t.Context(), dialGreeter(t, clients[token].Outbound))
 		if err == nil {
 			t.Fatal("a token that may not read services found one")
 		}
@@ -90,7 +91,7 @@ func TestTokensThatMayTooLittle(t *testing.T) {
 		file.replace(t, agent.Token(t, discoverRules))
 		conn := dialGreeter(t, clients[token].Outbound)
 		consul.Eventually(t, "RPCs end well", func() bool {
-			_, err := who(t.Context(), conn)
+			_, err := load.Who(t.Context(), conn)
 
 			return err == nil
 		})
@@ -117,7 +118,7 @@ func TestTokensAreRotated(t *testing.T) {
 	files := []tokenFile{newTokenFile(t, agent.Token(t, registerRules)), newTokenFile(t, agent.Token(t, discoverRules))}
 	first := startInstance(t, agent, "greeter", "first", instanceOptions{consul: files[0].setting()})
 	first.awaitHealth(t, agent, api.HealthPassing)
-	l := startLoad(t, dialGreeter(t, startClient(t, agent, files[1].setting()).Outbound), usualLoad)
+	l := load.Start(t, dialGreeter(t, startClient(t, agent, files[1].setting()).Outbound), usualLoad)
 	first.takesTraffic(t)
 
 	for n, rules := range []string{registerRules, discoverRules} {
@@ -135,8 +136,8 @@ func TestTokensAreRotated(t *testing.T) {
 		}
 	}
 	// Longer than a token is believed without a look at its file.
-	l.more(t, 3*time.Second)
-	l.check(t, "tokens are rotated")
+	l.More(t, 3*time.Second)
+	l.Check(t, "tokens are rotated")
 
 	// The agent reports health with the token that the service was registered with.
 	second := startInstance(t, agent, "greeter", "second", instanceOptions{consul: files[0].setting()})
@@ -146,5 +147,5 @@ func TestTokensAreRotated(t *testing.T) {
 	first.app.serving(false)
 	critical := first.awaitHealth(t, agent, api.HealthCritical)
 	within(t, "traffic leaves an instance that is critical, with new tokens", critical, first.fallsSilent(t))
-	l.end(t)
+	l.End(t)
 }

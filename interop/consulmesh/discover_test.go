@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/pillion-proxy/pillion/interop/consul"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // Instances come one after the other, and share the load by their weights; one
@@ -19,7 +20,7 @@ func TestInstancesComeAndGo(t *testing.T) {
 	first := startInstance(t, agent, "greeter", "first", instanceOptions{})
 	first.awaitHealth(t, agent, api.HealthPassing)
 
-	l := startLoad(t, dialGreeter(t, startClient(t, agent, nil).Outbound), usualLoad)
+	l := load.Start(t, dialGreeter(t, startClient(t, agent, nil).Outbound), usualLoad)
 	first.takesTraffic(t)
 
 	var last *instance
@@ -28,12 +29,12 @@ func TestInstancesComeAndGo(t *testing.T) {
 		passing := last.awaitHealth(t, agent, api.HealthPassing)
 		last.takesTraffic(t)
 		within(t, "a new instance takes traffic", passing, time.Now())
-		l.check(t, "an instance comes")
+		l.Check(t, "an instance comes")
 	}
 
-	before := l.shares()
-	l.more(t, 2*time.Second)
-	shares, total := l.shares(), 0
+	before := l.Shares()
+	l.More(t, 2*time.Second)
+	shares, total := l.Shares(), 0
 	for name := range shares {
 		shares[name] -= before[name]
 		total += shares[name]
@@ -54,5 +55,5 @@ func TestInstancesComeAndGo(t *testing.T) {
 			t.Errorf("%s is still registered", id)
 		}
 	}
-	l.end(t)
+	l.End(t)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/pillion-proxy/pillion/interop/consul"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // policies returns the ACL policies that a page of the documentation has, by
@@ -56,7 +57,7 @@ func TestDocumentedPoliciesAreEnough(t *testing.T) {
 			t.Parallel()
 
 			client := startClient(t, agent, newTokenFile(t, agent.Token(t, rules)).setting())
-			if _, err := who(t.Context(), dialGreeter(t, client.Outbound)); err != nil {
+			if _, err := load.Who(t.Context(), dialGreeter(t, client.Outbound)); err != nil {
 				t.Error(err)
 			}
 			if lines := warnings(client); len(lines) > 0 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/interop/consul"
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // grpcurl at the sidecar sees the gRPC services of two Consul services, and
@@ -26,7 +27,7 @@ func TestGrpcurlAcrossTheMesh(t *testing.T) {
 	}
 
 	client := startClient(t, agent, nil)
-	l := startLoad(t, dial(t, client.Outbound), usualLoad)
+	l := load.Start(t, load.Dial(t, client.Outbound), usualLoad)
 	grpcurl := func(args ...string) string {
 		t.Helper()
 
@@ -55,5 +56,5 @@ func TestGrpcurlAcrossTheMesh(t *testing.T) {
 			t.Errorf("call %s with authority %s: got %q", name, service, answer)
 		}
 	}
-	l.end(t)
+	l.End(t)
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-proxy/pillion/interop/consul"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // Traffic leaves an instance whose health is NOT_SERVING, and returns when it is
@@ -25,7 +26,7 @@ func TestTrafficFollowsHealth(t *testing.T) {
 	}
 
 	conn := dialGreeter(t, startClient(t, agent, nil).Outbound)
-	l := startLoad(t, conn, usualLoad)
+	l := load.Start(t, conn, usualLoad)
 	sick.takesTraffic(t)
 	well.takesTraffic(t)
 
@@ -50,7 +51,7 @@ func TestTrafficFollowsHealth(t *testing.T) {
 	passing = sick.awaitHealth(t, agent, api.HealthPassing)
 	sick.takesTraffic(t)
 	within(t, "traffic returns to an instance after maintenance", passing, time.Now())
-	l.end(t)
+	l.End(t)
 
 	// With nobody left who is well, a caller is told so.
 	sick.app.serving(false)
@@ -58,7 +59,7 @@ func TestTrafficFollowsHealth(t *testing.T) {
 	well.awaitHealth(t, agent, api.HealthCritical)
 	var err error
 	consul.Eventually(t, "an RPC is refused", func() bool {
-		_, err = who(t.Context(), conn)
+		_, err = load.Who(t.Context(), conn)
 
 		return err != nil
 	})
@@ -70,7 +71,7 @@ func TestTrafficFollowsHealth(t *testing.T) {
 	well.app.serving(true)
 	passing = well.awaitHealth(t, agent, api.HealthPassing)
 	consul.Eventually(t, "RPCs end well again", func() bool {
-		_, err = who(t.Context(), conn)
+		_, err = load.Who(t.Context(), conn)
 
 		return err == nil
 	})

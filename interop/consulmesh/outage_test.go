@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/interop/consul"
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // The agent is killed and comes back with its data, while RPCs run. Meanwhile
@@ -30,14 +31,14 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 	awaitAnswer(t, agent, "greeter", testService)
 
 	client := startClient(t, agent, nil)
-	l := startLoad(t, dialGreeter(t, client.Outbound), usualLoad)
+	l := load.Start(t, dialGreeter(t, client.Outbound), usualLoad)
 	staying.takesTraffic(t)
 	dying.takesTraffic(t)
 
 	// A sidecar that keeps what it learns, beside a client that knows no names.
 	kept := map[string]any{"cache_dir": t.TempDir()}
 	restarted := startClient(t, agent, kept)
-	if _, err := who(t.Context(), dial(t, restarted.Outbound)); err != nil {
+	if _, err := load.Who(t.Context(), load.Dial(t, restarted.Outbound)); err != nil {
 		t.Fatalf("before Consul goes away: %v", err)
 	}
 	restarted.Signal(t, syscall.SIGTERM)
@@ -55,8 +56,8 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 		t.Errorf("/config shows the source as %+v", shown)
 	}
 	awaitLine(t, client, "consul: no answer from the agent at http://"+agent.Address)
-	l.more(t, time.Second)
-	l.check(t, "the agent is gone")
+	l.More(t, time.Second)
+	l.Check(t, "the agent is gone")
 
 	// The sidecar comes back while the agent is away.
 	restarted = harness.StartSidecar(t, harness.Config{
@@ -69,7 +70,7 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 			options = append(options, grpc.WithAuthority(authority))
 		}
 		began := time.Now()
-		if _, err := who(t.Context(), dial(t, restarted.Outbound, options...)); err != nil {
+		if _, err := load.Who(t.Context(), load.Dial(t, restarted.Outbound, options...)); err != nil {
 			t.Errorf("a sidecar that was restarted while the agent is away, authority %q: %v", authority, err)
 		}
 		t.Logf("a restarted sidecar's first RPC, authority %q, from its disk, took %v", authority, time.Since(began).Round(time.Millisecond))
@@ -82,8 +83,8 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 	dying.sidecar.Signal(t, syscall.SIGTERM)
 	dying.sidecar.Wait(t)
 	dying.app.stop()
-	l.more(t, time.Second)
-	l.check(t, "an instance goes while the agent is gone")
+	l.More(t, time.Second)
+	l.Check(t, "an instance goes while the agent is gone")
 
 	if since := sourceOf(t, client).FailingSince; !since.Equal(began) {
 		t.Errorf("/config says that it began at %v, and later that at %v", began, since)
@@ -95,7 +96,7 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 	t.Logf("fresh again %v after the agent was back", time.Since(back).Round(time.Millisecond))
 	consul.Eventually(t, "the source is well", func() bool { return sourceOf(t, client).Error == "" })
 	awaitLine(t, client, "consul: over: no answer from the agent")
-	l.check(t, "the agent is back")
+	l.Check(t, "the agent is back")
 
 	// What stands there of the instance that went is critical by and by.
 	dying.awaitHealth(t, agent, api.HealthCritical)
@@ -104,10 +105,10 @@ func TestConsulIsAwayForAWhile(t *testing.T) {
 	passing := coming.awaitHealth(t, agent, api.HealthPassing)
 	coming.takesTraffic(t)
 	within(t, "after the outage, a new instance takes traffic", passing, time.Now())
-	if _, err := who(t.Context(), dial(t, restarted.Outbound)); err != nil {
+	if _, err := load.Who(t.Context(), load.Dial(t, restarted.Outbound)); err != nil {
 		t.Errorf("after the outage, by what it calls: %v", err)
 	}
-	l.end(t)
+	l.End(t)
 	if lines := warnings(client); len(lines) > 3 {
 		t.Errorf("the client's sidecar warned %d times:\n%s", len(lines), strings.Join(lines, "\n"))
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/interop/consul"
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // An app with a sidecar stands in Consul as two registrations that say the same.
@@ -85,7 +86,7 @@ func TestFindsTheDestination(t *testing.T) {
 	}
 
 	client := startClient(t, agent, nil)
-	loads := map[string]*load{}
+	loads := map[string]*load.Load{}
 	for _, authority := range []string{
 		"", "localhost:15001", "127.0.0.1:15001", "unheard-of",
 		"greeter", "greeter:443", "greeter.",
@@ -96,11 +97,11 @@ func TestFindsTheDestination(t *testing.T) {
 		if authority != "" {
 			options = append(options, grpc.WithAuthority(authority))
 		}
-		loads[authority] = startLoad(t, dial(t, client.Outbound, options...), 50)
+		loads[authority] = load.Start(t, load.Dial(t, client.Outbound, options...), load.Options{PerSecond: 50})
 	}
 	for authority, l := range loads {
-		l.more(t, 0)
-		if answered := l.end(t); len(answered) != 1 || answered["greeter"] == 0 {
+		l.More(t, 0)
+		if answered := l.End(t).Answered; len(answered) != 1 || answered["greeter"] == 0 {
 			t.Errorf("authority %q: answered by %v", authority, answered)
 		}
 	}
@@ -125,10 +126,10 @@ func TestTheAppComesAfterItsSidecar(t *testing.T) {
 	i := &instance{service: "greeter", app: &app{name: "late", address: harness.FreeAddress(t)}}
 	i.sidecar = startSidecar(t, agent, "greeter", i.app, instanceOptions{})
 	i.awaitHealth(t, agent, api.HealthCritical)
-	conn := dial(t, startClient(t, agent, nil).Outbound)
+	conn := load.Dial(t, startClient(t, agent, nil).Outbound)
 	// It has been asked for what it answers, in vain, several times.
 	consul.Eventually(t, "nobody answers", func() bool {
-		_, err := who(t.Context(), conn)
+		_, err := load.Who(t.Context(), conn)
 		if status.Code(err) != codes.Unimplemented {
 			t.Fatalf("before the app is there: %v", err)
 		}
@@ -142,7 +143,7 @@ func TestTheAppComesAfterItsSidecar(t *testing.T) {
 	awaitAnswer(t, agent, "greeter", testService)
 	t.Logf("the app passes %v after it is up, and is known to answer %v after it", passing.Sub(up).Round(time.Millisecond), time.Since(up).Round(time.Millisecond))
 	consul.Eventually(t, "RPCs end well", func() bool {
-		_, err := who(t.Context(), conn)
+		_, err := load.Who(t.Context(), conn)
 
 		return err == nil
 	})
@@ -164,7 +165,7 @@ func TestTheInboundIsWhereConsulSays(t *testing.T) {
 		i := startInstance(t, agent, name, name, instanceOptions{inbound: listen})
 		i.awaitHealth(t, agent, api.HealthPassing)
 		client := startClient(t, agent, nil)
-		if answered, err := who(t.Context(), dial(t, client.Outbound, grpc.WithAuthority(name))); err != nil || answered != name {
+		if answered, err := load.Who(t.Context(), load.Dial(t, client.Outbound, grpc.WithAuthority(name))); err != nil || answered != name {
 			t.Errorf("%s: answered by %q, %v", name, answered, err)
 		}
 		sidecar := registered(t, agent, i.sidecarID(t))

@@ -9,10 +9,11 @@ import (
 
 	"github.com/pillion-proxy/pillion/interop/consul"
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // restartLoad is how many RPCs a second run during a restart.
-const restartLoad = 2000
+var restartLoad = load.Options{PerSecond: 2000}
 
 // Three instances are replaced one after the other, each with the sidecar beside
 // it: the sidecar goes first, and comes last. Consul tells the caller's sidecar.
@@ -27,21 +28,21 @@ func TestRollingRestart(t *testing.T) {
 		i.awaitHealth(t, agent, api.HealthPassing)
 	}
 
-	l := startLoad(t, dialGreeter(t, startClient(t, agent, nil).Outbound), restartLoad)
+	l := load.Start(t, dialGreeter(t, startClient(t, agent, nil).Outbound), restartLoad)
 	for n, old := range instances {
 		old.takesTraffic(t)
 		old.stopSidecar(t)
 		old.awaitHealth(t, agent, "")
 		old.app.stop()
-		l.check(t, "instance "+old.app.name+" goes")
+		l.Check(t, "instance "+old.app.name+" goes")
 
 		instances[n] = startInstance(t, agent, "greeter", old.app.name, instanceOptions{address: old.app.address, inbound: old.sidecar.Inbound})
 		passing := instances[n].awaitHealth(t, agent, api.HealthPassing)
 		instances[n].takesTraffic(t)
 		within(t, "an instance that is back takes traffic", passing, time.Now())
-		l.check(t, "instance "+old.app.name+" comes back")
+		l.Check(t, "instance "+old.app.name+" comes back")
 	}
-	l.end(t)
+	l.End(t)
 }
 
 // All change places: the new instances come up elsewhere before the old ones go,
@@ -62,8 +63,8 @@ func TestReplacementByNewInstances(t *testing.T) {
 	}
 
 	before := start("old")
-	l := startLoad(t, dialGreeter(t, startClient(t, agent, nil).Outbound), usualLoad)
-	l.more(t, time.Second)
+	l := load.Start(t, dialGreeter(t, startClient(t, agent, nil).Outbound), usualLoad)
+	l.More(t, time.Second)
 	after := start("new")
 	for _, i := range after {
 		i.takesTraffic(t)
@@ -72,6 +73,6 @@ func TestReplacementByNewInstances(t *testing.T) {
 		i.stopSidecar(t)
 		i.app.stop()
 	}
-	l.more(t, time.Second)
-	l.end(t)
+	l.More(t, time.Second)
+	l.End(t)
 }

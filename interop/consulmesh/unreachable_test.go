@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/interop/consul"
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // resolveTimeout is the configuration's default, and what a busy machine takes.
@@ -25,7 +26,7 @@ func TestConsulIsNotThereAtTheStart(t *testing.T) {
 	agent := consul.New(t)
 	i := startInstance(t, agent, "greeter", "one", instanceOptions{})
 	client := startClient(t, agent, nil)
-	conns := map[string]*grpc.ClientConn{"by what it calls": dial(t, client.Outbound), "by authority": dialGreeter(t, client.Outbound)}
+	conns := map[string]*grpc.ClientConn{"by what it calls": load.Dial(t, client.Outbound), "by authority": dialGreeter(t, client.Outbound)}
 	for how, conn := range conns {
 		isToldWhy(t, how, conn)
 	}
@@ -42,14 +43,14 @@ func TestConsulIsNotThereAtTheStart(t *testing.T) {
 	t.Logf("registered, and passing, %v after Consul was there", time.Since(began).Round(time.Millisecond))
 	for how, conn := range conns {
 		consul.Eventually(t, "RPCs end well "+how, func() bool {
-			_, err := who(t.Context(), conn)
+			_, err := load.Who(t.Context(), conn)
 
 			return err == nil
 		})
 		t.Logf("%s, RPCs end well %v after Consul was there", how, time.Since(began).Round(time.Millisecond))
-		l := startLoad(t, conn, usualLoad)
-		l.more(t, time.Second)
-		l.end(t)
+		l := load.Start(t, conn, usualLoad)
+		l.More(t, time.Second)
+		l.End(t)
 	}
 }
 
@@ -62,7 +63,7 @@ func TestConsulNeverAnswers(t *testing.T) {
 	silent := harness.Listen(t)
 	for how, dialled := range map[string]func(testing.TB, string) *grpc.ClientConn{
 		"by authority":     dialGreeter,
-		"by what it calls": func(t testing.TB, address string) *grpc.ClientConn { t.Helper(); return dial(t, address) },
+		"by what it calls": func(t testing.TB, address string) *grpc.ClientConn { t.Helper(); return load.Dial(t, address) },
 	} {
 		// Each the first RPC of its sidecar.
 		client := harness.StartSidecar(t, harness.Config{
@@ -77,7 +78,7 @@ func isToldWhy(t *testing.T, how string, conn *grpc.ClientConn) {
 	t.Helper()
 
 	began := time.Now()
-	_, err := who(t.Context(), conn)
+	_, err := load.Who(t.Context(), conn)
 	took := time.Since(began)
 	t.Logf("%s, after %v: %v", how, took.Round(time.Millisecond), err)
 	message := status.Convert(err).Message()

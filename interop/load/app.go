@@ -123,16 +123,23 @@ func Dial(t testing.TB, address string, options ...grpc.DialOption) *grpc.Client
 	return conn
 }
 
-// Who makes one unary RPC and returns the name of the instance that answered.
+// Who makes one unary RPC, of 20s at most, and returns the name of the instance
+// that answered.
 func Who(ctx context.Context, conn *grpc.ClientConn, options ...grpc.CallOption) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+
 	answer, err := testpb.NewTestServiceClient(conn).UnaryCall(ctx, &testpb.SimpleRequest{}, options...)
 
 	return answer.GetUsername(), err
 }
 
-// Converse makes one RPC of several messages, each answered before the next, and
-// returns the name of the instance that answered.
+// Converse makes one RPC of several messages, of 20s at most, each answered before
+// the next, and returns the name of the instance that answered.
 func Converse(ctx context.Context, conn *grpc.ClientConn, messages int, options ...grpc.CallOption) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+
 	stream, err := testpb.NewTestServiceClient(conn).FullDuplexCall(ctx, options...)
 	if err != nil {
 		return "", err

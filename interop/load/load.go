@@ -122,9 +122,6 @@ func (l *Load) run(ctx context.Context, conn *grpc.ClientConn) {
 
 func (l *Load) call(ctx context.Context, conn *grpc.ClientConn, stream bool) {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-
 	var name string
 	var err error
 	if stream {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
 // One client connection, four instances: RPCs are balanced, not connections.
@@ -13,8 +14,8 @@ func TestOneConnectionIsBalancedOverFourInstances(t *testing.T) {
 
 	const rpcs = 10_000
 
-	_, addresses := startApps(t, 4)
-	conn := dial(t, harness.Outbound(t, addresses...).Outbound)
+	_, addresses := load.StartApps(t, 4)
+	conn := load.Dial(t, harness.Outbound(t, addresses...).Outbound)
 
 	for name, count := range shares(t, conn, rpcs) {
 		percent := 100 * float64(count) / rpcs
@@ -30,13 +31,13 @@ func TestWeightsDecideTheShares(t *testing.T) {
 
 	const rpcs = 10_000
 
-	_, addresses := startApps(t, 4)
+	_, addresses := load.StartApps(t, 4)
 	endpoints := harness.Endpoints(addresses...)
 	for i := range endpoints {
 		endpoints[i].Weight = i + 1
 	}
 	mesh := harness.NewMesh(t, map[string]harness.Service{"app": {Endpoints: endpoints}})
-	conn := dial(t, harness.StartSidecar(t, harness.Config{Outbound: true, Default: "app", Mesh: mesh}).Outbound)
+	conn := load.Dial(t, harness.StartSidecar(t, harness.Config{Outbound: true, Default: "app", Mesh: mesh}).Outbound)
 
 	answered := shares(t, conn, rpcs)
 	for i := range endpoints {
@@ -50,8 +51,8 @@ func TestWeightsDecideTheShares(t *testing.T) {
 func TestPickFirstStaysWithOne(t *testing.T) {
 	t.Parallel()
 
-	_, addresses := startApps(t, 3)
-	conn := dial(t, harness.StartSidecar(t, harness.Config{
+	_, addresses := load.StartApps(t, 3)
+	conn := load.Dial(t, harness.StartSidecar(t, harness.Config{
 		Outbound: true, Default: "app", LoadBalancing: "pick_first",
 		Mesh: harness.NewMesh(t, map[string]harness.Service{"app": {Endpoints: harness.Endpoints(addresses...)}}),
 	}).Outbound)
@@ -66,8 +67,8 @@ func TestLeastRequestUsesAll(t *testing.T) {
 
 	const rpcs = 4000
 
-	_, addresses := startApps(t, 4)
-	conn := dial(t, harness.StartSidecar(t, harness.Config{
+	_, addresses := load.StartApps(t, 4)
+	conn := load.Dial(t, harness.StartSidecar(t, harness.Config{
 		Outbound: true, Default: "app", LoadBalancing: "least_request",
 		Mesh: harness.NewMesh(t, map[string]harness.Service{"app": {Endpoints: harness.Endpoints(addresses...)}}),
 	}).Outbound)

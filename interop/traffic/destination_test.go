@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
@@ -23,9 +24,9 @@ func TestWhereAnRPCGoes(t *testing.T) {
 	t.Parallel()
 
 	mesh := harness.NewMesh(t, map[string]harness.Service{
-		"named":   {GRPC: []string{testService}, Endpoints: harness.Endpoints(startApp(t, "named", "").address)},
-		"greeter": {GRPC: []string{otherService}, Endpoints: harness.Endpoints(startApp(t, "greeter", "").address)},
-		"default": {Endpoints: harness.Endpoints(startApp(t, "default", "").address)},
+		"named":   {GRPC: []string{testService}, Endpoints: harness.Endpoints(load.StartApp(t, "named", "").Address)},
+		"greeter": {GRPC: []string{otherService}, Endpoints: harness.Endpoints(load.StartApp(t, "greeter", "").Address)},
+		"default": {Endpoints: harness.Endpoints(load.StartApp(t, "default", "").Address)},
 	})
 	sidecar := harness.StartSidecar(t, harness.Config{Outbound: true, Default: "default", Mesh: mesh})
 
@@ -42,8 +43,8 @@ func TestWhereAnRPCGoes(t *testing.T) {
 		t.Run(authority, func(t *testing.T) {
 			t.Parallel()
 
-			conn := dial(t, sidecar.Outbound, grpc.WithAuthority(authority))
-			if got, err := who(t.Context(), conn); err != nil || got != want {
+			conn := load.Dial(t, sidecar.Outbound, grpc.WithAuthority(authority))
+			if got, err := load.Who(t.Context(), conn); err != nil || got != want {
 				t.Errorf("answered by %q, %v, want %q", got, err, want)
 			}
 		})
@@ -53,7 +54,7 @@ func TestWhereAnRPCGoes(t *testing.T) {
 		t.Parallel()
 
 		// The instance answers itself that it does not know the method.
-		err := dial(t, sidecar.Outbound).Invoke(t.Context(), "/test.Nowhere/Call", &testpb.Empty{}, &testpb.Empty{})
+		err := load.Dial(t, sidecar.Outbound).Invoke(t.Context(), "/test.Nowhere/Call", &testpb.Empty{}, &testpb.Empty{})
 		if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "unknown service test.Nowhere") {
 			t.Errorf("got %v", err)
 		}
@@ -64,16 +65,16 @@ func TestAGRPCServiceOfTwoServicesIsNoDestination(t *testing.T) {
 	t.Parallel()
 
 	mesh := harness.NewMesh(t, map[string]harness.Service{
-		"one": {GRPC: []string{testService}, Endpoints: harness.Endpoints(startApp(t, "one", "").address)},
-		"two": {GRPC: []string{testService}, Endpoints: harness.Endpoints(startApp(t, "two", "").address)},
+		"one": {GRPC: []string{testService}, Endpoints: harness.Endpoints(load.StartApp(t, "one", "").Address)},
+		"two": {GRPC: []string{testService}, Endpoints: harness.Endpoints(load.StartApp(t, "two", "").Address)},
 	})
 	sidecar := harness.StartSidecar(t, harness.Config{Outbound: true, Mesh: mesh})
 
-	if _, err := who(t.Context(), dial(t, sidecar.Outbound)); status.Code(err) != codes.Unimplemented {
+	if _, err := load.Who(t.Context(), load.Dial(t, sidecar.Outbound)); status.Code(err) != codes.Unimplemented {
 		t.Errorf("got %v", err)
 	}
 	for _, name := range []string{"one", "two"} {
-		if got, err := who(t.Context(), dial(t, sidecar.Outbound, grpc.WithAuthority(name))); err != nil || got != name {
+		if got, err := load.Who(t.Context(), load.Dial(t, sidecar.Outbound, grpc.WithAuthority(name))); err != nil || got != name {
 			t.Errorf("answered by %q, %v, want %q", got, err, name)
 		}
 	}
@@ -84,12 +85,12 @@ func TestNoDestination(t *testing.T) {
 	t.Parallel()
 
 	mesh := harness.NewMesh(t, map[string]harness.Service{
-		"greeter": {GRPC: []string{otherService}, Endpoints: harness.Endpoints(startApp(t, "greeter", "").address)},
+		"greeter": {GRPC: []string{otherService}, Endpoints: harness.Endpoints(load.StartApp(t, "greeter", "").Address)},
 	})
 	sidecar := harness.StartSidecar(t, harness.Config{Outbound: true, Mesh: mesh})
 
 	var header, trailer metadata.MD
-	_, err := who(t.Context(), dial(t, sidecar.Outbound, grpc.WithAuthority("nobody")), grpc.Header(&header), grpc.Trailer(&trailer))
+	_, err := load.Who(t.Context(), load.Dial(t, sidecar.Outbound, grpc.WithAuthority("nobody")), grpc.Header(&header), grpc.Trailer(&trailer))
 	got := status.Convert(err)
 	if got.Code() != codes.Unimplemented {
 		t.Fatalf("got %v", err)
@@ -116,7 +117,7 @@ func TestNoInstance(t *testing.T) {
 
 	for name, flag := range map[string]string{"empty": "UH", "dead": "UF"} {
 		var trailer metadata.MD
-		_, err := who(t.Context(), dial(t, sidecar.Outbound, grpc.WithAuthority(name)), grpc.Trailer(&trailer))
+		_, err := load.Who(t.Context(), load.Dial(t, sidecar.Outbound, grpc.WithAuthority(name)), grpc.Trailer(&trailer))
 		if got := status.Convert(err); got.Code() != codes.Unavailable || !strings.Contains(got.Message(), name) {
 			t.Errorf("%s: got %v", name, err)
 		}
@@ -130,18 +131,18 @@ func TestNoInstance(t *testing.T) {
 func TestTheMeshFileIsReloaded(t *testing.T) {
 	t.Parallel()
 
-	old, fresh := startApp(t, "old", ""), startApp(t, "fresh", "")
-	mesh := harness.NewMesh(t, map[string]harness.Service{"app": {Endpoints: harness.Endpoints(old.address)}})
+	old, fresh := load.StartApp(t, "old", ""), load.StartApp(t, "fresh", "")
+	mesh := harness.NewMesh(t, map[string]harness.Service{"app": {Endpoints: harness.Endpoints(old.Address)}})
 	sidecar := harness.StartSidecar(t, harness.Config{Outbound: true, Default: "app", Mesh: mesh})
-	conn := dial(t, sidecar.Outbound)
+	conn := load.Dial(t, sidecar.Outbound)
 
-	if got, err := who(t.Context(), conn); err != nil || got != "old" {
+	if got, err := load.Who(t.Context(), conn); err != nil || got != "old" {
 		t.Fatalf("answered by %q, %v", got, err)
 	}
 
-	mesh.Set(t, "app", harness.Service{Endpoints: harness.Endpoints(fresh.address)})
+	mesh.Set(t, "app", harness.Service{Endpoints: harness.Endpoints(fresh.Address)})
 	eventually(t, "the new instance answers", func() bool {
-		got, err := who(t.Context(), conn)
+		got, err := load.Who(t.Context(), conn)
 		if err != nil {
 			t.Errorf("while the file is reloaded: %v", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 )
@@ -16,27 +17,26 @@ import (
 func TestAnInstanceGoesAndComesBack(t *testing.T) {
 	t.Parallel()
 
-	leaving, staying := startApp(t, "leaving", harness.FreeAddress(t)), startApp(t, "staying", "")
-	conn := dial(t, harness.Outbound(t, leaving.address, staying.address).Outbound)
+	leaving, staying := load.StartApp(t, "leaving", harness.FreeAddress(t)), load.StartApp(t, "staying", "")
+	conn := load.Dial(t, harness.Outbound(t, leaving.Address, staying.Address).Outbound)
 
 	if answered := shares(t, conn, 200); answered["leaving"] < 60 || answered["staying"] < 60 {
 		t.Fatalf("answered by %v", answered)
 	}
 
 	// What is under way may finish.
-	leaving.server.GracefulStop()
-	<-leaving.served
+	leaving.Stop()
 	if answered := shares(t, conn, 200); answered["staying"] != 200 {
 		t.Errorf("with one gone, answered by %v", answered)
 	}
 
-	back := startApp(t, "leaving", leaving.address)
+	back := load.StartApp(t, "leaving", leaving.Address)
 	eventually(t, "the instance that came back answers", func() bool {
-		if _, err := who(t.Context(), conn); err != nil {
+		if _, err := load.Who(t.Context(), conn); err != nil {
 			t.Errorf("while an instance comes back: %v", err)
 		}
 
-		return back.calls.Load() > 0
+		return back.Calls() > 0
 	})
 }
 
@@ -44,19 +44,19 @@ func TestAnInstanceGoesAndComesBack(t *testing.T) {
 func TestAnInstanceIsAddedAndTakenOut(t *testing.T) {
 	t.Parallel()
 
-	one, two := startApp(t, "one", ""), startApp(t, "two", "")
-	mesh := harness.NewMesh(t, map[string]harness.Service{"app": {Endpoints: harness.Endpoints(one.address)}})
-	conn := dial(t, harness.StartSidecar(t, harness.Config{Outbound: true, Default: "app", Mesh: mesh}).Outbound)
+	one, two := load.StartApp(t, "one", ""), load.StartApp(t, "two", "")
+	mesh := harness.NewMesh(t, map[string]harness.Service{"app": {Endpoints: harness.Endpoints(one.Address)}})
+	conn := load.Dial(t, harness.StartSidecar(t, harness.Config{Outbound: true, Default: "app", Mesh: mesh}).Outbound)
 	if answered := shares(t, conn, 100); answered["one"] != 100 {
 		t.Fatalf("answered by %v", answered)
 	}
 
-	mesh.Set(t, "app", harness.Service{Endpoints: harness.Endpoints(one.address, two.address)})
+	mesh.Set(t, "app", harness.Service{Endpoints: harness.Endpoints(one.Address, two.Address)})
 	began := time.Now()
-	eventually(t, "the new instance answers", func() bool { shares(t, conn, 20); return two.calls.Load() > 0 })
+	eventually(t, "the new instance answers", func() bool { shares(t, conn, 20); return two.Calls() > 0 })
 	t.Logf("the new instance answered after %v", time.Since(began))
 
-	mesh.Set(t, "app", harness.Service{Endpoints: harness.Endpoints(two.address)})
+	mesh.Set(t, "app", harness.Service{Endpoints: harness.Endpoints(two.Address)})
 	eventually(t, "the old instance answers no more", func() bool { return shares(t, conn, 20)["two"] == 20 })
 	if answered := shares(t, conn, 200); answered["two"] != 200 {
 		t.Errorf("answered by %v", answered)
@@ -70,11 +70,11 @@ func TestInstancesThatCloseConnectionsForTheirAge(t *testing.T) {
 
 	var addresses []string
 	for i := range 3 {
-		addresses = append(addresses, startApp(t, strconv.Itoa(i), "", grpc.KeepaliveParams(keepalive.ServerParameters{
+		addresses = append(addresses, load.StartApp(t, strconv.Itoa(i), "", grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge: 300 * time.Millisecond, MaxConnectionAgeGrace: patience,
-		})).address)
+		})).Address)
 	}
-	conn := dial(t, harness.Outbound(t, addresses...).Outbound)
+	conn := load.Dial(t, harness.Outbound(t, addresses...).Outbound)
 
 	// It fails the test itself if one fails.
 	shares(t, conn, 4000)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 	"google.golang.org/grpc"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 )
@@ -14,14 +15,14 @@ import (
 func TestStreamsBeyondAnInstancesLimitGetMoreConnections(t *testing.T) {
 	t.Parallel()
 
-	limited := startApp(t, "limited", "", grpc.MaxConcurrentStreams(100))
-	holdStreams(t, harness.Outbound(t, limited.address), 1000, 1)
+	limited := load.StartApp(t, "limited", "", grpc.MaxConcurrentStreams(100))
+	holdStreams(t, harness.Outbound(t, limited.Address), 1000, 1)
 }
 
 // Ten thousand streams at once, through two sidecars; when they are over,
 // nothing of them is left in either. It is not parallel: it takes a lot.
 func TestTenThousandStreamsAtOnce(t *testing.T) {
-	inbound := harness.Inbound(t, startApp(t, "app", "").address)
+	inbound := harness.Inbound(t, load.StartApp(t, "app", "").Address)
 	outbound := harness.Outbound(t, inbound.Inbound)
 
 	before := [2]int{outbound.Goroutines(t), inbound.Goroutines(t)}
@@ -45,7 +46,7 @@ func holdStreams(t *testing.T, sidecar *harness.Sidecar, count, connections int)
 	type stream = grpc.BidiStreamingClient[testpb.StreamingOutputCallRequest, testpb.StreamingOutputCallResponse]
 	var clients []testpb.TestServiceClient
 	for range connections {
-		clients = append(clients, testpb.NewTestServiceClient(dial(t, sidecar.Outbound)))
+		clients = append(clients, testpb.NewTestServiceClient(load.Dial(t, sidecar.Outbound)))
 	}
 
 	streams := make([]stream, count)

@@ -6,28 +6,25 @@ import (
 	"testing"
 
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 )
 
-const (
-	// restartLoad is how many RPCs a second run during a restart; a machine that is
-	// busy with other things must reach leastLoad, or nothing is proven.
-	restartLoad = 2000
-	leastLoad   = 400
-)
+// rollingLoad is what runs during a restart.
+var rollingLoad = load.Options{PerSecond: 2000, StreamEvery: 20, AtOnce: 2500, Least: 0.2, MayBeSlow: true}
 
 // instance is an app with the sidecar beside it.
 type instance struct {
-	app     *app
+	app     *load.App
 	sidecar *harness.Sidecar
 }
 
 func startInstance(t *testing.T, name, appAddress, inbound string) *instance {
 	t.Helper()
 
-	a := startApp(t, name, appAddress)
+	a := load.StartApp(t, name, appAddress)
 
 	return &instance{app: a, sidecar: harness.StartSidecar(t, harness.Config{
-		Service: "app", App: a.address, InboundListen: inbound, Mesh: harness.NewMesh(t, nil),
+		Service: "app", App: a.Address, InboundListen: inbound, Mesh: harness.NewMesh(t, nil),
 	})}
 }
 
@@ -37,14 +34,13 @@ func (i *instance) stopSidecar(t *testing.T) {
 
 	i.sidecar.Signal(t, syscall.SIGTERM)
 	if code := i.sidecar.Wait(t); code != 0 {
-		t.Errorf("the sidecar of instance %s ended with %d", i.app.name, code)
+		t.Errorf("the sidecar of instance %s ended with %d", i.app.Name, code)
 	}
 }
 
 // stopApp ends the app as a service manager does.
 func (i *instance) stopApp() {
-	i.app.server.GracefulStop()
-	<-i.app.served
+	i.app.Stop()
 }
 
 func startInstances(t *testing.T, count int) (instances []*instance, inbound []string) {
@@ -65,46 +61,46 @@ func startInstances(t *testing.T, count int) (instances []*instance, inbound []s
 // it: the sidecar goes first and comes last.
 func TestRollingRestartOfInstancesAndTheirSidecars(t *testing.T) {
 	instances, inbound := startInstances(t, 3)
-	l := startLoad(t, dial(t, harness.Outbound(t, inbound...).Outbound), restartLoad)
+	l := load.Start(t, load.Dial(t, harness.Outbound(t, inbound...).Outbound), rollingLoad)
 	for n, old := range instances {
-		eventually(t, "the instance takes traffic", func() bool { return old.app.calls.Load() > 0 })
+		eventually(t, "the instance takes traffic", func() bool { return old.app.Calls() > 0 })
 		old.stopSidecar(t)
 		old.stopApp()
 
-		instances[n] = startInstance(t, old.app.name, old.app.address, old.sidecar.Inbound)
-		eventually(t, "the new instance takes traffic", func() bool { return instances[n].app.calls.Load() > 0 })
+		instances[n] = startInstance(t, old.app.Name, old.app.Address, old.sidecar.Inbound)
+		eventually(t, "the new instance takes traffic", func() bool { return instances[n].app.Calls() > 0 })
 	}
-	l.end(t, leastLoad)
+	l.End(t)
 }
 
 // Only the sidecars are replaced, as for an upgrade of Pillion.
 func TestRollingRestartOfTheSidecarsAlone(t *testing.T) {
 	instances, inbound := startInstances(t, 3)
-	l := startLoad(t, dial(t, harness.Outbound(t, inbound...).Outbound), restartLoad)
+	l := load.Start(t, load.Dial(t, harness.Outbound(t, inbound...).Outbound), rollingLoad)
 	for _, old := range instances {
-		eventually(t, "the instance takes traffic", func() bool { return old.app.calls.Load() > 0 })
+		eventually(t, "the instance takes traffic", func() bool { return old.app.Calls() > 0 })
 		old.stopSidecar(t)
 
-		before := old.app.calls.Load()
+		before := old.app.Calls()
 		harness.StartSidecar(t, harness.Config{
-			Service: "app", App: old.app.address, InboundListen: old.sidecar.Inbound, Mesh: harness.NewMesh(t, nil),
+			Service: "app", App: old.app.Address, InboundListen: old.sidecar.Inbound, Mesh: harness.NewMesh(t, nil),
 		})
-		eventually(t, "the new sidecar takes traffic", func() bool { return old.app.calls.Load() > before })
+		eventually(t, "the new sidecar takes traffic", func() bool { return old.app.Calls() > before })
 	}
-	l.end(t, leastLoad)
+	l.End(t)
 }
 
 // Only the apps are replaced, under sidecars that stay: what an inbound side
 // cannot hand to its app was not processed, and goes to another instance.
 func TestRollingRestartOfTheAppsAlone(t *testing.T) {
 	instances, inbound := startInstances(t, 3)
-	l := startLoad(t, dial(t, harness.Outbound(t, inbound...).Outbound), restartLoad)
+	l := load.Start(t, load.Dial(t, harness.Outbound(t, inbound...).Outbound), rollingLoad)
 	for _, i := range instances {
-		eventually(t, "the instance takes traffic", func() bool { return i.app.calls.Load() > 0 })
+		eventually(t, "the instance takes traffic", func() bool { return i.app.Calls() > 0 })
 		i.stopApp()
 
-		i.app = startApp(t, i.app.name, i.app.address)
-		eventually(t, "the new app takes traffic", func() bool { return i.app.calls.Load() > 0 })
+		i.app = load.StartApp(t, i.app.Name, i.app.Address)
+		eventually(t, "the new app takes traffic", func() bool { return i.app.Calls() > 0 })
 	}
-	l.end(t, leastLoad)
+	l.End(t)
 }

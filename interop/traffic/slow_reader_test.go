@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 	"google.golang.org/grpc"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 )
@@ -35,7 +36,7 @@ func TestASlowReaderOfAGiBTakesNoMemory(t *testing.T) {
 	inbound := startPlain(t, harness.Config{Service: "app", App: address, Mesh: harness.NewMesh(t, nil)})
 	outbound := startPlain(t, harness.Config{Outbound: true, Default: "app", Mesh: harness.NewMesh(t,
 		map[string]harness.Service{"app": {Endpoints: harness.Endpoints(inbound.Inbound)}})})
-	conn := dial(t, outbound.Outbound)
+	conn := load.Dial(t, outbound.Outbound)
 
 	stream, err := testpb.NewTestServiceClient(conn).StreamingOutputCall(t.Context(), &testpb.StreamingOutputCallRequest{})
 	if err != nil {
@@ -91,7 +92,7 @@ func startPlain(t *testing.T, config harness.Config) *harness.Sidecar {
 
 // flood sends messages as fast as it is let.
 type flood struct {
-	app
+	load.App
 
 	message, count int
 	sent           atomic.Int64
@@ -100,7 +101,7 @@ type flood struct {
 func startFlood(t *testing.T, source *flood) string {
 	t.Helper()
 
-	source.name = "flood"
+	source.Name = "flood"
 	listener := harness.Listen(t)
 	server := grpc.NewServer()
 	testpb.RegisterTestServiceServer(server, source)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 	"github.com/pillion-proxy/pillion/interop/rawh2"
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
@@ -64,8 +65,8 @@ func TestWhatWasNotProcessedGoesElsewhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 
-			bad, good := startSpoiler(t, spoil), startApp(t, "good", "")
-			conn := dial(t, harness.Outbound(t, bad.address, good.address).Outbound)
+			bad, good := startSpoiler(t, spoil), load.StartApp(t, "good", "")
+			conn := load.Dial(t, harness.Outbound(t, bad.address, good.Address).Outbound)
 
 			if answered := shares(t, conn, 400); answered["good"] != 400 {
 				t.Errorf("answered by %v", answered)
@@ -79,7 +80,7 @@ func TestWhatWasNotProcessedGoesElsewhere(t *testing.T) {
 	t.Run("connection refused", func(t *testing.T) {
 		t.Parallel()
 
-		conn := dial(t, harness.Outbound(t, harness.FreeAddress(t), startApp(t, "good", "").address).Outbound)
+		conn := load.Dial(t, harness.Outbound(t, harness.FreeAddress(t), load.StartApp(t, "good", "").Address).Outbound)
 		if answered := shares(t, conn, 400); answered["good"] != 400 {
 			t.Errorf("answered by %v", answered)
 		}
@@ -104,8 +105,8 @@ func TestABufferedRequestIsReplayed(t *testing.T) {
 			}
 		}
 	})
-	good := startApp(t, "good", "")
-	conn := dial(t, harness.Outbound(t, bad, good.address).Outbound)
+	good := load.StartApp(t, "good", "")
+	conn := load.Dial(t, harness.Outbound(t, bad, good.Address).Outbound)
 
 	request := &testpb.SimpleRequest{Payload: &testpb.Payload{Body: make([]byte, 10_000)}}
 	for range 50 {
@@ -148,9 +149,9 @@ func TestWhatMayHaveBeenProcessedIsNotRepeated(t *testing.T) {
 
 			one, two := startSpoiler(t, spoiled.spoil), startSpoiler(t, spoiled.spoil)
 			// grpc-go itself would repeat what was refused.
-			conn := dial(t, harness.Outbound(t, one.address, two.address).Outbound, grpc.WithDisableRetry())
+			conn := load.Dial(t, harness.Outbound(t, one.address, two.address).Outbound, grpc.WithDisableRetry())
 			for range rpcs {
-				if _, err := who(t.Context(), conn); status.Code(err) != spoiled.code {
+				if _, err := load.Who(t.Context(), conn); status.Code(err) != spoiled.code {
 					t.Fatalf("got %v, want %v", err, spoiled.code)
 				}
 			}
