@@ -51,11 +51,12 @@ const (
 	defaultMaxAttempts  = 3
 	defaultBufferPerRPC = 64 << 10
 
-	defaultAccessLogPath = "stdout"
-	defaultSample        = 1
-	defaultDrainTimeout  = 30 * time.Second
-	defaultLogLevel      = "info"
-	defaultLogFormat     = "auto"
+	defaultAccessLogPath  = "stdout"
+	defaultSample         = 1
+	defaultDrainTimeout   = 30 * time.Second
+	defaultUpgradeTimeout = time.Minute
+	defaultLogLevel       = "info"
+	defaultLogFormat      = "auto"
 )
 
 // Effective returns a copy of a bootstrap with every default filled in, so that
@@ -94,6 +95,7 @@ func Effective(written *configv1.Bootstrap) *configv1.Bootstrap {
 		setValue(&b.AccessLog.Errors, true)
 	}
 	setDuration(&block(&b.Drain).Timeout, defaultDrainTimeout)
+	setDuration(&block(&b.Upgrade).Timeout, defaultUpgradeTimeout)
 	setText(&block(&b.Log).Level, defaultLogLevel)
 	setText(&b.Log.Format, defaultLogFormat)
 	return b

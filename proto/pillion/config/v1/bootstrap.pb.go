@@ -54,7 +54,9 @@ type Bootstrap struct {
 	// What happens on SIGTERM.
 	Drain *Drain `protobuf:"bytes,11,opt,name=drain,proto3" json:"drain,omitempty"`
 	// What the sidecar says about itself, on standard error.
-	Log           *Log `protobuf:"bytes,12,opt,name=log,proto3" json:"log,omitempty"`
+	Log *Log `protobuf:"bytes,12,opt,name=log,proto3" json:"log,omitempty"`
+	// What happens on SIGHUP.
+	Upgrade       *Upgrade `protobuf:"bytes,13,opt,name=upgrade,proto3" json:"upgrade,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -173,11 +175,18 @@ func (x *Bootstrap) GetLog() *Log {
 	return nil
 }
 
+func (x *Bootstrap) GetUpgrade() *Upgrade {
+	if x != nil {
+		return x.Upgrade
+	}
+	return nil
+}
+
 var File_pillion_config_v1_bootstrap_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_bootstrap_proto_rawDesc = "" +
 	"\n" +
-	"!pillion/config/v1/bootstrap.proto\x12\x11pillion.config.v1\x1a\"pillion/config/v1/access_log.proto\x1a#pillion/config/v1/connections.proto\x1a\x1dpillion/config/v1/http2.proto\x1a pillion/config/v1/identity.proto\x1a!pillion/config/v1/lifecycle.proto\x1a!pillion/config/v1/listeners.proto\x1a\x1bpillion/config/v1/log.proto\x1a pillion/config/v1/registry.proto\x1a\x1dpillion/config/v1/retry.proto\x1a\x1fpillion/config/v1/service.proto\"\x8b\x05\n" +
+	"!pillion/config/v1/bootstrap.proto\x12\x11pillion.config.v1\x1a\"pillion/config/v1/access_log.proto\x1a#pillion/config/v1/connections.proto\x1a\x1dpillion/config/v1/http2.proto\x1a pillion/config/v1/identity.proto\x1a!pillion/config/v1/lifecycle.proto\x1a!pillion/config/v1/listeners.proto\x1a\x1bpillion/config/v1/log.proto\x1a pillion/config/v1/registry.proto\x1a\x1dpillion/config/v1/retry.proto\x1a\x1fpillion/config/v1/service.proto\"\xc1\x05\n" +
 	"\tBootstrap\x124\n" +
 	"\aservice\x18\x01 \x01(\v2\x1a.pillion.config.v1.ServiceR\aservice\x127\n" +
 	"\boutbound\x18\x02 \x01(\v2\x1b.pillion.config.v1.OutboundR\boutbound\x124\n" +
@@ -192,7 +201,8 @@ const file_pillion_config_v1_bootstrap_proto_rawDesc = "" +
 	"access_log\x18\n" +
 	" \x01(\v2\x1c.pillion.config.v1.AccessLogR\taccessLog\x12.\n" +
 	"\x05drain\x18\v \x01(\v2\x18.pillion.config.v1.DrainR\x05drain\x12(\n" +
-	"\x03log\x18\f \x01(\v2\x16.pillion.config.v1.LogR\x03logBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\x03log\x18\f \x01(\v2\x16.pillion.config.v1.LogR\x03log\x124\n" +
+	"\aupgrade\x18\r \x01(\v2\x1a.pillion.config.v1.UpgradeR\aupgradeBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_bootstrap_proto_rawDescOnce sync.Once
@@ -221,6 +231,7 @@ var file_pillion_config_v1_bootstrap_proto_goTypes = []any{
 	(*AccessLog)(nil),   // 10: pillion.config.v1.AccessLog
 	(*Drain)(nil),       // 11: pillion.config.v1.Drain
 	(*Log)(nil),         // 12: pillion.config.v1.Log
+	(*Upgrade)(nil),     // 13: pillion.config.v1.Upgrade
 }
 var file_pillion_config_v1_bootstrap_proto_depIdxs = []int32{
 	1,  // 0: pillion.config.v1.Bootstrap.service:type_name -> pillion.config.v1.Service
@@ -235,11 +246,12 @@ var file_pillion_config_v1_bootstrap_proto_depIdxs = []int32{
 	10, // 9: pillion.config.v1.Bootstrap.access_log:type_name -> pillion.config.v1.AccessLog
 	11, // 10: pillion.config.v1.Bootstrap.drain:type_name -> pillion.config.v1.Drain
 	12, // 11: pillion.config.v1.Bootstrap.log:type_name -> pillion.config.v1.Log
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 12: pillion.config.v1.Bootstrap.upgrade:type_name -> pillion.config.v1.Upgrade
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_bootstrap_proto_init() }

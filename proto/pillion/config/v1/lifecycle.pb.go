@@ -72,13 +72,65 @@ func (x *Drain) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+// Upgrade is what happens on SIGHUP: the binary is started anew, with the same
+// arguments, and the new process reads the configuration, gets the listening
+// sockets and takes over. This one drains. Where the new process fails, this one
+// goes on as if nothing had been.
+type Upgrade struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long the new process may take until it serves; then it is given up.
+	// Default: 1m.
+	Timeout       *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Upgrade) Reset() {
+	*x = Upgrade{}
+	mi := &file_pillion_config_v1_lifecycle_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Upgrade) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Upgrade) ProtoMessage() {}
+
+func (x *Upgrade) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_config_v1_lifecycle_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Upgrade.ProtoReflect.Descriptor instead.
+func (*Upgrade) Descriptor() ([]byte, []int) {
+	return file_pillion_config_v1_lifecycle_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Upgrade) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
 var File_pillion_config_v1_lifecycle_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_lifecycle_proto_rawDesc = "" +
 	"\n" +
 	"!pillion/config/v1/lifecycle.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"L\n" +
 	"\x05Drain\x12C\n" +
-	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\atimeoutBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\atimeout\"O\n" +
+	"\aUpgrade\x12D\n" +
+	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\atimeoutBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_lifecycle_proto_rawDescOnce sync.Once
@@ -92,18 +144,20 @@ func file_pillion_config_v1_lifecycle_proto_rawDescGZIP() []byte {
 	return file_pillion_config_v1_lifecycle_proto_rawDescData
 }
 
-var file_pillion_config_v1_lifecycle_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_pillion_config_v1_lifecycle_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_pillion_config_v1_lifecycle_proto_goTypes = []any{
 	(*Drain)(nil),               // 0: pillion.config.v1.Drain
-	(*durationpb.Duration)(nil), // 1: google.protobuf.Duration
+	(*Upgrade)(nil),             // 1: pillion.config.v1.Upgrade
+	(*durationpb.Duration)(nil), // 2: google.protobuf.Duration
 }
 var file_pillion_config_v1_lifecycle_proto_depIdxs = []int32{
-	1, // 0: pillion.config.v1.Drain.timeout:type_name -> google.protobuf.Duration
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	2, // 0: pillion.config.v1.Drain.timeout:type_name -> google.protobuf.Duration
+	2, // 1: pillion.config.v1.Upgrade.timeout:type_name -> google.protobuf.Duration
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_lifecycle_proto_init() }
@@ -117,7 +171,7 @@ func file_pillion_config_v1_lifecycle_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pillion_config_v1_lifecycle_proto_rawDesc), len(file_pillion_config_v1_lifecycle_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
