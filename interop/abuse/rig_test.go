@@ -1,0 +1,176 @@
+package abuse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
+	"google.golang.org/grpc"
+	testpb "google.golang.org/grpc/interop/grpc_testing"
+)
+
+// patience bounds every wait.
+const patience = 60 * time.Second
+
+// rig is a sidecar, the app behind it, and well-behaved clients' RPCs through it.
+type rig struct {
+	sidecar *harness.Sidecar
+	// port is what is attacked.
+	port string
+	load *load.Load
+	// plain says that the sidecar is built as users get it, so that its memory
+	// says something.
+	plain bool
+}
+
+// Sides of a sidecar.
+const (
+	outbound = "outbound"
+	inbound  = "inbound"
+)
+
+// startRig starts a sidecar with one side, the load through it included.
+// settings are top-level fields of the bootstrap.
+func startRig(t testing.TB, side string, plain bool, settings map[string]any) *rig {
+	t.Helper()
+
+	config := harness.Config{Settings: settings, Mesh: harness.NewMesh(t, nil)}
+	if plain {
+		config.Binary = harness.PlainPillion(t)
+	}
+	address := startVictim(t)
+	switch side {
+	case outbound:
+		config.Outbound, config.Default = true, harness.RouteService
+		config.Mesh.Set(t, harness.RouteService, harness.Service{Endpoints: harness.Endpoints(address)})
+	case inbound:
+		config.Service, config.App = harness.RouteService, address
+	}
+	r := &rig{sidecar: harness.StartSidecar(t, config), plain: plain}
+	r.port = r.sidecar.Outbound + r.sidecar.Inbound // it has one of them
+	r.load = load.Start(t, load.Dial(t, r.port), load.Options{PerSecond: 100, StreamEvery: 10})
+	r.load.More(t, 0)
+
+	return r
+}
+
+// during runs something, fails the test where the load or the memory suffered,
+// and returns the memory's peak in bytes.
+func (r *rig) during(t *testing.T, memory int64, what func()) (peak int64) {
+	t.Helper()
+
+	pid := r.sidecar.PID()
+	resetPeak(t, pid)
+	what()
+	r.load.Check(t, t.Name())
+	peak = peakMemory(t, pid)
+	if r.plain && memory > 0 && peak > memory {
+		t.Errorf("the sidecar had up to %d MiB resident, want at most %d MiB", peak>>20, memory>>20)
+	}
+	select {
+	case <-r.sidecar.Done():
+		t.Fatal("the sidecar has ended")
+	default:
+	}
+
+	return peak
+}
+
+// resetPeak makes the kernel count the peak of a process's memory anew (proc(5),
+// clear_refs).
+func resetPeak(t testing.TB, pid int) {
+	t.Helper()
+
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// peakMemory is the most that a process had resident, in bytes.
+func peakMemory(t testing.TB, pid int) int64 {
+	t.Helper()
+
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, found := strings.CutPrefix(line, "VmHWM:"); found {
+			kilobytes, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+
+			return kilobytes << 10
+		}
+	}
+	t.Fatalf("no VmHWM in\n%s", text)
+
+	return 0
+}
+
+// victim is an app with the methods that attacks call, and those of the load.
+type victim struct {
+	load.App
+}
+
+func startVictim(t testing.TB) (address string) {
+	t.Helper()
+
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	testpb.RegisterTestServiceServer(server, &victim{App: load.App{Name: "victim"}})
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve(listener)
+	}()
+	t.Cleanup(func() {
+		server.Stop()
+		<-served
+	})
+
+	return listener.Addr().String()
+}
+
+// EmptyCall answers nothing until the RPC is cancelled.
+func (*victim) EmptyCall(ctx context.Context, _ *testpb.Empty) (*testpb.Empty, error) {
+	<-ctx.Done()
+
+	return nil, ctx.Err()
+}
+
+// StreamingOutputCall answers without end.
+func (*victim) StreamingOutputCall(_ *testpb.StreamingOutputCallRequest, stream grpc.ServerStreamingServer[testpb.StreamingOutputCallResponse]) error {
+	answer := &testpb.StreamingOutputCallResponse{Payload: &testpb.Payload{Body: make([]byte, 16<<10)}}
+	for {
+		if err := stream.Send(answer); err != nil {
+			return err
+		}
+	}
+}
+
+// StreamingInputCall reads without end.
+func (*victim) StreamingInputCall(stream grpc.ClientStreamingServer[testpb.StreamingInputCallRequest, testpb.StreamingInputCallResponse]) error {
+	for {
+		if _, err := stream.Recv(); err != nil {
+			if errors.Is(err, io.EOF) {
+				return stream.SendAndClose(&testpb.StreamingInputCallResponse{})
+			}
+
+			return err
+		}
+	}
+}
