@@ -36,8 +36,10 @@ type Server struct {
 	listeners map[net.Listener]bool
 	conns     map[*h2.Conn]bool
 	draining  bool
+	settled   bool          // draining, and no connection comes any more
 	stopping  chan struct{} // closed when draining
-	idle      chan struct{} // closed when draining and no connection is left
+	idle      chan struct{} // closed when settled and no connection is left
+	accepting sync.WaitGroup
 	serving   sync.WaitGroup
 }
 
@@ -64,7 +66,9 @@ func (s *Server) Serve(l net.Listener) error {
 		return l.Close()
 	}
 	s.listeners[l] = true
+	s.accepting.Add(1) // under the lock: Shutdown waits for it once draining is set
 	s.mu.Unlock()
+	defer s.accepting.Done()
 	pause := time.Duration(0)
 	for {
 		nc, err := l.Accept()
@@ -93,14 +97,12 @@ func (s *Server) isDraining() bool {
 	return s.draining
 }
 
-// serve takes one connection in.
+// serve takes one connection in. That Shutdown has begun is no reason not to: the
+// caller was told that it is connected, and to be cut off would fail its RPCs.
+// Shutdown ends it as the others.
 func (s *Server) serve(nc net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining {
-		_ = nc.Close() // Shutdown does not wait for it
-		return
-	}
 	full := s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns
 	c := h2.New(h2.NewTransport(nc), h2.Server, s.opts.HTTP2, (*handler)(s))
 	s.conns[c] = true
@@ -125,13 +127,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for l := range s.listeners {
 		_ = l.Close()
 	}
-	conns := s.snapshot()
 	if !already {
 		close(s.stopping)
-		if len(conns) == 0 {
-			close(s.idle)
-		}
 	}
+	s.mu.Unlock()
+	s.accepting.Wait()
+	s.mu.Lock()
+	s.settled = true
+	conns := s.snapshot()
+	s.endIfIdle()
 	s.mu.Unlock()
 	var b h2.Batch
 	for _, c := range conns {
@@ -155,6 +159,18 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.serving.Wait()
 	return err
+}
+
+// endIfIdle tells Shutdown when there is nothing left to wait for. s.mu is held.
+func (s *Server) endIfIdle() {
+	if !s.settled || len(s.conns) > 0 {
+		return
+	}
+	select {
+	case <-s.idle:
+	default:
+		close(s.idle)
+	}
 }
 
 // snapshot returns the connections. s.mu is held.
@@ -188,11 +204,5 @@ func (h *handler) OnConnClosed(_ *h2.Batch, c *h2.Conn, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.conns, c)
-	if h.draining && len(h.conns) == 0 {
-		select {
-		case <-h.idle:
-		default:
-			close(h.idle)
-		}
-	}
+	(*Server)(h).endIfIdle()
 }
