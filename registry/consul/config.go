@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/pillion-proxy/pillion/registry"
 )
 
 // Config says which agent to ask and how. Its zero value means what Consul's
@@ -60,6 +62,9 @@ type Deps struct {
 	// Transport carries the requests to the agent. Default: an http.Transport
 	// made from the Config.
 	Transport http.RoundTripper
+	// LastKnown are services as a process knew them that this one replaces (see
+	// Source.LastKnown). They are used as what CacheDir holds, and before it.
+	LastKnown []*registry.Service
 	// Random returns numbers in [0,1), for jitter. Default: math/rand/v2.
 	Random func() float64
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,10 +73,42 @@ func readAtMost(path string, limit int64) ([]byte, error) {
 	return content, err
 }
 
+// LastKnown returns the services that are watched, as they are known now, for a
+// process that replaces this one.
+func (s *Source) LastKnown() []*registry.Service {
+	services := s.notWatchedYet()
+	for _, w := range s.watches() {
+		if service, _ := w.state(); service != nil {
+			known := *service
+			known.Name = w.name // the name that it was asked for by
+			services = append(services, &known)
+		}
+	}
+
+	return services
+}
+
+// notWatchedYet returns the services that were inherited and not watched yet.
+func (s *Source) notWatchedYet() []*registry.Service {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	return slices.SortedFunc(maps.Values(s.inherited), func(a, b *registry.Service) int { return strings.Compare(a.Name, b.Name) })
+}
+
 // lastKnownAnswering returns the services that said, when they were seen last,
-// that they answer a gRPC service: those that are watched, else those on disk.
+// that they answer a gRPC service: those that are watched, else those that were
+// inherited or stand on disk.
 func (s *Source) lastKnownAnswering(grpcService string) []string {
 	names := s.watchedAnswering(grpcService)
+	if len(names) > 0 {
+		return names
+	}
+	for _, service := range s.notWatchedYet() {
+		if slices.Contains(service.GRPC, grpcService) {
+			names = append(names, service.Name)
+		}
+	}
 	if len(names) > 0 {
 		return names
 	}
@@ -106,10 +139,8 @@ func (s *Source) lastKnown() []string {
 	s.mu.Lock()
 	names := slices.Clone(s.names)
 	s.mu.Unlock()
-	for _, w := range s.watches() {
-		if service, _ := w.state(); service != nil {
-			names = append(names, w.name)
-		}
+	for _, service := range s.LastKnown() {
+		names = append(names, service.Name)
 	}
 	for _, service := range s.cache.all() {
 		names = append(names, service.Name)

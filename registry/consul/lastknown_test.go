@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,4 +111,41 @@ func TestLastKnownBelievesNothingUnchecked(t *testing.T) {
 	if none := (&cache{dir: filepath.Join(dir, "missing")}).all(); none != nil {
 		t.Errorf("of no folder: %v", none)
 	}
+}
+
+// A process that replaces another knows at once what that one knew, Consul or not,
+// and hands on what it has not looked at itself.
+func TestLastKnownIsHandedOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFakeAgent()
+		fake.failWith(refuse)
+		shop := &registry.Service{Name: "shop", GRPC: []string{"shop.Shop"}, Endpoints: kept().Endpoints}
+		source, err := New(Config{Address: "127.0.0.1:8500", CacheDir: t.TempDir()}, Deps{
+			Transport: fake, Random: func() float64 { return 0.5 }, LastKnown: []*registry.Service{kept(), shop},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if names, err := source.Answering(t.Context(), "helloworld.Greeter"); err != nil || !slices.Equal(names, []string{"greeter"}) {
+			t.Errorf("who answers: %v, %v", names, err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		states := make(chan *registry.Service, 10)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			source.Watch(ctx, "greeter", func(service *registry.Service) { states <- service })
+		}()
+		if state := <-states; !state.Stale || len(state.Endpoints) != 2 {
+			t.Errorf("handed over: %+v", state)
+		}
+		var names []string
+		for _, service := range source.LastKnown() {
+			names = append(names, service.Name)
+		}
+		want(t, "handed on", names, []string{"shop", "greeter"})
+		stop()
+		<-done
+	})
 }

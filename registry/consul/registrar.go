@@ -116,6 +116,16 @@ func (r *Registrar) Close(ctx context.Context) error {
 	return r.closed
 }
 
+// Release ends the work and leaves the registration as it stands: another process
+// goes on with it, by the same id. Close does nothing then.
+func (r *Registrar) Release() {
+	r.closing.Do(func() {
+		r.stop()
+		<-r.done
+		r.agent.troubles.forget(r.scope())
+	})
+}
+
 func (r *Registrar) scope() string { return "registration of " + r.plan.ID }
 
 func (r *Registrar) run(ctx context.Context) {
@@ -210,18 +220,18 @@ func (r *Registrar) reconcile(ctx context.Context) (fresh bool, failed *failure)
 	ctx, cancel := context.WithTimeout(ctx, 2*shortTimeout)
 	defer cancel()
 
+	have, checks, failed := r.view(ctx, r.plan.ids())
+	if failed != nil {
+		return false, failed
+	}
+	r.believe(have[r.plan.ID])
 	grpc, left := joinGRPC(r.names)
 	if scope := r.scope() + " grpc"; left > 0 {
 		r.agent.troubles.report(scope, fmt.Errorf("consul: service %s: %d of its gRPC services are not registered: Consul's meta has no room for them; name those that matter in service.grpc", r.plan.Name, left))
 	} else {
 		r.agent.troubles.clear(scope)
 	}
-
 	wanted := r.plan.registrations(grpc)
-	have, checks, failed := r.view(ctx, wanted)
-	if failed != nil {
-		return false, failed
-	}
 
 	// The agent goes on using the token of the last registration, for its own
 	// synchronisation with the servers. A rotated one has to be told.
@@ -259,12 +269,23 @@ func (r *Registrar) registered() bool {
 	return r.status.Registered
 }
 
-// view is what the agent has of the wanted registrations and their checks.
-func (r *Registrar) view(ctx context.Context, wanted []*api.AgentServiceRegistration) (map[string]*api.AgentService, map[string]*api.AgentCheck, *failure) {
+// believe takes over the gRPC services that stand at the agent from before, as
+// long as the app has not said which they are: a sidecar that is started beside an
+// app that is slow to answer must not take them from the registration.
+func (r *Registrar) believe(before *api.AgentService) {
+	if r.plan.AskGRPC == nil || r.learned || len(r.names) > 0 || before == nil {
+		return
+	}
+	r.names = splitGRPC(nil, before.Meta)
+}
+
+// view is what the agent has of the registrations with these ids, and of their
+// checks.
+func (r *Registrar) view(ctx context.Context, ids []string) (map[string]*api.AgentService, map[string]*api.AgentCheck, *failure) {
 	var services, checks []string
-	for _, want := range wanted {
-		services = append(services, fmt.Sprintf("ID == %q", want.ID))
-		checks = append(checks, fmt.Sprintf("ServiceID == %q", want.ID))
+	for _, id := range ids {
+		services = append(services, fmt.Sprintf("ID == %q", id))
+		checks = append(checks, fmt.Sprintf("ServiceID == %q", id))
 	}
 	options := (&api.QueryOptions{}).WithContext(ctx)
 
@@ -366,11 +387,7 @@ func (r *Registrar) deregister(ctx context.Context) error {
 	defer cancel()
 	defer r.agent.troubles.forget(r.scope())
 
-	ids := []string{r.plan.ID}
-	if r.plan.Sidecar != nil {
-		ids = append(ids, r.plan.sidecarID())
-	}
-	for _, id := range ids {
+	for _, id := range r.plan.ids() {
 		if err := r.deregisterOne(ctx, id); err != nil {
 			return err
 		}

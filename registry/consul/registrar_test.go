@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -341,5 +342,59 @@ func TestCloseTouchesNothingThatIsNotOurs(t *testing.T) {
 		if err := registrar.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	})
+}
+
+// A registration that another process goes on with stays, and is not fought for.
+func TestReleaseLeavesTheRegistration(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFakeAgent()
+		source, _ := newFakeSource(t, fake, Config{})
+		registrar := register(t, source, greeter())
+		after(time.Minute)
+		registrar.Release()
+		want(t, "registered", fake.stands(), both)
+		asked := len(fake.asked(""))
+		fake.change(func() { fake.registered[both[0]].Meta = map[string]string{"version": "v2"} })
+		after(time.Minute)
+		if now := len(fake.asked("")); now != asked {
+			t.Errorf("it asked the agent %d times more", now-asked)
+		}
+		if err := registrar.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		want(t, "registered", fake.stands(), both)
+		want(t, "meta", fake.metaOf(both[0]), map[string]string{"version": "v2"})
+	})
+}
+
+// A sidecar that takes a registration over knows what the app answers from it,
+// until the app says so itself.
+func TestGRPCServicesAreTakenOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFakeAgent()
+		first, _ := newFakeSource(t, fake, Config{})
+		registration := greeter()
+		registration.AskGRPC = asking([]string{"helloworld.Greeter"}, nil)
+		register(t, first, registration).Release()
+		want(t, "meta", fake.metaOf(both[0])["grpc-services"], "helloworld.Greeter")
+
+		var answers atomic.Bool
+		registration.AskGRPC = func(context.Context) ([]string, error) {
+			if !answers.Load() {
+				return nil, errors.New("busy")
+			}
+
+			return []string{"helloworld.Greeter2"}, nil
+		}
+		second, _ := newFakeSource(t, fake, Config{})
+		register(t, second, registration)
+		after(time.Minute)
+		want(t, "meta while the app is busy", fake.metaOf(both[0])["grpc-services"], "helloworld.Greeter")
+		answers.Store(true)
+		after(time.Minute)
+		want(t, "meta in the end", fake.metaOf(both[0])["grpc-services"], "helloworld.Greeter2")
 	})
 }

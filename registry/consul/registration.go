@@ -237,6 +237,15 @@ func (p *plan) fillCheck() error {
 
 func (p *plan) sidecarID() string { return p.ID + sidecarSuffix }
 
+// ids are those of all registrations, the app's first.
+func (p *plan) ids() []string {
+	if p.Sidecar == nil {
+		return []string{p.ID}
+	}
+
+	return []string{p.ID, p.sidecarID()}
+}
+
 // registrations are what to register, in this order: the sidecar first, so that
 // nobody sees the app without it.
 func (p *plan) registrations(grpc map[string]string) []*api.AgentServiceRegistration {

@@ -30,6 +30,9 @@ type Source struct {
 	watching map[string]*watched
 	// names are the services that the last Services call found.
 	names []string
+	// inherited are the services that Deps.LastKnown named and that were not
+	// watched yet.
+	inherited map[string]*registry.Service
 }
 
 var _ registry.Source = (*Source)(nil)
@@ -48,6 +51,10 @@ func New(cfg Config, deps Deps) (*Source, error) {
 		requireSidecar: cfg.RequireSidecar,
 		lookups:        make(chan struct{}, lookups),
 		watching:       map[string]*watched{},
+		inherited:      map[string]*registry.Service{},
+	}
+	for _, service := range deps.LastKnown {
+		source.inherited[service.Name] = service
 	}
 	if cfg.CacheDir != "" {
 		source.cache = &cache{dir: cfg.CacheDir, scope: agent.scope}
@@ -93,6 +100,8 @@ func (s *Source) join(service string) *watched {
 	w := s.watching[service]
 	if w == nil {
 		w = newWatched(s, service)
+		w.cached = s.inherited[service]
+		delete(s.inherited, service) // older than all that is learned from now on
 		s.watching[service] = w
 
 		var ctx context.Context

@@ -60,7 +60,7 @@ type watched struct {
 	// What follows belongs to the goroutine.
 
 	service, dc string
-	cached      *registry.Service // what the disk held at the start
+	cached      *registry.Service // what was inherited, or the disk held at the start
 	sides       [sides]sideState
 	before      merged // what was published last
 	confirm     *time.Timer
@@ -112,11 +112,13 @@ func (w *watched) run(ctx context.Context) {
 	defer w.end()
 	defer pollers.Wait()
 
-	cached, _, err := w.source.cache.load(w.name)
-	if err != nil {
-		w.source.agent.troubles.report(scopeCache, fmt.Errorf("consul: last known endpoints on disk: %w; going on without them", oneLine(err)))
+	if w.cached == nil {
+		cached, _, err := w.source.cache.load(w.name)
+		if err != nil {
+			w.source.agent.troubles.report(scopeCache, fmt.Errorf("consul: last known endpoints on disk: %w; going on without them", oneLine(err)))
+		}
+		w.cached = cached
 	}
-	w.cached = cached
 
 	if !w.locate(ctx) {
 		return
