@@ -105,7 +105,7 @@ func (a *attempt) start(b *h2.Batch) bool {
 	a.wait.Prepare(a, r.life)
 	r.tellTimeout(b)
 	end := r.reqEnd && len(r.replay) == 0
-	gen, queued, err := a.inst.Open(b, &a.stream, r.fields, end, &a.wait)
+	gen, queued, err := a.inst.Open(b, &a.stream, r.block.Fields, end, &a.wait)
 	switch {
 	case err != nil:
 		r.lastErr = err

@@ -24,7 +24,7 @@ const maxTimeout = 100 * 365 * 24 * time.Hour
 func (r *RPC) startDeadline() error {
 	var timeout time.Duration
 	if r.timeoutAt >= 0 {
-		d, err := wire.ParseTimeout(r.fields[r.timeoutAt].Value)
+		d, err := wire.ParseTimeout(r.block.Fields[r.timeoutAt].Value)
 		if err != nil {
 			return err
 		}
@@ -108,8 +108,8 @@ func (r *RPC) tellTimeout(b *h2.Batch) {
 	}
 	value := string(wire.AppendTimeout(nil, max(told, 1)))
 	if r.timeoutAt < 0 {
-		r.timeoutAt = len(r.fields)
-		r.fields = append(r.fields, hpack.Field{Name: wire.HeaderTimeout})
+		r.timeoutAt = len(r.block.Fields)
+		r.block.Fields = append(r.block.Fields, hpack.Field{Name: wire.HeaderTimeout})
 	}
-	r.fields[r.timeoutAt].Value = value
+	r.block.Fields[r.timeoutAt].Value = value
 }

@@ -51,7 +51,7 @@ func (r *RPC) readHeaders(h *h2.Head) (refusal int) {
 		return 431
 	}
 	isGRPC := false
-	first := len(r.fields) - len(h.Regular)
+	first := len(r.block.Fields) - len(h.Regular)
 	for i := range h.Regular {
 		switch f := &h.Regular[i]; f.Name {
 		case wire.HeaderContentType:

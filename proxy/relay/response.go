@@ -64,7 +64,9 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	r.down.SendHeaders(b, h.Fields(), end)
 	if end {
 		r.answered(b, a, code, message)
+		return
 	}
+	r.forgetFields()
 }
 
 // notProcessed says that an answer comes from a sidecar that could not hand the

@@ -52,11 +52,10 @@ type state struct {
 	phase   phase
 
 	// The request.
-	block     *hpack.Block // keeps the strings below
-	fields    []hpack.Field
+	block     *hpack.Block // its fields; nil once no attempt can need them
 	path      string
 	authority string
-	timeoutAt int // where grpc-timeout is in fields; -1: nowhere
+	timeoutAt int // where grpc-timeout is in them; -1: nowhere
 	start     time.Time
 	reqEnd    bool
 	reqBytes  uint64
@@ -109,7 +108,6 @@ func (r *RPC) begin(b *h2.Batch, gen uint32, h *h2.Head, end bool) {
 	r.phase = phaseRouting
 	r.start = b.Now()
 	r.reqEnd = end
-	r.fields = h.Fields()
 	r.path, r.authority = h.Path, h.Authority
 	r.block = h.Take()
 	r.method = r.p.cfg.Metrics.Method(r.path)
@@ -203,6 +201,14 @@ func (r *RPC) log(code codes.Code, flag wire.Flag, message string, took time.Dur
 		rec.UpstreamDuration = took - r.cur.began.Sub(r.start)
 	}
 	r.p.cfg.Log.Log(&rec)
+}
+
+// forgetFields gives up the request's fields as well: an RPC may go on for days
+// once it is answered. r.mu is held.
+func (r *RPC) forgetFields() {
+	r.path, r.authority = r.block.Keep(r.path), r.block.Keep(r.authority)
+	h2.FreeBlock(r.block)
+	r.block = nil
 }
 
 // release gives r back for another RPC, once nothing refers to it any more. r.mu

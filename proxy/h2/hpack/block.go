@@ -2,6 +2,7 @@ package hpack
 
 import (
 	"slices"
+	"strings"
 	"unsafe"
 )
 
@@ -59,6 +60,16 @@ func (b *Block) Reset() {
 	} else {
 		b.arena = b.arena[:0]
 	}
+}
+
+// Keep returns s, one of the strings of b, in memory that outlives Reset: a copy where Reset reuses
+// its memory, which for a field that came out of the dynamic table is not the case.
+func (b *Block) Keep(s string) string {
+	start := uintptr(unsafe.Pointer(unsafe.SliceData(b.arena)))
+	if at := uintptr(unsafe.Pointer(unsafe.StringData(s))); at >= start && at-start < uintptr(cap(b.arena)) {
+		return strings.Clone(s)
+	}
+	return s
 }
 
 // Size is the sum of the fields' sizes in octets, which SETTINGS_MAX_HEADER_LIST_SIZE limits

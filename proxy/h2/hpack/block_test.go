@@ -95,3 +95,28 @@ func TestBlockResetBoundsMemory(t *testing.T) {
 		t.Errorf("Reset leaves a reference to the strings of %v", f)
 	}
 }
+
+// What Keep returns outlives Reset, wherever the string lived.
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	dec := NewDecoder(DefaultTableSize)
+	enc := NewEncoder()
+	var b Block
+	fields := []Field{{Name: ":path", Value: "/a.B/C"}, {Name: "x-first", Value: "one"}}
+	for round := range 4 { // literals at first, then of the table
+		wire := enc.BeginBlock(nil)
+		for _, f := range fields {
+			wire = enc.AppendField(wire, f.Name, f.Value, false)
+		}
+		if err := dec.Decode(wire, 0, &b); err != nil {
+			t.Fatal(err)
+		}
+		path, value, empty := b.Keep(b.Fields[0].Value), b.Keep(b.Fields[1].Value), b.Keep("")
+		b.Reset()
+		b.Append("xxxxxxxxxxxxxxxxxxxxxxxx", "yyyyyyyyyyyyyyyyyyyyyyyyyyy") // over the memory
+		if path != "/a.B/C" || value != "one" || empty != "" {
+			t.Errorf("round %d: kept %q, %q, %q", round, path, value, empty)
+		}
+		b.Reset()
+	}
+}
