@@ -174,7 +174,7 @@ func TestConfigurations(t *testing.T) {
 			case "# pillion.yaml":
 				_, err = configyaml.ReadBootstrap(path)
 			case "# mesh.yaml":
-				_, err = configyaml.ReadMesh(path)
+				_, err = configyaml.ReadMesh(path, configyaml.DefaultMeshSize)
 			default:
 				t.Errorf("%s: a block begins %q, neither with # pillion.yaml nor with # mesh.yaml", p.path, b.lines[0])
 			}

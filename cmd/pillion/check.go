@@ -72,7 +72,7 @@ func checkSource(cmd *cobra.Command, b *configv1.Bootstrap) (string, error) {
 	if path == "" {
 		return "", nil
 	}
-	mesh, err := configyaml.ReadMesh(path)
+	mesh, err := configyaml.ReadMesh(path, int64(b.GetRegistry().GetFile().GetMaxSize()))
 	if err != nil {
 		return "", err
 	}

@@ -258,6 +258,9 @@ func checkHTTP2(f *findings, h *configv1.HTTP2) {
 	if h.GetConnectionWindow() < initial {
 		f.addf("http2.connection_window", "%d is smaller than initial_stream_window, %d: one stream could not use its own", h.GetConnectionWindow(), initial)
 	}
+	if h.GetMaxOutput() < h.GetOutputBuffer() {
+		f.addf("http2.max_output", "%d is smaller than output_buffer, %d", h.GetMaxOutput(), h.GetOutputBuffer())
+	}
 }
 
 // checkOffOrAtLeast checks a duration of which 0 stands for never.

@@ -18,8 +18,9 @@ import (
 const (
 	// MaxBootstrapSize bounds a bootstrap file, in bytes.
 	MaxBootstrapSize = 1 << 20
-	// MaxMeshSize bounds a mesh file, in bytes: some 100,000 endpoints.
-	MaxMeshSize = 16 << 20
+	// DefaultMeshSize bounds a mesh file, in bytes, where the bootstrap says
+	// nothing (registry.file.max_size): some 100,000 endpoints.
+	DefaultMeshSize = 16 << 20
 )
 
 // Override sets fields of a bootstrap over what its file says, before defaults
@@ -83,10 +84,11 @@ func CheckBootstrap(effective *configv1.Bootstrap) error {
 	return nil
 }
 
-// ReadMesh reads and checks the mesh file at path and fills in its defaults.
+// ReadMesh reads and checks the mesh file at path and fills in its defaults. It
+// refuses more than limit bytes ([configv1.FileRegistry]'s max_size).
 // The error is a [Problems] where the content is to blame.
-func ReadMesh(path string) (*configv1.MeshFile, error) {
-	data, err := ReadMeshData(path)
+func ReadMesh(path string, limit int64) (*configv1.MeshFile, error) {
+	data, err := ReadMeshData(path, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +96,8 @@ func ReadMesh(path string) (*configv1.MeshFile, error) {
 }
 
 // ReadMeshData reads a mesh file without looking at what it says, for
-// [ParseMesh]. It refuses more than [MaxMeshSize] bytes.
-func ReadMeshData(path string) ([]byte, error) { return readFile(path, MaxMeshSize) }
+// [ParseMesh]. It refuses more than limit bytes.
+func ReadMeshData(path string, limit int64) ([]byte, error) { return readFile(path, limit) }
 
 // ParseMesh is [ReadMesh] for content that was read already; path is only what
 // errors call it.

@@ -73,7 +73,7 @@ func TestReadBootstrap(t *testing.T) {
 
 func TestReadMesh(t *testing.T) {
 	t.Parallel()
-	mesh, err := ReadMesh(writeFile(t, "mesh.yaml", contractMesh))
+	mesh, err := ReadMesh(writeFile(t, "mesh.yaml", contractMesh), DefaultMeshSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,15 +184,18 @@ func TestFilesThatCannotBeRead(t *testing.T) {
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "none.yaml: cannot be read: file does not exist: check the path") {
 		t.Errorf("missing file: %v", err)
 	}
-	if _, err = ReadMesh(folder); err == nil || !strings.Contains(err.Error(), folder+": cannot be read") {
+	if _, err = ReadMesh(folder, DefaultMeshSize); err == nil || !strings.Contains(err.Error(), folder+": cannot be read") {
 		t.Errorf("folder: %v", err)
 	}
 	large := writeFile(t, "large.yaml", "# "+strings.Repeat("x", MaxBootstrapSize))
 	if _, err = ReadBootstrap(large); err == nil || !strings.Contains(err.Error(), "is larger than 1048576 bytes") {
 		t.Errorf("large file: %v", err)
 	}
-	if _, err = ReadMesh(large); err != nil {
+	if _, err = ReadMesh(large, DefaultMeshSize); err != nil {
 		t.Errorf("a mesh file may be larger: %v", err)
+	}
+	if _, err = ReadMesh(large, 1000); err == nil || !strings.Contains(err.Error(), "is larger than 1000 bytes") {
+		t.Errorf("a mesh file that is larger than it may be: %v", err)
 	}
 }
 

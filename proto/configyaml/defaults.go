@@ -50,6 +50,7 @@ const (
 
 	defaultMaxAttempts  = 3
 	defaultBufferPerRPC = 64 << 10
+	defaultMaxInstances = 20
 
 	defaultAccessLogPath  = "stdout"
 	defaultSample         = 1
@@ -80,24 +81,32 @@ func Effective(written *configv1.Bootstrap) *configv1.Bootstrap {
 	}
 	if b.Admin != nil {
 		setText(&b.Admin.Listen, defaultAdminListen)
+		limitAdmin(b.Admin)
 	}
 	if consul := b.GetRegistry().GetConsul(); consul != nil {
 		setDuration(&consul.IdleTimeout, defaultConsulIdleTimeout)
 		setValue(&consul.AllowPlaintext, true)
+		limitConsul(consul)
+	}
+	if file := b.GetRegistry().GetFile(); file != nil {
+		setValue(&file.MaxSize, DefaultMeshSize)
 	}
 	effectiveConnections(block(&b.Connections))
 	effectiveHTTP2(block(&b.Http2))
 	setValue(&block(&b.Retry).MaxAttempts, defaultMaxAttempts)
 	setValue(&b.Retry.BufferPerRpc, defaultBufferPerRPC)
+	setValue(&b.Retry.MaxInstances, defaultMaxInstances)
 	if b.AccessLog != nil {
 		setText(&b.AccessLog.Path, defaultAccessLogPath)
 		setValue(&b.AccessLog.Sample, defaultSample)
 		setValue(&b.AccessLog.Errors, true)
+		limitAccessLog(b.AccessLog)
 	}
 	setDuration(&block(&b.Drain).Timeout, defaultDrainTimeout)
 	setDuration(&block(&b.Upgrade).Timeout, defaultUpgradeTimeout)
 	setText(&block(&b.Log).Level, defaultLogLevel)
 	setText(&b.Log.Format, defaultLogFormat)
+	limitMetrics(block(&b.Metrics))
 	return b
 }
 
@@ -133,6 +142,7 @@ func effectiveOutbound(o *configv1.Outbound, r *configv1.Registry) {
 	setText(&o.Listen, defaultOutboundListen)
 	setText(&o.LoadBalancing, defaultLoadBalancing)
 	setDuration(&o.ResolveTimeout, defaultResolveTimeout)
+	limitOutbound(o)
 	if upstreams := r.GetStatic().GetUpstreams(); len(upstreams) == 1 {
 		for name := range upstreams {
 			setText(&o.DefaultService, name)
@@ -150,6 +160,7 @@ func effectiveConnections(c *configv1.Connections) {
 	setDuration(&keepalive.Timeout, defaultKeepaliveTimeout)
 	setDuration(&c.IdleTimeout, defaultIdleTimeout)
 	setDuration(&c.MaxAge, defaultMaxAge)
+	limitConnections(c)
 }
 
 func effectiveHTTP2(h *configv1.HTTP2) {
@@ -161,6 +172,7 @@ func effectiveHTTP2(h *configv1.HTTP2) {
 	setValue(&h.MaxFrameSize, defaultMaxFrameSize)
 	setValue(&h.MaxConnections, defaultMaxConnections)
 	setValue(&h.BufferBudget, defaultBufferBudget)
+	limitHTTP2(h)
 }
 
 // effectiveMesh fills in the defaults of a mesh file in place.

@@ -30,7 +30,7 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:1:12: identity: unknown field "x": nothing can be set here yet: remove it`,
 		}},
 		{"field numbers are no names", "1: {name: x}\n", []string{
-			`p.yaml:1:1: unknown field "1": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade`,
+			`p.yaml:1:1: unknown field "1": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics`,
 		}},
 		{"several at once", app + "service: {}\nlog: {levle: info}\ndrain: {timeout: 5}\n", []string{
 			`p.yaml:3:1: service: is written twice: remove one`,
@@ -60,7 +60,7 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:1:10: service: is a list, but must be names with values (name: …, port: …)`,
 			`p.yaml:2:20: outbound.listen: is a list, but must be a text`,
 			`p.yaml:2:42: outbound.default_timeout: is a block of names with values, but must be a duration such as "5s"`,
-			`p.yaml:3:8: admin: is a single value, but must be names with values (listen: …)`,
+			`p.yaml:3:8: admin: is a single value, but must be names with values (listen: …, max_connections: …)`,
 			`p.yaml:4:3: is a list, but must be a name`,
 		}},
 		{"a list for a file", "- a\n", []string{
@@ -93,7 +93,7 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:2:1: has a line break that is not a newline: save it with Unix line ends`,
 		}},
 		{"Windows line ends are fine", "outbound: {}\r\nxyz: {}\r\n", []string{
-			`p.yaml:2:1: unknown field "xyz": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade`,
+			`p.yaml:2:1: unknown field "xyz": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics`,
 		}},
 		{"names", "service: {name: -1, port: 1, id: \"a b\", grpc: [a.B, /a.B], tags: [a, a], meta: {\"a b\": c}, health_check: {grpc_service: \"a b\"}}\ninbound: {}\nregistry: {consul: {datacenter: a.b}}\noutbound: {default_service: a_}\n", []string{
 			`p.yaml:1:17: service.name: "-1" may hold letters, digits, "-" and "_", and begins and ends with a letter or a digit`,
@@ -178,6 +178,9 @@ func TestWrongBootstraps(t *testing.T) {
 		{"windows", app + "http2: {initial_stream_window: 1Mi, max_stream_window: 512Ki, connection_window: 256Ki}\n", []string{
 			`p.yaml:3:56: http2.max_stream_window: 524288 is smaller than initial_stream_window, 1048576`,
 			`p.yaml:3:82: http2.connection_window: 262144 is smaller than initial_stream_window, 1048576: one stream could not use its own`,
+		}},
+		{"output", app + "http2: {output_buffer: 1Mi, max_output: 64Ki}\n", []string{
+			`p.yaml:3:41: http2.max_output: 65536 is smaller than output_buffer, 1048576`,
 		}},
 		{"static upstreams", "outbound: {default_service: c}\nregistry: {static: {upstreams: {a: {addresses: [\"a:0\", \":1\"]}, b: {addresses: [x]}}}}\n", []string{
 			`p.yaml:1:29: outbound.default_service: "c" is not among the static upstreams (a, b)`,

@@ -37,11 +37,12 @@ const (
 type Source struct {
 	*memory.Source
 
-	path   string
-	logger *slog.Logger
-	now    func() time.Time
-	stop   context.CancelFunc
-	ended  sync.WaitGroup
+	path    string
+	maxSize int64
+	logger  *slog.Logger
+	now     func() time.Time
+	stop    context.CancelFunc
+	ended   sync.WaitGroup
 
 	// seen belongs to the goroutine that reads the file.
 	seen seen
@@ -79,15 +80,15 @@ type seen struct {
 
 var _ registry.Source = (*Source)(nil)
 
-// Open reads the mesh file and goes on watching it until [Source.Close]. A
-// nil logger discards. The error is the file's: that it cannot be read, or a
+// Open reads the mesh file, of no more than maxSize bytes, and goes on watching
+// it until [Source.Close]. A nil logger discards. The error is the file's: that it cannot be read, or a
 // [configyaml.Problems].
-func Open(path string, logger *slog.Logger) (*Source, error) {
+func Open(path string, maxSize int64, logger *slog.Logger) (*Source, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Source{
-		Source: memory.New(), path: path, logger: logger, now: time.Now, status: Status{Path: path},
+		Source: memory.New(), path: path, maxSize: maxSize, logger: logger, now: time.Now, status: Status{Path: path},
 	}
 	// Watched before it is read, so that no change falls in between.
 	folders := watchFolders(path, logger)
@@ -134,7 +135,7 @@ func (s *Source) reload() {
 	if err == nil && s.seen.same(info) {
 		return
 	}
-	data, err := configyaml.ReadMeshData(s.path)
+	data, err := configyaml.ReadMeshData(s.path, s.maxSize)
 	if err != nil {
 		s.unreadable(err)
 		return

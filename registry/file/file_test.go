@@ -67,7 +67,7 @@ type fixture struct {
 func open(t *testing.T, path string) *fixture {
 	t.Helper()
 	f := &fixture{log: make(records, 100), updates: make(chan *registry.Service, 100)}
-	source, err := Open(path, slog.New(f.log))
+	source, err := Open(path, configyaml.DefaultMeshSize, slog.New(f.log))
 	must(t, err)
 	f.Source = source
 	var watching sync.WaitGroup
@@ -126,7 +126,7 @@ services:
   empty: {}
 policies: []
 `)
-	source, err := Open(path, nil)
+	source, err := Open(path, configyaml.DefaultMeshSize, nil)
 	must(t, err)
 	defer source.Close()
 	names, err := source.Services(t.Context())
@@ -333,7 +333,7 @@ func TestBadEditIsLoggedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mesh.yaml")
 	write(t, path, mesh("first:1"))
 	log := make(records, 100)
-	s := &Source{Source: memory.New(), path: path, logger: slog.New(log), now: time.Now}
+	s := &Source{Source: memory.New(), path: path, maxSize: configyaml.DefaultMeshSize, logger: slog.New(log), now: time.Now}
 	must(t, s.open())
 	count := func() (n int) {
 		for len(log) > 0 {
@@ -394,7 +394,7 @@ func TestWithoutNotifications(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "mesh.yaml")
 	write(t, path, mesh("first:1"))
-	s := &Source{Source: memory.New(), path: path, logger: slog.New(slog.DiscardHandler), now: time.Now}
+	s := &Source{Source: memory.New(), path: path, maxSize: configyaml.DefaultMeshSize, logger: slog.New(slog.DiscardHandler), now: time.Now}
 	must(t, s.open())
 	ctx, cancel := context.WithCancel(t.Context())
 	updates := make(chan *registry.Service, 10)
@@ -412,14 +412,19 @@ func TestWithoutNotifications(t *testing.T) {
 func TestOpenFails(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
-	_, err := Open(filepath.Join(folder, "mesh.yaml"), nil)
+	_, err := Open(filepath.Join(folder, "mesh.yaml"), configyaml.DefaultMeshSize, nil)
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing file: %v", err)
 	}
 	write(t, folder+"/bad.yaml", "service: {}\n")
-	_, err = Open(folder+"/bad.yaml", nil)
+	_, err = Open(folder+"/bad.yaml", configyaml.DefaultMeshSize, nil)
 	if err == nil || err.Error() != folder+`/bad.yaml:1:1: unknown field "service": did you mean "services"?` {
 		t.Errorf("bad file: %v", err)
+	}
+	write(t, folder+"/large.yaml", mesh("first:1"))
+	_, err = Open(folder+"/large.yaml", 10, nil)
+	if err == nil || !strings.Contains(err.Error(), "is larger than 10 bytes") {
+		t.Errorf("file that is too large: %v", err)
 	}
 }
 
@@ -428,7 +433,7 @@ func TestManyWatchersOfAFile(t *testing.T) {
 	const watchers = 100
 	path := filepath.Join(t.TempDir(), "mesh.yaml")
 	write(t, path, mesh("first:1"))
-	source, err := Open(path, nil)
+	source, err := Open(path, configyaml.DefaultMeshSize, nil)
 	must(t, err)
 	defer source.Close()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -33,19 +33,19 @@ type source struct {
 
 // openSource opens what the configuration names; without any, a source that
 // knows no services.
-func openSource(cfg *configv1.Registry, logger *slog.Logger) (*source, error) {
+func openSource(cfg *configv1.Registry, lastKnown []*registry.Service, logger *slog.Logger) (*source, error) {
 	switch r := cfg.GetSource().(type) {
 	case *configv1.Registry_File:
 		return openFile(r.File, logger)
 	case *configv1.Registry_Consul:
-		return openConsul(r.Consul, logger)
+		return openConsul(r.Consul, lastKnown, logger)
 	default:
 		return openStatic(cfg.GetStatic()), nil
 	}
 }
 
 func openFile(cfg *configv1.FileRegistry, logger *slog.Logger) (*source, error) {
-	f, err := file.Open(cfg.GetPath(), logger)
+	f, err := file.Open(cfg.GetPath(), int64(cfg.GetMaxSize()), logger)
 	if err != nil {
 		return nil, err
 	}
@@ -59,12 +59,12 @@ func openFile(cfg *configv1.FileRegistry, logger *slog.Logger) (*source, error) 
 	}}, nil
 }
 
-func openConsul(cfg *configv1.ConsulRegistry, logger *slog.Logger) (*source, error) {
+func openConsul(cfg *configv1.ConsulRegistry, lastKnown []*registry.Service, logger *slog.Logger) (*source, error) {
 	c, err := consul.New(consul.Config{
 		Address: cfg.GetAddress(), Scheme: cfg.GetScheme(), TokenFile: cfg.GetTokenFile(),
 		Datacenter: cfg.GetDatacenter(), Namespace: cfg.GetNamespace(), Partition: cfg.GetPartition(),
 		CacheDir: cfg.GetCacheDir(), RequireSidecar: !cfg.GetAllowPlaintext(),
-	}, consul.Deps{Log: logger})
+	}, consul.Deps{Log: logger, LastKnown: lastKnown})
 	if err != nil {
 		return nil, err
 	}
@@ -115,13 +115,22 @@ func (s *source) Sources() []*adminv1.Source { return []*adminv1.Source{s.descri
 type registration interface {
 	// Close takes the app out of the registry.
 	Close(ctx context.Context) error
+	// Release leaves the entry as it stands: another process goes on with it.
+	Release()
+}
+
+// currentRegistration returns the local app's entry, nil for none.
+func (s *Sidecar) currentRegistration() registration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.registration
 }
 
 // register enters the local app into the registry, where that can be written.
-func (s *Sidecar) register() (registration, error) {
+func (s *Sidecar) register() error {
 	service := s.cfg.GetService()
 	if s.source.consul == nil || service == nil {
-		return nil, nil
+		return nil
 	}
 	check := service.GetHealthCheck()
 	r := consul.Registration{
@@ -143,15 +152,18 @@ func (s *Sidecar) register() (registration, error) {
 	if l := s.listeners[sideInbound]; l != nil {
 		where, err := advertised(s.cfg.GetInbound().GetAdvertise(), l)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.Sidecar = &consul.Sidecar{Address: where, CheckAddress: checked(l)}
 	}
 	registrar, err := s.source.consul.Register(r)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return registrar, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.registration = registrar
+	return nil
 }
 
 func timestamp(t time.Time) *timestamppb.Timestamp {

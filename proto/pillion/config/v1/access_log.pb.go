@@ -32,9 +32,19 @@ type AccessLog struct {
 	Sample *float64 `protobuf:"fixed64,2,opt,name=sample,proto3,oneof" json:"sample,omitempty"`
 	// Whether every RPC that did not end OK is logged, whatever `sample` says.
 	// Default: true.
-	Errors        *bool `protobuf:"varint,3,opt,name=errors,proto3,oneof" json:"errors,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Errors *bool `protobuf:"varint,3,opt,name=errors,proto3,oneof" json:"errors,omitempty"`
+	// How many RPCs may wait to be written; the log drops and counts those that come
+	// while it is full. Default: 4096.
+	Queue *uint32 `protobuf:"varint,4,opt,name=queue,proto3,oneof" json:"queue,omitempty"`
+	// How many bytes of a name or an address (peer, authority, service, route,
+	// instance) are logged. Default: 256.
+	MaxNameLength *uint32 `protobuf:"varint,5,opt,name=max_name_length,json=maxNameLength,proto3,oneof" json:"max_name_length,omitempty"`
+	// How many bytes of an RPC's path are logged. Default: 512.
+	MaxPathLength *uint32 `protobuf:"varint,6,opt,name=max_path_length,json=maxPathLength,proto3,oneof" json:"max_path_length,omitempty"`
+	// How many bytes of an RPC's message (`grpc-message`) are logged. Default: 1Ki.
+	MaxMessageLength *uint32 `protobuf:"varint,7,opt,name=max_message_length,json=maxMessageLength,proto3,oneof" json:"max_message_length,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *AccessLog) Reset() {
@@ -88,17 +98,53 @@ func (x *AccessLog) GetErrors() bool {
 	return false
 }
 
+func (x *AccessLog) GetQueue() uint32 {
+	if x != nil && x.Queue != nil {
+		return *x.Queue
+	}
+	return 0
+}
+
+func (x *AccessLog) GetMaxNameLength() uint32 {
+	if x != nil && x.MaxNameLength != nil {
+		return *x.MaxNameLength
+	}
+	return 0
+}
+
+func (x *AccessLog) GetMaxPathLength() uint32 {
+	if x != nil && x.MaxPathLength != nil {
+		return *x.MaxPathLength
+	}
+	return 0
+}
+
+func (x *AccessLog) GetMaxMessageLength() uint32 {
+	if x != nil && x.MaxMessageLength != nil {
+		return *x.MaxMessageLength
+	}
+	return 0
+}
+
 var File_pillion_config_v1_access_log_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_access_log_proto_rawDesc = "" +
 	"\n" +
-	"\"pillion/config/v1/access_log.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\"\x92\x01\n" +
+	"\"pillion/config/v1/access_log.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\"\xb7\x03\n" +
 	"\tAccessLog\x12\x1c\n" +
 	"\x04path\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04path\x124\n" +
 	"\x06sample\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x06sample\x88\x01\x01\x12\x1b\n" +
-	"\x06errors\x18\x03 \x01(\bH\x01R\x06errors\x88\x01\x01B\t\n" +
+	"\x06errors\x18\x03 \x01(\bH\x01R\x06errors\x88\x01\x01\x12&\n" +
+	"\x05queue\x18\x04 \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x02R\x05queue\x88\x01\x01\x128\n" +
+	"\x0fmax_name_length\x18\x05 \x01(\rB\v\xbaH\b*\x06\x18\x80\x80\x04(\x10H\x03R\rmaxNameLength\x88\x01\x01\x128\n" +
+	"\x0fmax_path_length\x18\x06 \x01(\rB\v\xbaH\b*\x06\x18\x80\x80\x04(\x10H\x04R\rmaxPathLength\x88\x01\x01\x12>\n" +
+	"\x12max_message_length\x18\a \x01(\rB\v\xbaH\b*\x06\x18\x80\x80\x04(\x10H\x05R\x10maxMessageLength\x88\x01\x01B\t\n" +
 	"\a_sampleB\t\n" +
-	"\a_errorsBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\a_errorsB\b\n" +
+	"\x06_queueB\x12\n" +
+	"\x10_max_name_lengthB\x12\n" +
+	"\x10_max_path_lengthB\x15\n" +
+	"\x13_max_message_lengthBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_access_log_proto_rawDescOnce sync.Once

@@ -56,7 +56,9 @@ type Bootstrap struct {
 	// What the sidecar says about itself, on standard error.
 	Log *Log `protobuf:"bytes,12,opt,name=log,proto3" json:"log,omitempty"`
 	// What happens on SIGHUP.
-	Upgrade       *Upgrade `protobuf:"bytes,13,opt,name=upgrade,proto3" json:"upgrade,omitempty"`
+	Upgrade *Upgrade `protobuf:"bytes,13,opt,name=upgrade,proto3" json:"upgrade,omitempty"`
+	// What the metrics tell apart.
+	Metrics       *Metrics `protobuf:"bytes,14,opt,name=metrics,proto3" json:"metrics,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -182,11 +184,18 @@ func (x *Bootstrap) GetUpgrade() *Upgrade {
 	return nil
 }
 
+func (x *Bootstrap) GetMetrics() *Metrics {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
 var File_pillion_config_v1_bootstrap_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_bootstrap_proto_rawDesc = "" +
 	"\n" +
-	"!pillion/config/v1/bootstrap.proto\x12\x11pillion.config.v1\x1a\"pillion/config/v1/access_log.proto\x1a#pillion/config/v1/connections.proto\x1a\x1dpillion/config/v1/http2.proto\x1a pillion/config/v1/identity.proto\x1a!pillion/config/v1/lifecycle.proto\x1a!pillion/config/v1/listeners.proto\x1a\x1bpillion/config/v1/log.proto\x1a pillion/config/v1/registry.proto\x1a\x1dpillion/config/v1/retry.proto\x1a\x1fpillion/config/v1/service.proto\"\xc1\x05\n" +
+	"!pillion/config/v1/bootstrap.proto\x12\x11pillion.config.v1\x1a\"pillion/config/v1/access_log.proto\x1a#pillion/config/v1/connections.proto\x1a\x1dpillion/config/v1/http2.proto\x1a pillion/config/v1/identity.proto\x1a!pillion/config/v1/lifecycle.proto\x1a!pillion/config/v1/listeners.proto\x1a\x1bpillion/config/v1/log.proto\x1a\x1fpillion/config/v1/metrics.proto\x1a pillion/config/v1/registry.proto\x1a\x1dpillion/config/v1/retry.proto\x1a\x1fpillion/config/v1/service.proto\"\xf7\x05\n" +
 	"\tBootstrap\x124\n" +
 	"\aservice\x18\x01 \x01(\v2\x1a.pillion.config.v1.ServiceR\aservice\x127\n" +
 	"\boutbound\x18\x02 \x01(\v2\x1b.pillion.config.v1.OutboundR\boutbound\x124\n" +
@@ -202,7 +211,8 @@ const file_pillion_config_v1_bootstrap_proto_rawDesc = "" +
 	" \x01(\v2\x1c.pillion.config.v1.AccessLogR\taccessLog\x12.\n" +
 	"\x05drain\x18\v \x01(\v2\x18.pillion.config.v1.DrainR\x05drain\x12(\n" +
 	"\x03log\x18\f \x01(\v2\x16.pillion.config.v1.LogR\x03log\x124\n" +
-	"\aupgrade\x18\r \x01(\v2\x1a.pillion.config.v1.UpgradeR\aupgradeBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\aupgrade\x18\r \x01(\v2\x1a.pillion.config.v1.UpgradeR\aupgrade\x124\n" +
+	"\ametrics\x18\x0e \x01(\v2\x1a.pillion.config.v1.MetricsR\ametricsBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_bootstrap_proto_rawDescOnce sync.Once
@@ -232,6 +242,7 @@ var file_pillion_config_v1_bootstrap_proto_goTypes = []any{
 	(*Drain)(nil),       // 11: pillion.config.v1.Drain
 	(*Log)(nil),         // 12: pillion.config.v1.Log
 	(*Upgrade)(nil),     // 13: pillion.config.v1.Upgrade
+	(*Metrics)(nil),     // 14: pillion.config.v1.Metrics
 }
 var file_pillion_config_v1_bootstrap_proto_depIdxs = []int32{
 	1,  // 0: pillion.config.v1.Bootstrap.service:type_name -> pillion.config.v1.Service
@@ -247,11 +258,12 @@ var file_pillion_config_v1_bootstrap_proto_depIdxs = []int32{
 	11, // 10: pillion.config.v1.Bootstrap.drain:type_name -> pillion.config.v1.Drain
 	12, // 11: pillion.config.v1.Bootstrap.log:type_name -> pillion.config.v1.Log
 	13, // 12: pillion.config.v1.Bootstrap.upgrade:type_name -> pillion.config.v1.Upgrade
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 13: pillion.config.v1.Bootstrap.metrics:type_name -> pillion.config.v1.Metrics
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_bootstrap_proto_init() }
@@ -266,6 +278,7 @@ func file_pillion_config_v1_bootstrap_proto_init() {
 	file_pillion_config_v1_lifecycle_proto_init()
 	file_pillion_config_v1_listeners_proto_init()
 	file_pillion_config_v1_log_proto_init()
+	file_pillion_config_v1_metrics_proto_init()
 	file_pillion_config_v1_registry_proto_init()
 	file_pillion_config_v1_retry_proto_init()
 	file_pillion_config_v1_service_proto_init()

@@ -41,12 +41,25 @@ type Connections struct {
 	// for them. Default: 0s, never; else at least 1s.
 	MaxAge *durationpb.Duration `protobuf:"bytes,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
 	// The most RPCs under way on one connection; then another one is opened, up
-	// to 16 to one instance. The instance's own limit
+	// to `max_connections_per_instance`. The instance's own limit
 	// (SETTINGS_MAX_CONCURRENT_STREAMS) holds as well.
 	// Default: 0, only the instance's.
 	MaxStreamsPerConnection uint32 `protobuf:"varint,6,opt,name=max_streams_per_connection,json=maxStreamsPerConnection,proto3" json:"max_streams_per_connection,omitempty"`
-	unknownFields           protoimpl.UnknownFields
-	sizeCache               protoimpl.SizeCache
+	// The most connections to one instance. A second one is opened only where those
+	// there are have no room for another RPC. Default: 16.
+	MaxConnectionsPerInstance *uint32 `protobuf:"varint,7,opt,name=max_connections_per_instance,json=maxConnectionsPerInstance,proto3,oneof" json:"max_connections_per_instance,omitempty"`
+	// The most RPCs that wait for a connection to one instance. More are sent
+	// elsewhere, or end UNAVAILABLE with the flag OM. Default: 10000.
+	MaxPendingRpcs *uint32 `protobuf:"varint,8,opt,name=max_pending_rpcs,json=maxPendingRpcs,proto3,oneof" json:"max_pending_rpcs,omitempty"`
+	// How long RPCs wait for the first connection to an instance while another
+	// instance could take them. Default: 250ms.
+	SlowConnectTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=slow_connect_timeout,json=slowConnectTimeout,proto3" json:"slow_connect_timeout,omitempty"`
+	// About how long a host that is gone without a word is believed to be there, by
+	// TCP's own means: keepalive probes where nothing is under way, and
+	// unacknowledged bytes where something is (on Linux). Default: 30s.
+	DeadPeerTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=dead_peer_timeout,json=deadPeerTimeout,proto3" json:"dead_peer_timeout,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Connections) Reset() {
@@ -119,6 +132,34 @@ func (x *Connections) GetMaxStreamsPerConnection() uint32 {
 		return x.MaxStreamsPerConnection
 	}
 	return 0
+}
+
+func (x *Connections) GetMaxConnectionsPerInstance() uint32 {
+	if x != nil && x.MaxConnectionsPerInstance != nil {
+		return *x.MaxConnectionsPerInstance
+	}
+	return 0
+}
+
+func (x *Connections) GetMaxPendingRpcs() uint32 {
+	if x != nil && x.MaxPendingRpcs != nil {
+		return *x.MaxPendingRpcs
+	}
+	return 0
+}
+
+func (x *Connections) GetSlowConnectTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.SlowConnectTimeout
+	}
+	return nil
+}
+
+func (x *Connections) GetDeadPeerTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.DeadPeerTimeout
+	}
+	return nil
 }
 
 // Backoff is the wait between tries to connect to one instance: it begins
@@ -244,14 +285,22 @@ var File_pillion_config_v1_connections_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_connections_proto_rawDesc = "" +
 	"\n" +
-	"#pillion/config/v1/connections.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb4\x03\n" +
+	"#pillion/config/v1/connections.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb0\x06\n" +
 	"\vConnections\x12U\n" +
 	"\x0fconnect_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0econnectTimeout\x124\n" +
 	"\abackoff\x18\x02 \x01(\v2\x1a.pillion.config.v1.BackoffR\abackoff\x12:\n" +
 	"\tkeepalive\x18\x03 \x01(\v2\x1c.pillion.config.v1.KeepaliveR\tkeepalive\x12M\n" +
 	"\fidle_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\vidleTimeout\x12C\n" +
 	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\x06maxAge\x12H\n" +
-	"\x1amax_streams_per_connection\x18\x06 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\xff\xff\aR\x17maxStreamsPerConnection\"\x91\x01\n" +
+	"\x1amax_streams_per_connection\x18\x06 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\xff\xff\aR\x17maxStreamsPerConnection\x12P\n" +
+	"\x1cmax_connections_per_instance\x18\a \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80\b(\x01H\x00R\x19maxConnectionsPerInstance\x88\x01\x01\x12:\n" +
+	"\x10max_pending_rpcs\x18\b \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x01R\x0emaxPendingRpcs\x88\x01\x01\x12^\n" +
+	"\x14slow_connect_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x12slowConnectTimeout\x12V\n" +
+	"\x11dead_peer_timeout\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x0fdeadPeerTimeoutB\x1f\n" +
+	"\x1d_max_connections_per_instanceB\x13\n" +
+	"\x11_max_pending_rpcs\"\x91\x01\n" +
 	"\aBackoff\x12F\n" +
 	"\ainitial\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\ainitial\x12>\n" +
 	"\x03max\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\x03max\"\x9b\x01\n" +
@@ -279,20 +328,22 @@ var file_pillion_config_v1_connections_proto_goTypes = []any{
 	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
 }
 var file_pillion_config_v1_connections_proto_depIdxs = []int32{
-	3, // 0: pillion.config.v1.Connections.connect_timeout:type_name -> google.protobuf.Duration
-	1, // 1: pillion.config.v1.Connections.backoff:type_name -> pillion.config.v1.Backoff
-	2, // 2: pillion.config.v1.Connections.keepalive:type_name -> pillion.config.v1.Keepalive
-	3, // 3: pillion.config.v1.Connections.idle_timeout:type_name -> google.protobuf.Duration
-	3, // 4: pillion.config.v1.Connections.max_age:type_name -> google.protobuf.Duration
-	3, // 5: pillion.config.v1.Backoff.initial:type_name -> google.protobuf.Duration
-	3, // 6: pillion.config.v1.Backoff.max:type_name -> google.protobuf.Duration
-	3, // 7: pillion.config.v1.Keepalive.interval:type_name -> google.protobuf.Duration
-	3, // 8: pillion.config.v1.Keepalive.timeout:type_name -> google.protobuf.Duration
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	3,  // 0: pillion.config.v1.Connections.connect_timeout:type_name -> google.protobuf.Duration
+	1,  // 1: pillion.config.v1.Connections.backoff:type_name -> pillion.config.v1.Backoff
+	2,  // 2: pillion.config.v1.Connections.keepalive:type_name -> pillion.config.v1.Keepalive
+	3,  // 3: pillion.config.v1.Connections.idle_timeout:type_name -> google.protobuf.Duration
+	3,  // 4: pillion.config.v1.Connections.max_age:type_name -> google.protobuf.Duration
+	3,  // 5: pillion.config.v1.Connections.slow_connect_timeout:type_name -> google.protobuf.Duration
+	3,  // 6: pillion.config.v1.Connections.dead_peer_timeout:type_name -> google.protobuf.Duration
+	3,  // 7: pillion.config.v1.Backoff.initial:type_name -> google.protobuf.Duration
+	3,  // 8: pillion.config.v1.Backoff.max:type_name -> google.protobuf.Duration
+	3,  // 9: pillion.config.v1.Keepalive.interval:type_name -> google.protobuf.Duration
+	3,  // 10: pillion.config.v1.Keepalive.timeout:type_name -> google.protobuf.Duration
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_connections_proto_init() }
@@ -300,6 +351,7 @@ func file_pillion_config_v1_connections_proto_init() {
 	if File_pillion_config_v1_connections_proto != nil {
 		return
 	}
+	file_pillion_config_v1_connections_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

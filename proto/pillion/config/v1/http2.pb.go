@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -55,9 +56,49 @@ type HTTP2 struct {
 	// could not be passed on yet. Above half of it windows grow no further; an RPC
 	// for which nothing is left ends RESOURCE_EXHAUSTED with the flag OM.
 	// Default: 64Mi.
-	BufferBudget  *uint64 `protobuf:"varint,8,opt,name=buffer_budget,json=bufferBudget,proto3,oneof" json:"buffer_budget,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	BufferBudget *uint64 `protobuf:"varint,8,opt,name=buffer_budget,json=bufferBudget,proto3,oneof" json:"buffer_budget,omitempty"`
+	// SETTINGS_HEADER_TABLE_SIZE in bytes, as RFC 7541 section 4.1 counts: how large
+	// the compression table of either direction may become. Default: 4Ki, the RFC's.
+	HeaderTableSize *uint32 `protobuf:"varint,9,opt,name=header_table_size,json=headerTableSize,proto3,oneof" json:"header_table_size,omitempty"`
+	// The most CONTINUATION frames of one header block, whatever their size; a peer
+	// that sends more is disconnected. Default: 64, or more where
+	// `max_header_list_size` in frames of 16Ki takes more.
+	MaxContinuationFrames *uint32 `protobuf:"varint,10,opt,name=max_continuation_frames,json=maxContinuationFrames,proto3,oneof" json:"max_continuation_frames,omitempty"`
+	// How many frames in a row that get nothing done (PING, SETTINGS, PRIORITY, empty
+	// DATA, WINDOW_UPDATE, resets, unknown ones) a peer may send before it is told
+	// ENHANCE_YOUR_CALM and disconnected. Half of them are given back each second,
+	// and one for whatever ends well or carries data. Default: 2000.
+	MaxUnproductiveFrames *uint32 `protobuf:"varint,11,opt,name=max_unproductive_frames,json=maxUnproductiveFrames,proto3,oneof" json:"max_unproductive_frames,omitempty"`
+	// How many of its RPCs a client may end before they were answered, within their
+	// first moments, until their share is looked at: where it is more than half of
+	// all, the client is told ENHANCE_YOUR_CALM and disconnected (rapid reset,
+	// CVE-2023-44487). Default: 500.
+	MaxPrematureResets *uint32 `protobuf:"varint,12,opt,name=max_premature_resets,json=maxPrematureResets,proto3,oneof" json:"max_premature_resets,omitempty"`
+	// How many frames that a peer made us owe it (acknowledgements, resets) may wait
+	// to be written before nothing more is read from it. Default: 12000.
+	MaxOutboundControlFrames *uint32 `protobuf:"varint,13,opt,name=max_outbound_control_frames,json=maxOutboundControlFrames,proto3,oneof" json:"max_outbound_control_frames,omitempty"`
+	// How many bytes may wait to be written on one connection before messages and
+	// header blocks wait with their RPCs, where they count against `buffer_budget`.
+	// Default: 128Ki.
+	OutputBuffer *uint32 `protobuf:"varint,14,opt,name=output_buffer,json=outputBuffer,proto3,oneof" json:"output_buffer,omitempty"`
+	// How many bytes may wait to be written on one connection, frames of all kinds
+	// counted, before nothing more is read from the peer; at least `output_buffer`.
+	// Default: 1Mi.
+	MaxOutput *uint32 `protobuf:"varint,15,opt,name=max_output,json=maxOutput,proto3,oneof" json:"max_output,omitempty"`
+	// How long a client may take from connecting to its first SETTINGS. (For
+	// instances, `connections.connect_timeout` holds.) Default: 10s.
+	HandshakeTimeout *durationpb.Duration `protobuf:"bytes,16,opt,name=handshake_timeout,json=handshakeTimeout,proto3" json:"handshake_timeout,omitempty"`
+	// How long a peer may take nothing of what there is to be written to it until it
+	// is disconnected. Default: 30s.
+	StallTimeout *durationpb.Duration `protobuf:"bytes,17,opt,name=stall_timeout,json=stallTimeout,proto3" json:"stall_timeout,omitempty"`
+	// How long a connection that has ended is still read, so that the peer gets the
+	// last words. Default: 1s.
+	LingerTimeout *durationpb.Duration `protobuf:"bytes,18,opt,name=linger_timeout,json=lingerTimeout,proto3" json:"linger_timeout,omitempty"`
+	// How long the end of a request that is no gRPC is waited for, before it is
+	// answered with a plain HTTP status. Default: 5s.
+	RefusalTimeout *durationpb.Duration `protobuf:"bytes,19,opt,name=refusal_timeout,json=refusalTimeout,proto3" json:"refusal_timeout,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HTTP2) Reset() {
@@ -146,23 +187,118 @@ func (x *HTTP2) GetBufferBudget() uint64 {
 	return 0
 }
 
+func (x *HTTP2) GetHeaderTableSize() uint32 {
+	if x != nil && x.HeaderTableSize != nil {
+		return *x.HeaderTableSize
+	}
+	return 0
+}
+
+func (x *HTTP2) GetMaxContinuationFrames() uint32 {
+	if x != nil && x.MaxContinuationFrames != nil {
+		return *x.MaxContinuationFrames
+	}
+	return 0
+}
+
+func (x *HTTP2) GetMaxUnproductiveFrames() uint32 {
+	if x != nil && x.MaxUnproductiveFrames != nil {
+		return *x.MaxUnproductiveFrames
+	}
+	return 0
+}
+
+func (x *HTTP2) GetMaxPrematureResets() uint32 {
+	if x != nil && x.MaxPrematureResets != nil {
+		return *x.MaxPrematureResets
+	}
+	return 0
+}
+
+func (x *HTTP2) GetMaxOutboundControlFrames() uint32 {
+	if x != nil && x.MaxOutboundControlFrames != nil {
+		return *x.MaxOutboundControlFrames
+	}
+	return 0
+}
+
+func (x *HTTP2) GetOutputBuffer() uint32 {
+	if x != nil && x.OutputBuffer != nil {
+		return *x.OutputBuffer
+	}
+	return 0
+}
+
+func (x *HTTP2) GetMaxOutput() uint32 {
+	if x != nil && x.MaxOutput != nil {
+		return *x.MaxOutput
+	}
+	return 0
+}
+
+func (x *HTTP2) GetHandshakeTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.HandshakeTimeout
+	}
+	return nil
+}
+
+func (x *HTTP2) GetStallTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StallTimeout
+	}
+	return nil
+}
+
+func (x *HTTP2) GetLingerTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.LingerTimeout
+	}
+	return nil
+}
+
+func (x *HTTP2) GetRefusalTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.RefusalTimeout
+	}
+	return nil
+}
+
 var File_pillion_config_v1_http2_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_http2_proto_rawDesc = "" +
 	"\n" +
-	"\x1dpillion/config/v1/http2.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\"\xc8\x05\n" +
+	"\x1dpillion/config/v1/http2.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa7\r\n" +
 	"\x05HTTP2\x12H\n" +
 	"\x16max_concurrent_streams\x18\x01 \x01(\rB\r\xbaH\n" +
 	"*\b\x18\xff\xff\xff\xff\a(\x01H\x00R\x14maxConcurrentStreams\x88\x01\x01\x12G\n" +
 	"\x15initial_stream_window\x18\x02 \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80 (\xff\xff\x03H\x01R\x13initialStreamWindow\x88\x01\x01\x12?\n" +
 	"\x11max_stream_window\x18\x03 \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80 (\xff\xff\x03H\x02R\x0fmaxStreamWindow\x88\x01\x01\x12A\n" +
 	"\x11connection_window\x18\x04 \x01(\rB\x0f\xbaH\f*\n" +
-	"\x18\x80\x80\x80\x80\x04(\xff\xff\x03H\x03R\x10connectionWindow\x88\x01\x01\x12C\n" +
+	"\x18\x80\x80\x80\x80\x02(\xff\xff\x03H\x03R\x10connectionWindow\x88\x01\x01\x12C\n" +
 	"\x14max_header_list_size\x18\x05 \x01(\rB\r\xbaH\n" +
 	"*\b\x18\x80\x80\x80\b(\x80\bH\x04R\x11maxHeaderListSize\x88\x01\x01\x129\n" +
 	"\x0emax_frame_size\x18\x06 \x01(\rB\x0e\xbaH\v*\t\x18\xff\xff\xff\a(\x80\x80\x01H\x05R\fmaxFrameSize\x88\x01\x01\x129\n" +
 	"\x0fmax_connections\x18\a \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x06R\x0emaxConnections\x88\x01\x01\x12:\n" +
-	"\rbuffer_budget\x18\b \x01(\x04B\x10\xbaH\r2\v\x18\x80\x80\x80\x80\x80 (\x80\x80@H\aR\fbufferBudget\x88\x01\x01B\x19\n" +
+	"\rbuffer_budget\x18\b \x01(\x04B\x10\xbaH\r2\v\x18\x80\x80\x80\x80\x80 (\x80\x80@H\aR\fbufferBudget\x88\x01\x01\x12=\n" +
+	"\x11header_table_size\x18\t \x01(\rB\f\xbaH\t*\a\x18\x80\x80@(\x80\x02H\bR\x0fheaderTableSize\x88\x01\x01\x12H\n" +
+	"\x17max_continuation_frames\x18\n" +
+	" \x01(\rB\v\xbaH\b*\x06\x18\x80\x80\x04(\x01H\tR\x15maxContinuationFrames\x88\x01\x01\x12J\n" +
+	"\x17max_unproductive_frames\x18\v \x01(\rB\r\xbaH\n" +
+	"*\b\x18\x80\x94\xeb\xdc\x03(dH\n" +
+	"R\x15maxUnproductiveFrames\x88\x01\x01\x12D\n" +
+	"\x14max_premature_resets\x18\f \x01(\rB\r\xbaH\n" +
+	"*\b\x18\x80\x94\xeb\xdc\x03(\x01H\vR\x12maxPrematureResets\x88\x01\x01\x12P\n" +
+	"\x1bmax_outbound_control_frames\x18\r \x01(\rB\f\xbaH\t*\a\x18\x80\xad\xe2\x04(dH\fR\x18maxOutboundControlFrames\x88\x01\x01\x128\n" +
+	"\routput_buffer\x18\x0e \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80 (\x80\x80\x01H\rR\foutputBuffer\x88\x01\x01\x123\n" +
+	"\n" +
+	"max_output\x18\x0f \x01(\rB\x0f\xbaH\f*\n" +
+	"\x18\x80\x80\x80\x80\x04(\x80\x80\x04H\x0eR\tmaxOutput\x88\x01\x01\x12Z\n" +
+	"\x11handshake_timeout\x18\x10 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\xac\x022\x05\x10\x80\xad\xe2\x04R\x10handshakeTimeout\x12R\n" +
+	"\rstall_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\fstallTimeout\x12R\n" +
+	"\x0elinger_timeout\x18\x12 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x02\b<2\x04\x10\xc0\x84=R\rlingerTimeout\x12U\n" +
+	"\x0frefusal_timeout\x18\x13 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0erefusalTimeoutB\x19\n" +
 	"\x17_max_concurrent_streamsB\x18\n" +
 	"\x16_initial_stream_windowB\x14\n" +
 	"\x12_max_stream_windowB\x14\n" +
@@ -170,7 +306,14 @@ const file_pillion_config_v1_http2_proto_rawDesc = "" +
 	"\x15_max_header_list_sizeB\x11\n" +
 	"\x0f_max_frame_sizeB\x12\n" +
 	"\x10_max_connectionsB\x10\n" +
-	"\x0e_buffer_budgetBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\x0e_buffer_budgetB\x14\n" +
+	"\x12_header_table_sizeB\x1a\n" +
+	"\x18_max_continuation_framesB\x1a\n" +
+	"\x18_max_unproductive_framesB\x17\n" +
+	"\x15_max_premature_resetsB\x1e\n" +
+	"\x1c_max_outbound_control_framesB\x10\n" +
+	"\x0e_output_bufferB\r\n" +
+	"\v_max_outputBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_http2_proto_rawDescOnce sync.Once
@@ -186,14 +329,19 @@ func file_pillion_config_v1_http2_proto_rawDescGZIP() []byte {
 
 var file_pillion_config_v1_http2_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_pillion_config_v1_http2_proto_goTypes = []any{
-	(*HTTP2)(nil), // 0: pillion.config.v1.HTTP2
+	(*HTTP2)(nil),               // 0: pillion.config.v1.HTTP2
+	(*durationpb.Duration)(nil), // 1: google.protobuf.Duration
 }
 var file_pillion_config_v1_http2_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: pillion.config.v1.HTTP2.handshake_timeout:type_name -> google.protobuf.Duration
+	1, // 1: pillion.config.v1.HTTP2.stall_timeout:type_name -> google.protobuf.Duration
+	1, // 2: pillion.config.v1.HTTP2.linger_timeout:type_name -> google.protobuf.Duration
+	1, // 3: pillion.config.v1.HTTP2.refusal_timeout:type_name -> google.protobuf.Duration
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_http2_proto_init() }

@@ -46,8 +46,21 @@ type Outbound struct {
 	// How long the first RPC to a service waits, within its own deadline, until
 	// the registry has said where the service is. Default: 2s.
 	ResolveTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=resolve_timeout,json=resolveTimeout,proto3" json:"resolve_timeout,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How many names that callers choose are remembered at once: services
+	// (:authority), and as many full gRPC service names (:path). An RPC for one more
+	// goes on as if nobody knew the name. Default: 10000.
+	MaxNames *uint32 `protobuf:"varint,7,opt,name=max_names,json=maxNames,proto3,oneof" json:"max_names,omitempty"`
+	// The most RPCs that wait until the registry has said where one service is. More
+	// end UNAVAILABLE with the flag OM. Default: 10000.
+	MaxPendingRpcs *uint32 `protobuf:"varint,8,opt,name=max_pending_rpcs,json=maxPendingRpcs,proto3,oneof" json:"max_pending_rpcs,omitempty"`
+	// How long "there is no such service" is believed before the registry is asked
+	// again. Default: 2s.
+	NotFoundTtl *durationpb.Duration `protobuf:"bytes,9,opt,name=not_found_ttl,json=notFoundTtl,proto3" json:"not_found_ttl,omitempty"`
+	// Reflection for the whole mesh, which the sidecar answers itself by asking the
+	// services.
+	Reflection    *MeshReflection `protobuf:"bytes,10,opt,name=reflection,proto3" json:"reflection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Outbound) Reset() {
@@ -122,6 +135,158 @@ func (x *Outbound) GetResolveTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Outbound) GetMaxNames() uint32 {
+	if x != nil && x.MaxNames != nil {
+		return *x.MaxNames
+	}
+	return 0
+}
+
+func (x *Outbound) GetMaxPendingRpcs() uint32 {
+	if x != nil && x.MaxPendingRpcs != nil {
+		return *x.MaxPendingRpcs
+	}
+	return 0
+}
+
+func (x *Outbound) GetNotFoundTtl() *durationpb.Duration {
+	if x != nil {
+		return x.NotFoundTtl
+	}
+	return nil
+}
+
+func (x *Outbound) GetReflection() *MeshReflection {
+	if x != nil {
+		return x.Reflection
+	}
+	return nil
+}
+
+// MeshReflection bounds what reflection for the whole mesh (RPCs of
+// grpc.reflection that name no service) may make the sidecar do.
+type MeshReflection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most reflection streams of callers at once. More end RESOURCE_EXHAUSTED.
+	// Default: 100.
+	MaxStreams *uint32 `protobuf:"varint,1,opt,name=max_streams,json=maxStreams,proto3,oneof" json:"max_streams,omitempty"`
+	// How many services the mesh may have for a question that goes to all of them;
+	// in a larger one it is refused. Default: 1000.
+	MaxServices *uint32 `protobuf:"varint,2,opt,name=max_services,json=maxServices,proto3,oneof" json:"max_services,omitempty"`
+	// How many services are asked at once. Default: 16.
+	MaxConcurrentServices *uint32 `protobuf:"varint,3,opt,name=max_concurrent_services,json=maxConcurrentServices,proto3,oneof" json:"max_concurrent_services,omitempty"`
+	// The longest question in bytes. Default: 4Ki.
+	MaxQuestionSize *uint32 `protobuf:"varint,4,opt,name=max_question_size,json=maxQuestionSize,proto3,oneof" json:"max_question_size,omitempty"`
+	// The longest answer taken from a service, in bytes. Default: 4Mi.
+	MaxAnswerSize *uint32 `protobuf:"varint,5,opt,name=max_answer_size,json=maxAnswerSize,proto3,oneof" json:"max_answer_size,omitempty"`
+	// How many bytes of the names that one service lists are remembered. A service
+	// that lists more counts as one that lists nothing. Default: 64Ki.
+	MaxListSize *uint32 `protobuf:"varint,6,opt,name=max_list_size,json=maxListSize,proto3,oneof" json:"max_list_size,omitempty"`
+	// How long one service may take for one answer. Default: 2s.
+	ServiceTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=service_timeout,json=serviceTimeout,proto3" json:"service_timeout,omitempty"`
+	// How long an answer may take for which many services are asked; what has not
+	// been heard by then is left out. Default: 10s.
+	Timeout *durationpb.Duration `protobuf:"bytes,8,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How long a conversation with a service is held open for the same caller's next
+	// question. Default: 30s.
+	IdleTimeout   *durationpb.Duration `protobuf:"bytes,9,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeshReflection) Reset() {
+	*x = MeshReflection{}
+	mi := &file_pillion_config_v1_listeners_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeshReflection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeshReflection) ProtoMessage() {}
+
+func (x *MeshReflection) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_config_v1_listeners_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeshReflection.ProtoReflect.Descriptor instead.
+func (*MeshReflection) Descriptor() ([]byte, []int) {
+	return file_pillion_config_v1_listeners_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *MeshReflection) GetMaxStreams() uint32 {
+	if x != nil && x.MaxStreams != nil {
+		return *x.MaxStreams
+	}
+	return 0
+}
+
+func (x *MeshReflection) GetMaxServices() uint32 {
+	if x != nil && x.MaxServices != nil {
+		return *x.MaxServices
+	}
+	return 0
+}
+
+func (x *MeshReflection) GetMaxConcurrentServices() uint32 {
+	if x != nil && x.MaxConcurrentServices != nil {
+		return *x.MaxConcurrentServices
+	}
+	return 0
+}
+
+func (x *MeshReflection) GetMaxQuestionSize() uint32 {
+	if x != nil && x.MaxQuestionSize != nil {
+		return *x.MaxQuestionSize
+	}
+	return 0
+}
+
+func (x *MeshReflection) GetMaxAnswerSize() uint32 {
+	if x != nil && x.MaxAnswerSize != nil {
+		return *x.MaxAnswerSize
+	}
+	return 0
+}
+
+func (x *MeshReflection) GetMaxListSize() uint32 {
+	if x != nil && x.MaxListSize != nil {
+		return *x.MaxListSize
+	}
+	return 0
+}
+
+func (x *MeshReflection) GetServiceTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ServiceTimeout
+	}
+	return nil
+}
+
+func (x *MeshReflection) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *MeshReflection) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
 // Inbound is where the rest of the mesh reaches the local app.
 type Inbound struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -138,7 +303,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_pillion_config_v1_listeners_proto_msgTypes[1]
+	mi := &file_pillion_config_v1_listeners_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -150,7 +315,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_config_v1_listeners_proto_msgTypes[1]
+	mi := &file_pillion_config_v1_listeners_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -163,7 +328,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_pillion_config_v1_listeners_proto_rawDescGZIP(), []int{1}
+	return file_pillion_config_v1_listeners_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Inbound) GetListen() string {
@@ -186,14 +351,39 @@ type Admin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "host:port" or "unix:///path"; port 0 chooses one. It has no access
 	// control: keep it on loopback. Default: "127.0.0.1:15000".
-	Listen        string `protobuf:"bytes,1,opt,name=listen,proto3" json:"listen,omitempty"`
+	Listen string `protobuf:"bytes,1,opt,name=listen,proto3" json:"listen,omitempty"`
+	// The most connections at once; more wait until one ends. Default: 128.
+	MaxConnections *uint32 `protobuf:"varint,2,opt,name=max_connections,json=maxConnections,proto3,oneof" json:"max_connections,omitempty"`
+	// The most requests at once on one HTTP/2 connection. Default: 100.
+	MaxConcurrentStreams *uint32 `protobuf:"varint,3,opt,name=max_concurrent_streams,json=maxConcurrentStreams,proto3,oneof" json:"max_concurrent_streams,omitempty"`
+	// The longest request line and headers, in bytes; longer ones are answered 431.
+	// Default: 64Ki.
+	MaxHeaderSize *uint32 `protobuf:"varint,4,opt,name=max_header_size,json=maxHeaderSize,proto3,oneof" json:"max_header_size,omitempty"`
+	// The longest gRPC request in bytes; longer ones end RESOURCE_EXHAUSTED.
+	// Default: 1Mi.
+	MaxRequestSize *uint32 `protobuf:"varint,5,opt,name=max_request_size,json=maxRequestSize,proto3,oneof" json:"max_request_size,omitempty"`
+	// The most requests for /metrics at once; more are answered 503. Default: 4.
+	MaxConcurrentScrapes *uint32 `protobuf:"varint,6,opt,name=max_concurrent_scrapes,json=maxConcurrentScrapes,proto3,oneof" json:"max_concurrent_scrapes,omitempty"`
+	// How long a client may take for a request's headers. Default: 10s.
+	ReadHeaderTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=read_header_timeout,json=readHeaderTimeout,proto3" json:"read_header_timeout,omitempty"`
+	// How long an HTTP request may take, the time of a profile not counted. gRPC
+	// streams last as long as their clients like. Default: 1m.
+	RequestTimeout *durationpb.Duration `protobuf:"bytes,8,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
+	// How long a connection without requests is kept. Default: 5m.
+	IdleTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	// How long an HTTP/2 client may take nothing of what there is for it until it is
+	// disconnected. Default: 30s.
+	StallTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=stall_timeout,json=stallTimeout,proto3" json:"stall_timeout,omitempty"`
+	// The longest profile or trace of the process that is given its time.
+	// Default: 10m.
+	MaxProfile    *durationpb.Duration `protobuf:"bytes,11,opt,name=max_profile,json=maxProfile,proto3" json:"max_profile,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Admin) Reset() {
 	*x = Admin{}
-	mi := &file_pillion_config_v1_listeners_proto_msgTypes[2]
+	mi := &file_pillion_config_v1_listeners_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -205,7 +395,7 @@ func (x *Admin) String() string {
 func (*Admin) ProtoMessage() {}
 
 func (x *Admin) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_config_v1_listeners_proto_msgTypes[2]
+	mi := &file_pillion_config_v1_listeners_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -218,7 +408,7 @@ func (x *Admin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admin.ProtoReflect.Descriptor instead.
 func (*Admin) Descriptor() ([]byte, []int) {
-	return file_pillion_config_v1_listeners_proto_rawDescGZIP(), []int{2}
+	return file_pillion_config_v1_listeners_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Admin) GetListen() string {
@@ -228,11 +418,81 @@ func (x *Admin) GetListen() string {
 	return ""
 }
 
+func (x *Admin) GetMaxConnections() uint32 {
+	if x != nil && x.MaxConnections != nil {
+		return *x.MaxConnections
+	}
+	return 0
+}
+
+func (x *Admin) GetMaxConcurrentStreams() uint32 {
+	if x != nil && x.MaxConcurrentStreams != nil {
+		return *x.MaxConcurrentStreams
+	}
+	return 0
+}
+
+func (x *Admin) GetMaxHeaderSize() uint32 {
+	if x != nil && x.MaxHeaderSize != nil {
+		return *x.MaxHeaderSize
+	}
+	return 0
+}
+
+func (x *Admin) GetMaxRequestSize() uint32 {
+	if x != nil && x.MaxRequestSize != nil {
+		return *x.MaxRequestSize
+	}
+	return 0
+}
+
+func (x *Admin) GetMaxConcurrentScrapes() uint32 {
+	if x != nil && x.MaxConcurrentScrapes != nil {
+		return *x.MaxConcurrentScrapes
+	}
+	return 0
+}
+
+func (x *Admin) GetReadHeaderTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ReadHeaderTimeout
+	}
+	return nil
+}
+
+func (x *Admin) GetRequestTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.RequestTimeout
+	}
+	return nil
+}
+
+func (x *Admin) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
+func (x *Admin) GetStallTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StallTimeout
+	}
+	return nil
+}
+
+func (x *Admin) GetMaxProfile() *durationpb.Duration {
+	if x != nil {
+		return x.MaxProfile
+	}
+	return nil
+}
+
 var File_pillion_config_v1_listeners_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_listeners_proto_rawDesc = "" +
 	"\n" +
-	"!pillion/config/v1/listeners.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe7\x03\n" +
+	"!pillion/config/v1/listeners.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8b\x06\n" +
 	"\bOutbound\x12 \n" +
 	"\x06listen\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x06listen\x12`\n" +
 	"\x0fdefault_service\x18\x02 \x01(\tB7\xbaH4r2\x18\xfd\x012-^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$R\x0edefaultService\x12V\n" +
@@ -241,12 +501,62 @@ const file_pillion_config_v1_listeners_proto_rawDesc = "" +
 	"\x0fdefault_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\b\x80\xe7\x84\x0f2\x04\x10\xc0\x84=R\x0edefaultTimeout\x12O\n" +
 	"\vmax_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\b\x80\xe7\x84\x0f2\x04\x10\xc0\x84=R\n" +
 	"maxTimeout\x12U\n" +
-	"\x0fresolve_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0eresolveTimeout\"S\n" +
+	"\x0fresolve_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0eresolveTimeout\x12-\n" +
+	"\tmax_names\x18\a \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x00R\bmaxNames\x88\x01\x01\x12:\n" +
+	"\x10max_pending_rpcs\x18\b \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x01R\x0emaxPendingRpcs\x88\x01\x01\x12Q\n" +
+	"\rnot_found_ttl\x18\t \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\xac\x022\x05\x10\x80\xad\xe2\x04R\vnotFoundTtl\x12A\n" +
+	"\n" +
+	"reflection\x18\n" +
+	" \x01(\v2!.pillion.config.v1.MeshReflectionR\n" +
+	"reflectionB\f\n" +
+	"\n" +
+	"_max_namesB\x13\n" +
+	"\x11_max_pending_rpcs\"\xdf\x05\n" +
+	"\x0eMeshReflection\x120\n" +
+	"\vmax_streams\x18\x01 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x90N(\x01H\x00R\n" +
+	"maxStreams\x88\x01\x01\x123\n" +
+	"\fmax_services\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x01R\vmaxServices\x88\x01\x01\x12G\n" +
+	"\x17max_concurrent_services\x18\x03 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\xe8\a(\x01H\x02R\x15maxConcurrentServices\x88\x01\x01\x12<\n" +
+	"\x11max_question_size\x18\x04 \x01(\rB\v\xbaH\b*\x06\x18\x80\x80@(@H\x03R\x0fmaxQuestionSize\x88\x01\x01\x12;\n" +
+	"\x0fmax_answer_size\x18\x05 \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\x80\x01(\x80\bH\x04R\rmaxAnswerSize\x88\x01\x01\x126\n" +
+	"\rmax_list_size\x18\x06 \x01(\rB\r\xbaH\n" +
+	"*\b\x18\x80\x80\x80\b(\x80\bH\x05R\vmaxListSize\x88\x01\x01\x12V\n" +
+	"\x0fservice_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\xac\x022\x05\x10\x80\xad\xe2\x04R\x0eserviceTimeout\x12G\n" +
+	"\atimeout\x18\b \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\xac\x022\x05\x10\x80\xad\xe2\x04R\atimeout\x12P\n" +
+	"\fidle_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xad\xe2\x04R\vidleTimeoutB\x0e\n" +
+	"\f_max_streamsB\x0f\n" +
+	"\r_max_servicesB\x1a\n" +
+	"\x18_max_concurrent_servicesB\x14\n" +
+	"\x12_max_question_sizeB\x12\n" +
+	"\x10_max_answer_sizeB\x10\n" +
+	"\x0e_max_list_size\"S\n" +
 	"\aInbound\x12 \n" +
 	"\x06listen\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x06listen\x12&\n" +
-	"\tadvertise\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tadvertise\")\n" +
+	"\tadvertise\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tadvertise\"\x8b\a\n" +
 	"\x05Admin\x12 \n" +
-	"\x06listen\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x06listenBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\x06listen\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x06listen\x129\n" +
+	"\x0fmax_connections\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x00R\x0emaxConnections\x88\x01\x01\x12F\n" +
+	"\x16max_concurrent_streams\x18\x03 \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x01R\x14maxConcurrentStreams\x88\x01\x01\x12:\n" +
+	"\x0fmax_header_size\x18\x04 \x01(\rB\r\xbaH\n" +
+	"*\b\x18\x80\x80\x80\b(\x80\bH\x02R\rmaxHeaderSize\x88\x01\x01\x12<\n" +
+	"\x10max_request_size\x18\x05 \x01(\rB\r\xbaH\n" +
+	"*\b\x18\x80\x80\x80 (\x80\bH\x03R\x0emaxRequestSize\x88\x01\x01\x12E\n" +
+	"\x16max_concurrent_scrapes\x18\x06 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\xe8\a(\x01H\x04R\x14maxConcurrentScrapes\x88\x01\x01\x12]\n" +
+	"\x13read_header_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xad\xe2\x04R\x11readHeaderTimeout\x12V\n" +
+	"\x0frequest_timeout\x18\b \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\x0erequestTimeout\x12Q\n" +
+	"\fidle_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x04\b\x80\xa3\x052\x05\x10\x80\xc2\xd7/R\vidleTimeout\x12R\n" +
+	"\rstall_timeout\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\fstallTimeout\x12K\n" +
+	"\vmax_profile\x18\v \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\n" +
+	"maxProfileB\x12\n" +
+	"\x10_max_connectionsB\x19\n" +
+	"\x17_max_concurrent_streamsB\x12\n" +
+	"\x10_max_header_sizeB\x13\n" +
+	"\x11_max_request_sizeB\x19\n" +
+	"\x17_max_concurrent_scrapesBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_listeners_proto_rawDescOnce sync.Once
@@ -260,22 +570,33 @@ func file_pillion_config_v1_listeners_proto_rawDescGZIP() []byte {
 	return file_pillion_config_v1_listeners_proto_rawDescData
 }
 
-var file_pillion_config_v1_listeners_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_pillion_config_v1_listeners_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_pillion_config_v1_listeners_proto_goTypes = []any{
 	(*Outbound)(nil),            // 0: pillion.config.v1.Outbound
-	(*Inbound)(nil),             // 1: pillion.config.v1.Inbound
-	(*Admin)(nil),               // 2: pillion.config.v1.Admin
-	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
+	(*MeshReflection)(nil),      // 1: pillion.config.v1.MeshReflection
+	(*Inbound)(nil),             // 2: pillion.config.v1.Inbound
+	(*Admin)(nil),               // 3: pillion.config.v1.Admin
+	(*durationpb.Duration)(nil), // 4: google.protobuf.Duration
 }
 var file_pillion_config_v1_listeners_proto_depIdxs = []int32{
-	3, // 0: pillion.config.v1.Outbound.default_timeout:type_name -> google.protobuf.Duration
-	3, // 1: pillion.config.v1.Outbound.max_timeout:type_name -> google.protobuf.Duration
-	3, // 2: pillion.config.v1.Outbound.resolve_timeout:type_name -> google.protobuf.Duration
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4,  // 0: pillion.config.v1.Outbound.default_timeout:type_name -> google.protobuf.Duration
+	4,  // 1: pillion.config.v1.Outbound.max_timeout:type_name -> google.protobuf.Duration
+	4,  // 2: pillion.config.v1.Outbound.resolve_timeout:type_name -> google.protobuf.Duration
+	4,  // 3: pillion.config.v1.Outbound.not_found_ttl:type_name -> google.protobuf.Duration
+	1,  // 4: pillion.config.v1.Outbound.reflection:type_name -> pillion.config.v1.MeshReflection
+	4,  // 5: pillion.config.v1.MeshReflection.service_timeout:type_name -> google.protobuf.Duration
+	4,  // 6: pillion.config.v1.MeshReflection.timeout:type_name -> google.protobuf.Duration
+	4,  // 7: pillion.config.v1.MeshReflection.idle_timeout:type_name -> google.protobuf.Duration
+	4,  // 8: pillion.config.v1.Admin.read_header_timeout:type_name -> google.protobuf.Duration
+	4,  // 9: pillion.config.v1.Admin.request_timeout:type_name -> google.protobuf.Duration
+	4,  // 10: pillion.config.v1.Admin.idle_timeout:type_name -> google.protobuf.Duration
+	4,  // 11: pillion.config.v1.Admin.stall_timeout:type_name -> google.protobuf.Duration
+	4,  // 12: pillion.config.v1.Admin.max_profile:type_name -> google.protobuf.Duration
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_listeners_proto_init() }
@@ -283,13 +604,16 @@ func file_pillion_config_v1_listeners_proto_init() {
 	if File_pillion_config_v1_listeners_proto != nil {
 		return
 	}
+	file_pillion_config_v1_listeners_proto_msgTypes[0].OneofWrappers = []any{}
+	file_pillion_config_v1_listeners_proto_msgTypes[1].OneofWrappers = []any{}
+	file_pillion_config_v1_listeners_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pillion_config_v1_listeners_proto_rawDesc), len(file_pillion_config_v1_listeners_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

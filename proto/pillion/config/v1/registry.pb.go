@@ -131,7 +131,10 @@ func (*Registry_Static) isRegistry_Source() {}
 type FileRegistry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The mesh file, mesh.yaml. Relative to the bootstrap's folder.
-	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// The largest file that is read, in bytes. Default: 16Mi, some 100,000
+	// endpoints.
+	MaxSize       *uint32 `protobuf:"varint,2,opt,name=max_size,json=maxSize,proto3,oneof" json:"max_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -173,6 +176,13 @@ func (x *FileRegistry) GetPath() string {
 	return ""
 }
 
+func (x *FileRegistry) GetMaxSize() uint32 {
+	if x != nil && x.MaxSize != nil {
+		return *x.MaxSize
+	}
+	return 0
+}
+
 // ConsulRegistry takes services and endpoints from a Consul agent over its
 // HTTP API, and registers the local app there. What is left out comes from
 // Consul's own variables, named with each field; TLS towards the agent comes
@@ -207,8 +217,29 @@ type ConsulRegistry struct {
 	// Whether an instance that has no sidecar may be dialled itself, in
 	// plaintext. Default: true.
 	AllowPlaintext *bool `protobuf:"varint,9,opt,name=allow_plaintext,json=allowPlaintext,proto3,oneof" json:"allow_plaintext,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The most connections to the agent, 8 of which are kept for what does not block.
+	// Beyond the others, services take turns, and news of them come up to a second
+	// later. Default: 64; the agent allows 200 for one client address.
+	MaxConnections *uint32 `protobuf:"varint,10,opt,name=max_connections,json=maxConnections,proto3,oneof" json:"max_connections,omitempty"`
+	// The longest answer of the agent in bytes; a longer one counts as none.
+	// Default: 64Mi, some 20,000 instances.
+	MaxAnswerSize *uint32 `protobuf:"varint,11,opt,name=max_answer_size,json=maxAnswerSize,proto3,oneof" json:"max_answer_size,omitempty"`
+	// The most instances of one service that are taken over; the rest is left out.
+	// Default: 65536.
+	MaxInstances *uint32 `protobuf:"varint,12,opt,name=max_instances,json=maxInstances,proto3,oneof" json:"max_instances,omitempty"`
+	// The most files in `cache_dir`; the oldest go first. Default: 1000.
+	MaxCachedServices *uint32 `protobuf:"varint,13,opt,name=max_cached_services,json=maxCachedServices,proto3,oneof" json:"max_cached_services,omitempty"`
+	// The largest file in `cache_dir`, in bytes; a service that takes more is not
+	// kept. Default: 16Mi.
+	MaxCacheFileSize *uint32 `protobuf:"varint,14,opt,name=max_cache_file_size,json=maxCacheFileSize,proto3,oneof" json:"max_cache_file_size,omitempty"`
+	// How long connecting to the agent may take, and as long again a TLS handshake.
+	// Default: 3s.
+	ConnectTimeout *durationpb.Duration `protobuf:"bytes,15,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"`
+	// How long a call to the agent may take, beside what a blocking query may wait.
+	// Default: 5s.
+	CallTimeout   *durationpb.Duration `protobuf:"bytes,16,opt,name=call_timeout,json=callTimeout,proto3" json:"call_timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsulRegistry) Reset() {
@@ -302,6 +333,55 @@ func (x *ConsulRegistry) GetAllowPlaintext() bool {
 		return *x.AllowPlaintext
 	}
 	return false
+}
+
+func (x *ConsulRegistry) GetMaxConnections() uint32 {
+	if x != nil && x.MaxConnections != nil {
+		return *x.MaxConnections
+	}
+	return 0
+}
+
+func (x *ConsulRegistry) GetMaxAnswerSize() uint32 {
+	if x != nil && x.MaxAnswerSize != nil {
+		return *x.MaxAnswerSize
+	}
+	return 0
+}
+
+func (x *ConsulRegistry) GetMaxInstances() uint32 {
+	if x != nil && x.MaxInstances != nil {
+		return *x.MaxInstances
+	}
+	return 0
+}
+
+func (x *ConsulRegistry) GetMaxCachedServices() uint32 {
+	if x != nil && x.MaxCachedServices != nil {
+		return *x.MaxCachedServices
+	}
+	return 0
+}
+
+func (x *ConsulRegistry) GetMaxCacheFileSize() uint32 {
+	if x != nil && x.MaxCacheFileSize != nil {
+		return *x.MaxCacheFileSize
+	}
+	return 0
+}
+
+func (x *ConsulRegistry) GetConnectTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ConnectTimeout
+	}
+	return nil
+}
+
+func (x *ConsulRegistry) GetCallTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.CallTimeout
+	}
+	return nil
 }
 
 // StaticRegistry holds addresses that never change.
@@ -405,9 +485,11 @@ const file_pillion_config_v1_registry_proto_rawDesc = "" +
 	"\x04file\x18\x01 \x01(\v2\x1f.pillion.config.v1.FileRegistryH\x00R\x04file\x12;\n" +
 	"\x06consul\x18\x02 \x01(\v2!.pillion.config.v1.ConsulRegistryH\x00R\x06consul\x12;\n" +
 	"\x06static\x18\x03 \x01(\v2!.pillion.config.v1.StaticRegistryH\x00R\x06staticB\x0f\n" +
-	"\x06source\x12\x05\xbaH\x02\b\x01\"/\n" +
+	"\x06source\x12\x05\xbaH\x02\b\x01\"l\n" +
 	"\fFileRegistry\x12\x1f\n" +
-	"\x04path\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x04path\"\xf4\x03\n" +
+	"\x04path\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x04path\x12.\n" +
+	"\bmax_size\x18\x02 \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\x80\x04(\x80\bH\x00R\amaxSize\x88\x01\x01B\v\n" +
+	"\t_max_size\"\xbd\b\n" +
 	"\x0eConsulRegistry\x12\"\n" +
 	"\aaddress\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aaddress\x12,\n" +
 	"\x06scheme\x18\x02 \x01(\tB\x14\xbaH\x11r\x0fR\x00R\x04httpR\x05httpsR\x06scheme\x12'\n" +
@@ -421,8 +503,23 @@ const file_pillion_config_v1_registry_proto_rawDesc = "" +
 	"\tcache_dir\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\bcacheDir\x12N\n" +
 	"\fidle_timeout\x18\b \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x04\b\x80\xf5$2\x02\b\x01R\vidleTimeout\x12,\n" +
-	"\x0fallow_plaintext\x18\t \x01(\bH\x00R\x0eallowPlaintext\x88\x01\x01B\x12\n" +
-	"\x10_allow_plaintext\"\x82\x02\n" +
+	"\x0fallow_plaintext\x18\t \x01(\bH\x00R\x0eallowPlaintext\x88\x01\x01\x128\n" +
+	"\x0fmax_connections\x18\n" +
+	" \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x90N(\fH\x01R\x0emaxConnections\x88\x01\x01\x12<\n" +
+	"\x0fmax_answer_size\x18\v \x01(\rB\x0f\xbaH\f*\n" +
+	"\x18\x80\x80\x80\x80\x04(\x80\x80\x04H\x02R\rmaxAnswerSize\x88\x01\x01\x125\n" +
+	"\rmax_instances\x18\f \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x03R\fmaxInstances\x88\x01\x01\x12@\n" +
+	"\x13max_cached_services\x18\r \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x04R\x11maxCachedServices\x88\x01\x01\x12B\n" +
+	"\x13max_cache_file_size\x18\x0e \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\x80\x04(\x80\bH\x05R\x10maxCacheFileSize\x88\x01\x01\x12V\n" +
+	"\x0fconnect_timeout\x18\x0f \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\xac\x022\x05\x10\x80\xad\xe2\x04R\x0econnectTimeout\x12P\n" +
+	"\fcall_timeout\x18\x10 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\xac\x022\x05\x10\x80\xad\xe2\x04R\vcallTimeoutB\x12\n" +
+	"\x10_allow_plaintextB\x12\n" +
+	"\x10_max_connectionsB\x12\n" +
+	"\x10_max_answer_sizeB\x10\n" +
+	"\x0e_max_instancesB\x16\n" +
+	"\x14_max_cached_servicesB\x16\n" +
+	"\x14_max_cache_file_size\"\x82\x02\n" +
 	"\x0eStaticRegistry\x12\x8e\x01\n" +
 	"\tupstreams\x18\x01 \x03(\v20.pillion.config.v1.StaticRegistry.UpstreamsEntryB>\xbaH;\x9a\x018\b\x01\x10\x90N\"1r/\x18\xfd\x012*^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$R\tupstreams\x1a_\n" +
 	"\x0eUpstreamsEntry\x12\x10\n" +
@@ -458,13 +555,15 @@ var file_pillion_config_v1_registry_proto_depIdxs = []int32{
 	2, // 1: pillion.config.v1.Registry.consul:type_name -> pillion.config.v1.ConsulRegistry
 	3, // 2: pillion.config.v1.Registry.static:type_name -> pillion.config.v1.StaticRegistry
 	6, // 3: pillion.config.v1.ConsulRegistry.idle_timeout:type_name -> google.protobuf.Duration
-	5, // 4: pillion.config.v1.StaticRegistry.upstreams:type_name -> pillion.config.v1.StaticRegistry.UpstreamsEntry
-	4, // 5: pillion.config.v1.StaticRegistry.UpstreamsEntry.value:type_name -> pillion.config.v1.StaticUpstream
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	6, // 4: pillion.config.v1.ConsulRegistry.connect_timeout:type_name -> google.protobuf.Duration
+	6, // 5: pillion.config.v1.ConsulRegistry.call_timeout:type_name -> google.protobuf.Duration
+	5, // 6: pillion.config.v1.StaticRegistry.upstreams:type_name -> pillion.config.v1.StaticRegistry.UpstreamsEntry
+	4, // 7: pillion.config.v1.StaticRegistry.UpstreamsEntry.value:type_name -> pillion.config.v1.StaticUpstream
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_registry_proto_init() }
@@ -477,6 +576,7 @@ func file_pillion_config_v1_registry_proto_init() {
 		(*Registry_Consul)(nil),
 		(*Registry_Static)(nil),
 	}
+	file_pillion_config_v1_registry_proto_msgTypes[1].OneofWrappers = []any{}
 	file_pillion_config_v1_registry_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

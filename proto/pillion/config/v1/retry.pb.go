@@ -33,7 +33,10 @@ type Retry struct {
 	// How many bytes of a request are kept for that once they were sent, per RPC.
 	// An RPC that has sent more is no longer retried. 0: nor is one that has sent
 	// anything. Default: 64Ki.
-	BufferPerRpc  *uint32 `protobuf:"varint,2,opt,name=buffer_per_rpc,json=bufferPerRpc,proto3,oneof" json:"buffer_per_rpc,omitempty"`
+	BufferPerRpc *uint32 `protobuf:"varint,2,opt,name=buffer_per_rpc,json=bufferPerRpc,proto3,oneof" json:"buffer_per_rpc,omitempty"`
+	// How many instances an RPC tries at most, those that could not be reached
+	// counted. Default: 20.
+	MaxInstances  *uint32 `protobuf:"varint,3,opt,name=max_instances,json=maxInstances,proto3,oneof" json:"max_instances,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -82,17 +85,27 @@ func (x *Retry) GetBufferPerRpc() uint32 {
 	return 0
 }
 
+func (x *Retry) GetMaxInstances() uint32 {
+	if x != nil && x.MaxInstances != nil {
+		return *x.MaxInstances
+	}
+	return 0
+}
+
 var File_pillion_config_v1_retry_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_retry_proto_rawDesc = "" +
 	"\n" +
-	"\x1dpillion/config/v1/retry.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\"\x95\x01\n" +
+	"\x1dpillion/config/v1/retry.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\"\xdd\x01\n" +
 	"\x05Retry\x121\n" +
 	"\fmax_attempts\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18d(\x01H\x00R\vmaxAttempts\x88\x01\x01\x125\n" +
 	"\x0ebuffer_per_rpc\x18\x02 \x01(\rB\n" +
-	"\xbaH\a*\x05\x18\x80\x80\x80\bH\x01R\fbufferPerRpc\x88\x01\x01B\x0f\n" +
+	"\xbaH\a*\x05\x18\x80\x80\x80\bH\x01R\fbufferPerRpc\x88\x01\x01\x124\n" +
+	"\rmax_instances\x18\x03 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\xe8\a(\x01H\x02R\fmaxInstances\x88\x01\x01B\x0f\n" +
 	"\r_max_attemptsB\x11\n" +
-	"\x0f_buffer_per_rpcBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\x0f_buffer_per_rpcB\x10\n" +
+	"\x0e_max_instancesBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_retry_proto_rawDescOnce sync.Once
