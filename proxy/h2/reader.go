@@ -296,13 +296,25 @@ func (r *reader) onPriority(h frameHeader, p []byte) error {
 	if h.id == 0 {
 		return connError(ProtocolError, "PRIORITY on stream 0")
 	}
-	if h.length != 5 {
-		return &streamError{h.id, FrameSizeError, "PRIORITY of a length other than 5"}
-	}
-	if binary.BigEndian.Uint32(p)&maxStreamID == h.id {
-		return &streamError{h.id, ProtocolError, "a stream that depends on itself"}
+	switch {
+	case h.length != 5:
+		return r.c.refusePriority(&streamError{h.id, FrameSizeError, "PRIORITY of a length other than 5"})
+	case binary.BigEndian.Uint32(p)&maxStreamID == h.id:
+		return r.c.refusePriority(&streamError{h.id, ProtocolError, "a stream that depends on itself"})
 	}
 	return r.annoyed(1)
+}
+
+// refusePriority says what becomes of a malformed PRIORITY frame, the only frame
+// that an idle stream may get: such a stream must not be reset (RFC 9113 section
+// 6.4).
+func (c *Conn) refusePriority(err *streamError) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.checkNotIdle(err.id) != nil {
+		return connError(err.code, err.reason)
+	}
+	return err
 }
 
 // onRSTStream ends a stream that the peer reset.
@@ -341,9 +353,10 @@ func (c *Conn) onLateReset(id uint32) error {
 }
 
 // checkNotIdle refuses a frame on a stream that nobody has opened yet (RFC 9113
-// section 5.1). c.mu is held.
+// section 5.1). Those with even ids are a server's to open, and none does: ours
+// pushes nothing, and others are told not to. c.mu is held.
 func (c *Conn) checkNotIdle(id uint32) error {
-	if c.role == Server && id > c.lastID && id <= c.goAwayID || c.role == Client && (id%2 == 0 || id >= c.nextID) {
+	if id%2 == 0 || c.role == Server && id > c.lastID && id <= c.goAwayID || c.role == Client && id >= c.nextID {
 		return connError(ProtocolError, "a frame on an idle stream")
 	}
 	return nil
