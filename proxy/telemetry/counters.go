@@ -26,6 +26,11 @@ const maxServices = 1000
 //	pillion_downstream_connections{side}              callers' connections that are open
 //	pillion_buffered_bytes                            bytes held for RPCs, both sides
 //	pillion_access_log_dropped_total                  RPCs missing from the access log
+//	pillion_rpcs_in_flight{side}                      RPCs under way
+//	pillion_rpcs_shed_total{side,reason}              RPCs refused at their headers
+//	pillion_concurrency_limit                         the adaptive limit of the local app
+//	pillion_concurrency_waiting                       RPCs that count against it
+//	pillion_concurrency_latency_seconds               what the app takes without a queue
 //
 // side is "outbound" or "inbound"; service is the destination, empty where none
 // was found. The zero value is ready for use. It must not be copied.
@@ -38,6 +43,8 @@ type Counters struct {
 	// AccessLogDropped counts the RPCs that the access log should have named
 	// and does not, because it was not written quickly enough or at all.
 	AccessLogDropped atomic.Uint64
+	// Admission is about which RPCs may begin, by Kind.
+	Admission [2]Admission
 
 	mu       sync.Mutex
 	services [2]map[string]*Service // by Kind and name
@@ -130,6 +137,9 @@ func (c *Counters) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- desc
 	}
+	for _, desc := range admissionDescs {
+		ch <- desc
+	}
 }
 
 // Collect implements prometheus.Collector. Of the flags only those that
@@ -146,6 +156,7 @@ func (c *Counters) Collect(ch chan<- prometheus.Metric) {
 	for _, kind := range []Kind{Outbound, Inbound} {
 		side := kind.String()
 		gauge(downstreamDesc, c.DownstreamConnections[kind].Load(), side)
+		c.Admission[kind].collect(ch, side)
 		for name, s := range c.known(kind) {
 			counter(attemptsDesc, s.Attempts.Load(), side, name)
 			counter(retriesDesc, s.TransparentRetries.Load(), side, name)

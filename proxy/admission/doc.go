@@ -1,0 +1,32 @@
+// Package admission decides whether an RPC may begin now. It counts the RPCs
+// under way and refuses those above a bound, and, where it is asked to, finds by
+// itself how many an app can have at once without becoming slow. It does not
+// answer the RPCs that it refuses, nor does it make any wait: a queue would only
+// add to the time of those that are served late.
+//
+//	gate.go        what an RPC meets: the bound, then the limit
+//	limiter.go     the RPCs that the app has not begun to answer, against a limit
+//	controller.go  what the limit should be: a state machine without concurrency
+//	cohort.go      leaves those out that take too long to tell anything
+//	samples.go     how long the app took
+//	throttle.go    bounds attempts at other instances after a refusal
+//
+// # The limit
+//
+// It is a gradient, as Envoy's adaptive concurrency and Netflix's
+// concurrency-limits have it: what the latency is without a queue, by what it is
+// now. Where that is below 1 there is a queue, and the limit shrinks by as much;
+// a headroom of its square root lets it grow again.
+//
+// The two differ in where the latency without a queue comes from. Gradient2 takes
+// a long average, which under an overload that lasts becomes the overload's own:
+// the limit drifts up, and the latency with it. Envoy measures, once a minute,
+// with next to nothing let through meanwhile: right, but every healthy app
+// refuses RPCs each minute. Here it is measured as Envoy does, but by halving the
+// limit only, and only where the limit is in force. In its balance the limit is
+// little above what the app can do at once, so half of it leaves no queue. An app
+// that is not pressed is measured as it goes, and never refuses for that.
+//
+// The limit does not change while less than half of it is used: the latency says
+// nothing about a limit that nobody meets.
+package admission
