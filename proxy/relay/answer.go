@@ -2,7 +2,6 @@ package relay
 
 import (
 	"strconv"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -54,12 +53,8 @@ func (r *RPC) refuse(b *h2.Batch, status int) {
 		r.sendRefusal(b)
 		return
 	}
-	r.setDeadline(refusalPatience)
+	r.setDeadline(r.p.cfg.RefusalTimeout)
 }
-
-// refusalPatience bounds how long the end of a request that is refused is waited
-// for.
-const refusalPatience = 5 * time.Second
 
 func (r *RPC) sendRefusal(b *h2.Batch) {
 	why := "This port carries gRPC only: POST with content-type application/grpc."

@@ -39,7 +39,7 @@ func (a *attempt) init(r *RPC) {
 // long as that fails at once. r.mu is held.
 func (r *RPC) try(b *h2.Batch) {
 	inst, ok := r.pick()
-	for ok && r.tries < maxTries {
+	for ok && r.tries < r.p.cfg.Retry.MaxInstances {
 		if r.attempt(b, inst) {
 			return
 		}
@@ -49,10 +49,6 @@ func (r *RPC) try(b *h2.Batch) {
 	}
 	r.failUnplaced(b)
 }
-
-// maxTries bounds the instances that an RPC tries. One that cannot be reached is
-// left alone from then on, so that few RPCs meet more than one of them.
-const maxTries = 20
 
 // pick chooses an instance: one that was not tried yet, if there is one, even
 // where its sidecar could not reach its app a moment ago; else one that was. r.mu

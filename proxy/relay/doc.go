@@ -64,6 +64,9 @@ type Config struct {
 	// the longest that one may have. 0: none.
 	DefaultTimeout, MaxTimeout time.Duration
 	Retry                      Retry
+	// RefusalTimeout is how long the end of a request that is no gRPC is waited
+	// for, before it is answered. Default 5 s.
+	RefusalTimeout time.Duration
 	// Budget bounds what all RPCs keep together; nil: no bound.
 	Budget *h2.Budget
 	// Shield says that instances are apps and not sidecars: what they say in
@@ -81,6 +84,10 @@ type Retry struct {
 	// ReplayBytes is how much of a request is kept for another attempt; one that
 	// is longer cannot be sent again. Default 64 KiB.
 	ReplayBytes int
+	// MaxInstances bounds the instances that an RPC tries, those that could not be
+	// reached counted. One such is left alone from then on, so that few RPCs meet
+	// more than one of them. Default 20.
+	MaxInstances int
 }
 
 // Proxy relays the RPCs of one direction. It is the part of an [h2.Handler]
@@ -97,6 +104,12 @@ func New(cfg Config) *Proxy {
 	}
 	if cfg.Retry.ReplayBytes == 0 {
 		cfg.Retry.ReplayBytes = 64 << 10
+	}
+	if cfg.Retry.MaxInstances == 0 {
+		cfg.Retry.MaxInstances = 20
+	}
+	if cfg.RefusalTimeout == 0 {
+		cfg.RefusalTimeout = 5 * time.Second
 	}
 	p := &Proxy{cfg: cfg}
 	p.rpcs.New = func() any { return newRPC(p) }

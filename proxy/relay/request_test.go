@@ -232,11 +232,16 @@ func TestCallersConnectionEndsBeforeTheRequestIsHandedOver(t *testing.T) {
 
 // A request that is refused is waited for to its end, but not for ever.
 func TestRefusedRequestThatNeverEnds(t *testing.T) {
-	simulated(t, func(t *testing.T) {
-		r := newRig(t, options{})
-		r.Headers(1, false, ":method", "POST", ":scheme", "http", ":path", "/a.B/C", "content-type", "application/json")
-		r.Want()
-		time.Sleep(refusalPatience + time.Millisecond)
-		r.Want("HEADERS 1 :status=415*", "DATA 1 *end", "RST_STREAM 1 NO_ERROR")
-	})
+	for patience, want := range map[time.Duration]time.Duration{0: 5 * time.Second, time.Minute: time.Minute} {
+		t.Run(want.String(), func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, options{Config: Config{RefusalTimeout: patience}})
+				r.Headers(1, false, ":method", "POST", ":scheme", "http", ":path", "/a.B/C", "content-type", "application/json")
+				time.Sleep(want - time.Millisecond)
+				r.Want()
+				time.Sleep(2 * time.Millisecond)
+				r.Want("HEADERS 1 :status=415*", "DATA 1 *end", "RST_STREAM 1 NO_ERROR")
+			})
+		})
+	}
 }

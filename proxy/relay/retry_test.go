@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -150,14 +151,37 @@ func TestNoInstanceCanBeReached(t *testing.T) {
 
 // There is a bound to how many an RPC tries.
 func TestHundredsOfUnreachableInstances(t *testing.T) {
-	simulated(t, func(t *testing.T) {
-		r := newRig(t, options{instances: 100})
-		r.Request(1, "/a.B/C", true)
-		r.Want("HEADERS 1 :status=200 grpc-status=14 * pillion-flags=UF end")
-		if n := r.counts.Attempts.Load(); n < 10 || n > 30 {
-			t.Errorf("%d attempts", n)
-		}
-	})
+	for most, want := range map[int]uint64{0: 20, 3: 3, 50: 50} {
+		t.Run(fmt.Sprint(most), func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, options{instances: 100, Config: Config{Retry: Retry{MaxInstances: most}}})
+				r.Request(1, "/a.B/C", true)
+				r.Want("HEADERS 1 :status=200 grpc-status=14 * pillion-flags=UF end")
+				if n := r.counts.Attempts.Load(); n != want {
+					t.Errorf("%d attempts, want %d", n, want)
+				}
+			})
+		})
+	}
+}
+
+// How long a first connection may take while another instance is there.
+func TestAnInstanceThatConnectsSlowly(t *testing.T) {
+	for patience, want := range map[time.Duration]string{0: "b:1", 2 * time.Second: "a:1"} {
+		t.Run(patience.String(), func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, options{instances: 2, upstream: upstream.Options{SlowConnect: patience}})
+				a, b := r.net.Listen("a:1"), r.net.Listen("b:1")
+				a.Delay = time.Second
+				r.Request(1, "/a.B/C", true)
+				time.Sleep(time.Second + time.Millisecond)
+				taken := map[string]*scriptpeer.Host{"a:1": a, "b:1": b}[want].Conn()
+				taken.Want("HEADERS 1*")
+				taken.TrailersOnly(1, "0")
+				r.Want("HEADERS 1 :status=200 grpc-status=0 end")
+			})
+		})
+	}
 }
 
 func TestTooManyWaiting(t *testing.T) {

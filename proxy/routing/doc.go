@@ -44,21 +44,21 @@ type Options struct {
 	// IdleTimeout is how long a service that no RPC asks for is still watched.
 	// Default 15 min.
 	IdleTimeout time.Duration
+	// MaxNames bounds the services and the gRPC service names that are remembered,
+	// which callers choose: so many of either. Default 10000.
+	MaxNames int
+	// MaxWaiting bounds the RPCs that wait for one of them. Default 10000.
+	MaxWaiting int
+	// NotFoundTTL is how long "there is no such service" is believed, unless the
+	// registry says otherwise before. Default 2 s.
+	NotFoundTTL time.Duration
 	Logger      *slog.Logger
 }
 
 const (
-	// noneTTL is how long "there is no such service" is believed, unless the
-	// registry says otherwise before.
-	noneTTL = 2 * time.Second
 	// answeringTTL is how long it is believed who answers a gRPC service name.
 	// It is asked again in the background when an RPC comes after that.
 	answeringTTL = 10 * time.Second
-	// maxEntries bounds the services and the gRPC service names remembered,
-	// which callers choose.
-	maxEntries = 10000
-	// maxWaiting bounds the RPCs that wait for one of them.
-	maxWaiting = 10000
 	// maxName is the longest name of a service, or of a gRPC service, in bytes.
 	// Registries allow less; callers would not.
 	maxName = 255
@@ -73,6 +73,15 @@ func (o Options) withDefaults() Options {
 	}
 	if o.IdleTimeout == 0 {
 		o.IdleTimeout = 15 * time.Minute
+	}
+	if o.MaxNames == 0 {
+		o.MaxNames = 10000
+	}
+	if o.MaxWaiting == 0 {
+		o.MaxWaiting = 10000
+	}
+	if o.NotFoundTTL == 0 {
+		o.NotFoundTTL = 2 * time.Second
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

@@ -45,9 +45,9 @@ func (e *entry) touch() {
 	}
 }
 
-// await queues an RPC until the entry is settled. It is false where too many
-// wait.
-func (e *entry) await(w relay.Waiter, life uint32) bool {
+// await queues an RPC until the entry is settled. It is false where as many wait
+// as may.
+func (e *entry) await(w relay.Waiter, life uint32, most int) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.state.Load() != statePending {
@@ -56,7 +56,7 @@ func (e *entry) await(w relay.Waiter, life uint32) bool {
 		go w.OnRoute(life)
 		return true
 	}
-	if len(e.waiting) >= maxWaiting {
+	if len(e.waiting) >= most {
 		return false
 	}
 	e.waiting = append(e.waiting, waiter{w, life})
@@ -108,7 +108,7 @@ func (e *entry) giveUpAfter(d time.Duration) {
 // outdated says that the entry is to be forgotten: nobody asked for a while, or
 // "there is none" was believed long enough. watched says that the registry will
 // still tell what it has not told in time.
-func (e *entry) outdated(now time.Time, idle time.Duration, watched bool) bool {
+func (e *entry) outdated(now time.Time, o *Options, watched bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.used.Swap(false) {
@@ -121,9 +121,9 @@ func (e *entry) outdated(now time.Time, idle time.Duration, watched bool) bool {
 		if watched && e.timedOut.Load() {
 			return now.Sub(e.lastUsed) >= unansweredTTL
 		}
-		return now.Sub(e.noneAt) >= noneTTL
+		return now.Sub(e.noneAt) >= o.NotFoundTTL
 	default:
-		return now.Sub(e.lastUsed) >= idle
+		return now.Sub(e.lastUsed) >= o.IdleTimeout
 	}
 }
 
@@ -154,7 +154,7 @@ func (r *Router) watch(name string, declared bool) *entry {
 	if s := t.services[name]; s != nil {
 		return &s.entry
 	}
-	if len(t.services) >= maxEntries || r.ctx.Err() != nil {
+	if len(t.services) >= r.opts.MaxNames || r.ctx.Err() != nil {
 		return nil
 	}
 	s := &service{name: name, declared: declared, make: r.opts.NewCluster}
@@ -233,7 +233,7 @@ func (r *Router) ask(grpcService string, within time.Duration) *entry {
 	if n := t.names[grpcService]; n != nil {
 		return &n.entry
 	}
-	if len(t.names) >= maxEntries || r.ctx.Err() != nil {
+	if len(t.names) >= r.opts.MaxNames || r.ctx.Err() != nil {
 		return nil
 	}
 	n := &name{grpcService: grpcService}

@@ -174,7 +174,7 @@ func (r *Router) Await(authority, path string, w relay.Waiter, life uint32) bool
 		e = new(entry) // it is settled by now
 		e.state.Store(stateNone)
 	}
-	return e.await(w, life)
+	return e.await(w, life, r.opts.MaxWaiting)
 }
 
 // Explain implements relay.Router.
@@ -289,7 +289,7 @@ func (r *Router) forget(now time.Time) {
 	t := r.tables.Load()
 	next := *t
 	for key, s := range t.services {
-		if s.outdated(now, r.opts.IdleTimeout, true) && !s.declared && s.inFlight() == 0 {
+		if s.outdated(now, &r.opts, true) && !s.declared && s.inFlight() == 0 {
 			if len(next.services) == len(t.services) {
 				next.services = maps.Clone(t.services)
 			}
@@ -298,7 +298,7 @@ func (r *Router) forget(now time.Time) {
 		}
 	}
 	for key, n := range t.names {
-		if n.outdated(now, r.opts.IdleTimeout, false) {
+		if n.outdated(now, &r.opts, false) {
 			if len(next.names) == len(t.names) {
 				next.names = maps.Clone(t.names)
 			}

@@ -215,7 +215,7 @@ func TestNoneIsForgotten(t *testing.T) {
 		r.route("greeter", sayHello).want("greeter by authority")
 		r.source.tell(t, "greeter", false)
 		r.route("greeter", sayHello).want("Unimplemented*")
-		time.Sleep(noneTTL + 3*time.Second)
+		time.Sleep(5 * time.Second)
 		if now, _ := r.source.watching("greeter"); now {
 			t.Error("what does not exist is still watched")
 		}
@@ -340,36 +340,58 @@ func TestAServiceIsDroppedWhileAnRPCIsOnItsWayThere(t *testing.T) {
 // Callers choose the names: there is a bound to how many are remembered, and
 // nobody spins where it is reached.
 func TestTooManyNames(t *testing.T) {
-	simulated(t, func(t *testing.T) {
-		r := newRig(t, Options{})
-		full := &tables{services: map[string]*service{}, names: map[string]*name{}}
-		for i := range maxEntries {
-			s := &service{cancel: func() {}}
-			full.services[strconv.Itoa(i)] = s
-			full.names[strconv.Itoa(i)] = &name{}
-		}
-		r.tables.Store(full)
-		r.route("greeter", sayHello).want("too many")
-		r.route("localhost", sayHello).want("too many")
-		if n := len(r.tables.Load().services) + len(r.tables.Load().names); n != 2*maxEntries {
-			t.Errorf("%d entries", n)
-		}
-	})
+	for most, want := range map[int]int{0: 10000, 3: 3} {
+		t.Run(strconv.Itoa(want), func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, Options{MaxNames: most})
+				full := &tables{services: map[string]*service{}, names: map[string]*name{}}
+				for i := range want {
+					s := &service{cancel: func() {}}
+					full.services[strconv.Itoa(i)] = s
+					full.names[strconv.Itoa(i)] = &name{}
+				}
+				r.tables.Store(full)
+				r.route("greeter", sayHello).want("too many")
+				r.route("localhost", sayHello).want("too many")
+				if n := len(r.tables.Load().services) + len(r.tables.Load().names); n != 2*want {
+					t.Errorf("%d entries", n)
+				}
+			})
+		})
+	}
 }
 
 func TestTooManyWaiting(t *testing.T) {
+	for most, want := range map[int]int{0: 10000, 3: 3} {
+		t.Run(strconv.Itoa(want), func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, Options{MaxWaiting: most})
+				c := r.route("greeter", sayHello)
+				e := &r.tables.Load().services["greeter"].entry
+				e.mu.Lock()
+				for len(e.waiting) < want {
+					e.waiting = append(e.waiting, waiter{nobody{}, 1})
+				}
+				e.mu.Unlock()
+				r.route("greeter", sayHello).want("too many")
+				r.source.tell(t, "greeter", true)
+				c.want("greeter by authority")
+			})
+		})
+	}
+}
+
+// "There is no such service" is believed for as long as it is configured.
+func TestNotFoundTTL(t *testing.T) {
 	simulated(t, func(t *testing.T) {
-		r := newRig(t, Options{})
+		r := newRig(t, Options{NotFoundTTL: time.Minute})
 		c := r.route("greeter", sayHello)
-		e := &r.tables.Load().services["greeter"].entry
-		e.mu.Lock()
-		for len(e.waiting) < maxWaiting {
-			e.waiting = append(e.waiting, waiter{nobody{}, 1})
-		}
-		e.mu.Unlock()
-		r.route("greeter", sayHello).want("too many")
-		r.source.tell(t, "greeter", true)
-		c.want("greeter by authority")
+		r.source.tell(t, "greeter", false)
+		c.want("Unimplemented*")
+		time.Sleep(58 * time.Second)
+		r.route("greeter", sayHello).want("Unimplemented*")
+		time.Sleep(4 * time.Second)
+		r.route("greeter", sayHello).want("waits")
 	})
 }
 

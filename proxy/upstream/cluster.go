@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,7 +39,7 @@ type table struct {
 // WithDefaults; counts is where its connections are counted.
 func NewCluster(name string, policy balance.Policy, opts *Options, counts *telemetry.Service) *Cluster {
 	c := &Cluster{name: name, policy: policy, opts: opts, counts: counts, byID: make(map[string]*Instance)}
-	c.table.Store(&table{picker: balance.New(policy, []*Instance(nil), nil, rand.Uint64)})
+	c.table.Store(&table{picker: balance.New(policy, []*Instance(nil), nil, opts.Random)})
 	return c
 }
 
@@ -100,7 +99,7 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 	}
 	c.byID = next
 	c.table.Store(&table{
-		picker:    balance.New(c.policy, instances, weights, rand.Uint64),
+		picker:    balance.New(c.policy, instances, weights, c.opts.Random),
 		instances: instances,
 		stale:     stale,
 	})

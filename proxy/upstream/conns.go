@@ -59,7 +59,7 @@ func (in *Instance) dial() {
 	ctx, cancel := context.WithTimeout(context.Background(), in.opts.ConnectTimeout)
 	in.cancel = cancel
 	if len(*in.conns.Load()) == 0 {
-		in.slowly = time.AfterFunc(slowConnect, in.connectsSlowly)
+		in.slowly = time.AfterFunc(in.opts.SlowConnect, in.connectsSlowly)
 	}
 	go func() {
 		defer cancel()
@@ -73,12 +73,6 @@ func (in *Instance) dial() {
 		in.serve(ctx, h2.New(h2.NewTransport(nc), h2.Client, in.opts.HTTP2, (*handler)(in)))
 	}()
 }
-
-// slowConnect is how long RPCs wait for an instance's connection while another
-// instance could take them. Connecting to one of the same region takes a few
-// milliseconds; one that hangs would hold its share of the RPCs for as long as
-// the connect timeout.
-const slowConnect = 250 * time.Millisecond
 
 // connectsSlowly sends those who wait elsewhere, if there is somewhere else, and
 // has new RPCs go there first.

@@ -2,8 +2,13 @@
 
 package upstream
 
-import "syscall"
+import (
+	"syscall"
+	"time"
+)
 
 // unacknowledgedTimeout leaves it to the system how long data may stay
 // unacknowledged.
-func unacknowledgedTimeout(string, string, syscall.RawConn) error { return nil }
+func unacknowledgedTimeout(time.Duration) func(network, address string, c syscall.RawConn) error {
+	return nil
+}

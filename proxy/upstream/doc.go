@@ -42,11 +42,22 @@ type Options struct {
 	// MaxConns bounds the connections to one instance. A second one is opened
 	// only where the peer's stream limit is reached. Default 16.
 	MaxConns int
+	// SlowConnect is how long RPCs wait for an instance's first connection while
+	// another instance could take them. Connecting to one of the same region takes
+	// a few milliseconds; one that hangs would hold its share of the RPCs for as
+	// long as ConnectTimeout. Default 250 ms.
+	SlowConnect time.Duration
+	// DeadAfter is about how long a host that is gone without a word is believed
+	// to be there; it means nothing where Dial is set. Default 30 s.
+	DeadAfter time.Duration
 	// MaxWaiting bounds the RPCs that wait for a connection to one instance.
 	// Default 10000.
 	MaxWaiting int
 	// Jitter returns a random number in [0, 1).
 	Jitter func() float64
+	// Random decides between instances. It is safe for concurrent use. Default:
+	// math/rand/v2's.
+	Random func() uint64
 }
 
 // WithDefaults returns a copy in which every field has a value.
@@ -60,10 +71,12 @@ func (o Options) WithDefaults() Options {
 		cfg := h2.Config{}.WithDefaults()
 		o.HTTP2 = &cfg
 	}
+	def(&o.DeadAfter, 30*time.Second)
 	if o.Dial == nil {
-		o.Dial = dialer.DialContext
+		o.Dial = newDialer(o.DeadAfter).DialContext
 	}
 	def(&o.ConnectTimeout, 5*time.Second)
+	def(&o.SlowConnect, 250*time.Millisecond)
 	def(&o.BackoffBase, 50*time.Millisecond)
 	def(&o.BackoffMax, 3*time.Second)
 	def(&o.IdleTimeout, 5*time.Minute)
@@ -75,6 +88,9 @@ func (o Options) WithDefaults() Options {
 	}
 	if o.Jitter == nil {
 		o.Jitter = rand.Float64
+	}
+	if o.Random == nil {
+		o.Random = rand.Uint64
 	}
 	return o
 }

@@ -32,7 +32,7 @@ type Instance struct {
 
 	inFlight atomic.Int64
 	avoided  atomic.Bool // in back-off
-	slow     atomic.Bool // has been connecting for slowConnect
+	slow     atomic.Bool // has been connecting for Options.SlowConnect
 	refusal  refusal
 	conns    atomic.Pointer[[]*conn]
 
