@@ -17,10 +17,9 @@ const (
 	// maxTyped is how many services are asked in that time, as many as the mesh
 	// reflection asks at most.
 	maxTyped = 1000
-	// maxForeseen is how many methods are made known that the app has not
-	// called. The metrics have room for twice as many, and what it calls comes
-	// first.
-	maxForeseen = 1000
+	// foreseenShare is which part of the metrics' methods may be made known that
+	// the app has not called: what it calls comes first.
+	foreseenShare = 2
 )
 
 // typeLearner finds out of which types the methods of services are, for the
@@ -99,7 +98,7 @@ func (l *typeLearner) run(ctx context.Context, methods func(context.Context, str
 
 func (l *typeLearner) learn(m meshreflect.Method) {
 	if l.metrics.Method(m.FullMethod).Other() {
-		if l.foreseen >= maxForeseen {
+		if l.foreseen >= l.metrics.MaxMethods()/foreseenShare {
 			return
 		}
 		l.foreseen++

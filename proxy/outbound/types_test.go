@@ -76,6 +76,7 @@ func TestServicesAskedForTypesAreBounded(t *testing.T) {
 
 // What the app calls keeps its place in the metrics.
 func TestMethodsForeseenAreBounded(t *testing.T) {
+	const maxForeseen = 1000
 	methods := make([]meshreflect.Method, maxForeseen+2)
 	for n := range methods {
 		methods[n].FullMethod = fmt.Sprintf("/s/m%d", n)

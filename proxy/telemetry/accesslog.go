@@ -39,6 +39,8 @@ type AccessLogOptions struct {
 	// Queue is how many RPCs may wait to be written, 4,096 if 0. What comes
 	// while it is full is dropped and counted.
 	Queue int
+	// Texts says how much of each string is logged.
+	Texts TextLimits
 	// Dropped counts the RPCs that should have been logged and were not;
 	// usually Counters.AccessLogDropped. It may be nil.
 	Dropped *atomic.Uint64
@@ -58,6 +60,7 @@ type AccessLog struct {
 	errors    bool
 	random    func() uint64
 	limit     int
+	texts     TextLimits
 	dropped   *atomic.Uint64
 	logger    *slog.Logger
 	out       *sink
@@ -95,6 +98,7 @@ func newAccessLog(out *sink, o AccessLogOptions) *AccessLog {
 		errors:  o.Errors,
 		random:  o.Random,
 		limit:   o.Queue,
+		texts:   o.Texts.withDefaults(),
 		dropped: o.Dropped,
 		logger:  o.Logger,
 		out:     out,
@@ -143,7 +147,7 @@ func (l *AccessLog) Log(r *Record) {
 		return
 	}
 	e := l.entries.Get().(*entry)
-	e.set(r)
+	e.set(r, &l.texts)
 	l.mu.Lock()
 	closed, waiting := l.closed, len(l.pending)
 	queued := !closed && waiting < l.limit

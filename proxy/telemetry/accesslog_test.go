@@ -452,7 +452,7 @@ func TestCopyingAllocatesNothing(t *testing.T) {
 	r := exampleRecord()
 	if n := testing.AllocsPerRun(1000, func() {
 		l.Want(codes.OK)
-		e.set(r)
+		e.set(r, &l.texts)
 	}); n != 0 {
 		t.Errorf("%v allocations per RPC", n)
 	}

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"maps"
 	"strings"
 	"sync"
@@ -11,8 +12,7 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
-// maxServices is how many destinations one direction tells apart. The names
-// come from the registry, not from a caller, but a mesh changes over months.
+// maxServices is the default of Counters.MaxServices.
 const maxServices = 1000
 
 // Counters holds what there is to count beside the RPCs themselves. Who does a
@@ -35,6 +35,10 @@ const maxServices = 1000
 // side is "outbound" or "inbound"; service is the destination, empty where none
 // was found. The zero value is ready for use. It must not be copied.
 type Counters struct {
+	// MaxServices is how many destinations one direction tells apart; 0 stands for
+	// 1,000. The names come from the registry, not from a caller, but a mesh changes
+	// over months. It must be set before the Counters are used.
+	MaxServices int
 	// DownstreamConnections counts the callers' connections that are open, by
 	// Kind.
 	DownstreamConnections [2]atomic.Int64
@@ -77,8 +81,8 @@ func (s *Service) Failed(flag wire.Flag) {
 
 // Service returns the counters of a destination, "" for RPCs of which none was
 // found. The name comes from the registry, never from a caller. It is for when
-// a destination is set up, not for each RPC: it takes a lock. Beyond 1,000
-// names a direction all share the one called "other".
+// a destination is set up, not for each RPC: it takes a lock. Beyond
+// MaxServices names a direction all share the one called "other".
 func (c *Counters) Service(kind Kind, name string) *Service {
 	name = strings.ToValidUTF8(name, "\uFFFD") // Prometheus refuses anything else
 	c.mu.Lock()
@@ -91,7 +95,7 @@ func (c *Counters) Service(kind Kind, name string) *Service {
 	if s, ok := known[name]; ok {
 		return s
 	}
-	if len(known) >= maxServices {
+	if len(known) >= cmp.Or(c.MaxServices, maxServices) {
 		name = other
 		if s, ok := known[name]; ok {
 			return s

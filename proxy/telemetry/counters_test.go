@@ -61,18 +61,20 @@ func TestCountersServiceIsTheSameAgain(t *testing.T) {
 
 func TestCountersServicesAreBounded(t *testing.T) {
 	t.Parallel()
-	var c Counters
-	for i := range maxServices {
-		c.Service(Outbound, fmt.Sprint(i))
-	}
-	shared := c.Service(Outbound, "x")
-	if shared != c.Service(Outbound, "y") {
-		t.Error("services beyond the bound have counters of their own")
-	}
-	if c.Service(Outbound, "0") == shared {
-		t.Error("a known service lost its counters")
-	}
-	if known := c.known(Outbound); len(known) != maxServices+1 || known["other"] != shared {
-		t.Errorf("%d services, want %d and %q", len(known), maxServices, "other")
+	for limit, want := range map[int]int{0: 1000, 3: 3} {
+		c := Counters{MaxServices: limit}
+		for i := range want {
+			c.Service(Outbound, fmt.Sprint(i))
+		}
+		shared := c.Service(Outbound, "x")
+		if shared != c.Service(Outbound, "y") {
+			t.Error("services beyond the bound have counters of their own")
+		}
+		if c.Service(Outbound, "0") == shared {
+			t.Error("a known service lost its counters")
+		}
+		if known := c.known(Outbound); len(known) != want+1 || known["other"] != shared {
+			t.Errorf("%d services, want %d and %q", len(known), want, "other")
+		}
 	}
 }

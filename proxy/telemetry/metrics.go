@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"maps"
 	"strings"
 	"sync"
@@ -13,14 +14,23 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
+// The defaults of MetricsLimits.
 const (
-	// maxMethods is how many methods one direction tells apart. Each makes some
-	// 25 time series, and an app that answers any path it is asked for would
-	// let a caller choose the labels.
 	maxMethods = 2000
-	// maxPath is how long, in bytes, the path of a method of its own may be.
-	maxPath = 256
+	maxPath    = 256
 )
+
+// MetricsLimits bounds what Metrics tells apart. The zero value of a field means
+// its default.
+type MetricsLimits struct {
+	// Methods is how many methods one direction tells apart. Each makes some 25
+	// time series, and an app that answers any path it is asked for would let a
+	// caller choose the labels. Default 2,000.
+	Methods int
+	// Path is how long the path of a method of its own may be, in bytes.
+	// Default 256.
+	Path int
+}
 
 // other stands for the service and the method of all that is not known.
 const other = "other"
@@ -41,12 +51,18 @@ type Metrics struct {
 	methods atomic.Pointer[map[string]*Method]
 	learn   sync.Mutex // held while methods is replaced
 	other   *Method
+	limits  MetricsLimits
 
 	started, handled, received, sent, handling *prometheus.Desc
 }
 
 // NewMetrics returns the counters of one direction, with no method known.
-func NewMetrics(kind Kind) *Metrics {
+func NewMetrics(kind Kind) *Metrics { return NewLimitedMetrics(kind, MetricsLimits{}) }
+
+// NewLimitedMetrics is NewMetrics with limits other than the defaults.
+func NewLimitedMetrics(kind Kind, limits MetricsLimits) *Metrics {
+	limits.Methods = cmp.Or(limits.Methods, maxMethods)
+	limits.Path = cmp.Or(limits.Path, maxPath)
 	by := []string{"grpc_type", "grpc_service", "grpc_method"}
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(kind.prefix()+name, help, append(by[:len(by):len(by)], labels...), nil)
@@ -56,6 +72,7 @@ func NewMetrics(kind Kind) *Metrics {
 		side = "calls to the local app (inbound)"
 	}
 	m := &Metrics{
+		limits:   limits,
 		other:    newMethod(other, other),
 		started:  desc("started_total", "RPCs begun: "+side+"."),
 		handled:  desc("handled_total", "RPCs ended, by status: "+side+".", "grpc_code"),
@@ -79,11 +96,14 @@ func (m *Metrics) Method(path string) *Method {
 	return m.other
 }
 
+// MaxMethods returns how many methods are told apart at most.
+func (m *Metrics) MaxMethods() int { return m.limits.Methods }
+
 // Learn makes a path known and returns its counters, because an instance
 // answered it with something other than UNIMPLEMENTED, or reflection described
 // it. It may be called again, once the type is known. A path that is no gRPC
-// path or is longer than 256 bytes stays unknown, and so does everything beyond
-// 2,000 methods. An RPC that makes its own path known should end in the counters
+// path or is too long stays unknown, and so does everything beyond as many methods
+// as may be (see MetricsLimits). An RPC that makes its own path known should end in the counters
 // that it began in, or more RPCs of the method end than began.
 func (m *Metrics) Learn(path string, t RPCType) *Method {
 	if method := m.Method(path); !method.other {
@@ -91,7 +111,7 @@ func (m *Metrics) Learn(path string, t RPCType) *Method {
 		return method
 	}
 	service, _, ok := wire.SplitPath(path)
-	if !ok || !labelValue(path) || len(*m.methods.Load()) >= maxMethods {
+	if !ok || len(path) > m.limits.Path || !labelValue(path) || len(*m.methods.Load()) >= m.limits.Methods {
 		return m.other
 	}
 	m.learn.Lock()
@@ -99,7 +119,7 @@ func (m *Metrics) Learn(path string, t RPCType) *Method {
 	known := *m.methods.Load()
 	method, ok := known[path]
 	if !ok {
-		if len(known) >= maxMethods {
+		if len(known) >= m.limits.Methods {
 			return m.other
 		}
 		path = strings.Clone(path)
@@ -116,7 +136,7 @@ func (m *Metrics) Learn(path string, t RPCType) *Method {
 // labelValue reports whether a path may become the value of a label. Prometheus
 // refuses what is no UTF-8; the rest keeps dashboards and logs readable.
 func labelValue(path string) bool {
-	return len(path) <= maxPath && utf8.ValidString(path) && !strings.ContainsFunc(path, func(r rune) bool {
+	return utf8.ValidString(path) && !strings.ContainsFunc(path, func(r rune) bool {
 		return r <= ' ' || r == 0x7f
 	})
 }

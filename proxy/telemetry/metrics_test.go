@@ -180,17 +180,33 @@ func TestLearnKeepsNothingOfTheCaller(t *testing.T) {
 
 func TestLearnIsBounded(t *testing.T) {
 	t.Parallel()
-	m := NewMetrics(Outbound)
-	for i := range maxMethods {
-		if m.Learn(fmt.Sprintf("/s/m%d", i), TypeUnary).Other() {
-			t.Fatalf("method %d is other", i)
+	for limit, want := range map[int]int{0: 2000, 7: 7} {
+		m := NewLimitedMetrics(Outbound, MetricsLimits{Methods: limit})
+		if m.MaxMethods() != want {
+			t.Errorf("%d methods at most, want %d", m.MaxMethods(), want)
+		}
+		for i := range want {
+			if m.Learn(fmt.Sprintf("/s/m%d", i), TypeUnary).Other() {
+				t.Fatalf("method %d is other", i)
+			}
+		}
+		if !m.Learn("/s/onemore", TypeUnary).Other() || !m.Method("/s/onemore").Other() {
+			t.Error("a method beyond the bound is known")
+		}
+		if m.Learn("/s/m0", TypeUnary).Other() {
+			t.Error("a known method was forgotten")
 		}
 	}
-	if !m.Learn("/s/onemore", TypeUnary).Other() || !m.Method("/s/onemore").Other() {
-		t.Error("a method beyond the bound is known")
+}
+
+func TestLongPathsAreOther(t *testing.T) {
+	t.Parallel()
+	m := NewLimitedMetrics(Outbound, MetricsLimits{Path: 20})
+	if path := "/s/" + strings.Repeat("m", 17); m.Learn(path, TypeUnary).Other() {
+		t.Error("a path of 20 bytes is other")
 	}
-	if m.Learn("/s/m0", TypeUnary).Other() {
-		t.Error("a known method was forgotten")
+	if path := "/s/" + strings.Repeat("m", 18); !m.Learn(path, TypeUnary).Other() {
+		t.Error("a path of 21 bytes is known")
 	}
 }
 

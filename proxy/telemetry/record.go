@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -35,13 +36,28 @@ type Record struct {
 	RequestBytes, ResponseBytes       uint64 // of DATA frames, without padding
 }
 
-// How many bytes of a string the log keeps. They bound the memory of the queue
-// and the length of a line, whatever a caller sends.
+// The defaults of TextLimits.
 const (
-	maxLoggedName    = 256 // addresses, names
+	maxLoggedName    = 256
 	maxLoggedPath    = 512
 	maxLoggedMessage = 1024
 )
+
+// TextLimits says how many bytes of a string the log keeps. They bound the memory
+// of the queue and the length of a line, whatever a caller sends. The zero value of
+// a field means its default.
+type TextLimits struct {
+	Name    int // of addresses and names; 256
+	Path    int // 512
+	Message int // 1024
+}
+
+func (l TextLimits) withDefaults() TextLimits {
+	l.Name = cmp.Or(l.Name, maxLoggedName)
+	l.Path = cmp.Or(l.Path, maxLoggedPath)
+	l.Message = cmp.Or(l.Message, maxLoggedMessage)
+	return l
+}
 
 // maxKeptText is the largest text whose memory an entry keeps for the next RPC.
 const maxKeptText = 1024
@@ -55,13 +71,20 @@ type entry struct {
 }
 
 // set copies r. It allocates nothing once text is long enough.
-func (e *entry) set(r *Record) {
+func (e *entry) set(r *Record, limits *TextLimits) {
 	e.Record = *r
 	e.text = e.text[:0]
 	for i, field := range e.Record.texts() {
-		e.text = append(e.text, (*field.value)[:min(len(*field.value), field.max)]...)
+		most := limits.Name
+		switch field {
+		case &e.Record.Path:
+			most = limits.Path
+		case &e.Record.Message:
+			most = limits.Message
+		}
+		e.text = append(e.text, (*field)[:min(len(*field), most)]...)
 		e.ends[i] = len(e.text)
-		*field.value = "" // it is the caller's
+		*field = "" // it is the caller's
 	}
 }
 
@@ -69,27 +92,14 @@ func (e *entry) set(r *Record) {
 func (e *entry) restore() {
 	text, start := string(e.text), 0
 	for i, field := range e.Record.texts() {
-		*field.value = text[start:e.ends[i]]
+		*field = text[start:e.ends[i]]
 		start = e.ends[i]
 	}
 }
 
-type textField struct {
-	value *string
-	max   int
-}
-
-// texts returns the record's strings and how much of each the log keeps.
-func (r *Record) texts() [7]textField {
-	return [...]textField{
-		{&r.Peer, maxLoggedName},
-		{&r.Authority, maxLoggedName},
-		{&r.Path, maxLoggedPath},
-		{&r.Service, maxLoggedName},
-		{&r.Route, maxLoggedName},
-		{&r.Instance, maxLoggedName},
-		{&r.Message, maxLoggedMessage},
-	}
+// texts returns the record's strings.
+func (r *Record) texts() [7]*string {
+	return [...]*string{&r.Peer, &r.Authority, &r.Path, &r.Service, &r.Route, &r.Instance, &r.Message}
 }
 
 // write hands the record to the log. docs/access-log.md explains the keys.
