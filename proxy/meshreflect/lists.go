@@ -13,9 +13,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// maxListBytes bounds the names that are kept of one service.
-const maxListBytes = 64 << 10
-
 // errNotAsked is why there is no list of a service when time ran out before
 // its turn.
 var errNotAsked = errors.New("it was not asked: there was no time left")
@@ -89,7 +86,7 @@ func (m *Mesh) listOf(ctx context.Context, service string) list {
 	c, answer, err := m.converse(ctx, ctx, service, listQuestion())
 	if err == nil {
 		c.end(ctx)
-		l.names, err = namesIn(answer)
+		l.names, err = namesIn(answer, m.opts.MaxListBytes)
 	}
 	l.err = err
 	if err == nil {
@@ -109,8 +106,9 @@ func listQuestion() *v1.ServerReflectionRequest {
 	return &v1.ServerReflectionRequest{MessageRequest: &v1.ServerReflectionRequest_ListServices{ListServices: "*"}}
 }
 
-// namesIn returns the names of an answer to listQuestion that are names.
-func namesIn(answer *v1.ServerReflectionResponse) ([]string, error) {
+// namesIn returns the names of an answer to listQuestion that are names. It is an
+// error where they take more than so many bytes.
+func namesIn(answer *v1.ServerReflectionResponse, most int) ([]string, error) {
 	if failure := answer.GetErrorResponse(); failure != nil {
 		return nil, errorOf(failure)
 	}
@@ -119,8 +117,8 @@ func namesIn(answer *v1.ServerReflectionResponse) ([]string, error) {
 	for _, s := range answer.GetListServicesResponse().GetService() {
 		if name := s.GetName(); protoreflect.FullName(name).IsValid() {
 			size += len(name)
-			if size > maxListBytes {
-				return nil, fmt.Errorf("it lists more than %d bytes of names", maxListBytes)
+			if size > most {
+				return nil, fmt.Errorf("it lists more than %d bytes of names", most)
 			}
 			names = append(names, name)
 		}

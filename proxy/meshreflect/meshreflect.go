@@ -57,6 +57,11 @@ type Options struct {
 	MaxSessions int
 	// MaxAnswerBytes is the largest answer taken from a service; 4 MiB.
 	MaxAnswerBytes int
+	// MaxQuestionBytes bounds a question, which may be passed on to every service
+	// of the mesh; 4 KiB, which has room for a name of a thousand characters.
+	MaxQuestionBytes int
+	// MaxListBytes bounds the names that are remembered of one service; 64 KiB.
+	MaxListBytes int
 }
 
 func (o *Options) setDefaults() {
@@ -68,6 +73,8 @@ func (o *Options) setDefaults() {
 	setDefault(&o.MaxServices, 1000)
 	setDefault(&o.MaxSessions, 100)
 	setDefault(&o.MaxAnswerBytes, 4<<20)
+	setDefault(&o.MaxQuestionBytes, 4<<10)
+	setDefault(&o.MaxListBytes, 64<<10)
 }
 
 func setDefault[T int | time.Duration](field *T, value T) {

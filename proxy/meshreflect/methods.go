@@ -44,7 +44,7 @@ func (m *Mesh) Methods(ctx context.Context, service string) ([]Method, error) {
 
 // methods goes on from the answer to listQuestion to the methods.
 func (c *conversation) methods(ctx context.Context, listed *v1.ServerReflectionResponse) ([]Method, error) {
-	names, err := namesIn(listed)
+	names, err := namesIn(listed, c.opts.MaxListBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package meshreflect
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 
@@ -12,10 +13,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
-
-// maxQuestionBytes bounds a question, which may be passed on to every service
-// of the mesh. A name of a thousand characters is a long one.
-const maxQuestionBytes = 4 << 10
 
 // server is a Mesh as grpc-go wants it.
 type server struct{ mesh *Mesh }
@@ -62,9 +59,9 @@ func (s *session) end() {
 
 // answer answers one question. A failure is an answer too: the stream goes on.
 func (s *session) answer(question *v1.ServerReflectionRequest) *v1.ServerReflectionResponse {
-	if proto.Size(question) > maxQuestionBytes {
+	if most := s.mesh.opts.MaxQuestionBytes; proto.Size(question) > most {
 		// It is not repeated to the caller either.
-		return answerWithError(nil, codes.InvalidArgument, "the question is longer than 4096 bytes")
+		return answerWithError(nil, codes.InvalidArgument, fmt.Sprintf("the question is longer than %d bytes", most))
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.mesh.opts.Timeout)
 	defer cancel()

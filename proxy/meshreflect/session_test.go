@@ -383,6 +383,26 @@ func TestBoundsOnCallers(t *testing.T) {
 	}, func(m *mesh) { m.opts.MaxSessions = 2 })
 }
 
+// Other bounds hold where they are set: on a question, on an answer, on what is
+// remembered of a service.
+func TestBoundsAreSet(t *testing.T) {
+	inBubble(t, []*app{greeter()}, func(t *testing.T, m *mesh) {
+		c := m.dial(t)
+		wantError(t, c.ask(bySymbol(strings.Repeat("x", 101))), codes.InvalidArgument, "longer than 100 bytes")
+		c.close()
+		if _, err := m.Lists(t.Context(), "greeter"); err == nil || !strings.Contains(err.Error(), "more than 10 bytes of names") {
+			t.Errorf("a list that is too long: %v", err)
+		}
+	}, func(m *mesh) { m.opts.MaxQuestionBytes, m.opts.MaxListBytes = 100, 10 })
+	t.Run("answer", func(t *testing.T) {
+		inBubble(t, []*app{greeter()}, func(t *testing.T, m *mesh) {
+			if _, err := m.Methods(t.Context(), "greeter"); status.Code(errors.Unwrap(err)) != codes.ResourceExhausted {
+				t.Errorf("an answer that is too long: %v", err)
+			}
+		}, func(m *mesh) { m.opts.MaxAnswerBytes = 20 })
+	})
+}
+
 func TestBoundOnTheWholeAnswer(t *testing.T) {
 	var apps []*app
 	for i := range 40 {
