@@ -41,8 +41,12 @@ type Transport interface {
 }
 
 // NewTransport makes a transport of a connection: an efficient one of a socket,
-// a plain one of anything else (an in-memory pipe, a TLS connection).
+// a plain one of anything else (an in-memory pipe, a TLS connection), unless it
+// has a method Transport, which returns its own.
 func NewTransport(nc net.Conn) Transport {
+	if own, ok := nc.(interface{ Transport() Transport }); ok {
+		return own.Transport()
+	}
 	if sc, ok := nc.(syscall.Conn); ok {
 		if rc, err := sc.SyscallConn(); err == nil {
 			return newSocket(nc, rc)
