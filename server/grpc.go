@@ -32,7 +32,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		validator = protovalidate.GlobalValidator
 	)
 	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxRequestBytes),
+		grpc.MaxRecvMsgSize(s.admin.Limits.RequestBytes),
 		grpc.ChainUnaryInterceptor(
 			logging.UnaryServerInterceptor(logger, logOptions...),
 			recovery.UnaryServerInterceptor(recovered), // inside logging, so that a panic is logged as the INTERNAL it becomes

@@ -66,4 +66,7 @@ type Options struct {
 	// Hosts are names, beside addresses and localhost, by which clients may call
 	// the server: the host of admin.listen where that is a name.
 	Hosts []string
+
+	// Limits bound what clients may take.
+	Limits Limits
 }

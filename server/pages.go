@@ -33,12 +33,6 @@ const index = `<!doctype html>
 </html>
 `
 
-const (
-	// maxProfile is the longest profile or trace that may be asked for.
-	maxProfile   = 10 * time.Minute
-	maxBodyBytes = 4 << 10
-)
-
 // pages returns all that is served over plain HTTP. Everything is read only.
 func (a *admin) pages() http.Handler {
 	mux := http.NewServeMux()
@@ -49,7 +43,7 @@ func (a *admin) pages() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.Metrics, promhttp.HandlerOpts{
 		ErrorLog:            promLog{a},
 		ErrorHandling:       promhttp.ContinueOnError, // one bad collector must not blind all
-		MaxRequestsInFlight: 4,
+		MaxRequestsInFlight: a.Limits.Scrapes,
 		EnableOpenMetrics:   true,
 	}))
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "live\n") })
@@ -61,7 +55,7 @@ func (a *admin) pages() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return bounded(mux)
+	return a.bounded(mux)
 }
 
 // readyPage answers a probe: 200 if the sidecar takes traffic, else 503 with a
@@ -124,9 +118,9 @@ func message(w http.ResponseWriter, m proto.Message, err error, o protojson.Mars
 
 // bounded gives each request its time and tells browsers to be careful with the
 // answer.
-func bounded(next http.Handler) http.Handler {
+func (a *admin) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		end := time.Now().Add(answerTimeout + profileTime(r))
+		end := time.Now().Add(a.Limits.RequestTimeout + profileTime(r, a.Limits.Profile))
 		control := http.NewResponseController(w)
 		// Both can only fail where there is no connection, as in a test of a page.
 		_ = control.SetReadDeadline(end)
@@ -141,13 +135,14 @@ func bounded(next http.Handler) http.Handler {
 	})
 }
 
-// profileTime returns how long the request asks to watch the process.
-func profileTime(r *http.Request) time.Duration {
+// profileTime returns how long the request asks to watch the process, and no more
+// than most.
+func profileTime(r *http.Request, most time.Duration) time.Duration {
 	seconds, err := strconv.ParseFloat(r.URL.Query().Get("seconds"), 64)
 	if err != nil || !(seconds > 0) {
 		return 0
 	}
-	return time.Duration(min(seconds, maxProfile.Seconds()) * float64(time.Second))
+	return time.Duration(min(seconds, most.Seconds()) * float64(time.Second))
 }
 
 // promLog hears of collectors that fail.

@@ -19,30 +19,6 @@ import (
 	"google.golang.org/grpc/health"
 )
 
-// What one client, or all of them, may take of the sidecar. The port is for
-// people, scrapers and probes; it shares the process with the traffic.
-const (
-	maxConnections    = 128
-	maxStreams        = 100 // per HTTP/2 connection
-	maxHeaderBytes    = 64 << 10
-	maxRequestBytes   = 1 << 20 // of a gRPC message
-	readHeaderTimeout = 10 * time.Second
-	idleTimeout       = 5 * time.Minute
-	// answerTimeout is how long an HTTP request may take: twice what a CPU
-	// profile takes that does not say how long. gRPC streams last as long as
-	// their clients like.
-	answerTimeout = time.Minute
-	// stallTimeout closes an HTTP/2 connection that takes no byte of what there
-	// is for it.
-	stallTimeout = 30 * time.Second
-	// pingAfter is when an HTTP/2 connection that is silent is asked whether it
-	// is still there.
-	pingAfter   = time.Minute
-	pingTimeout = 15 * time.Second
-	// abandonAfter is how long requests may go on after Serve's context ended.
-	abandonAfter = time.Second
-)
-
 // Server serves the admin port.
 type Server struct {
 	admin  *admin
@@ -61,6 +37,7 @@ type Server struct {
 // New makes a server. It fails only where Options.Metrics already holds
 // collectors of other names for the Go runtime or the process.
 func New(o Options) (*Server, error) {
+	o.Limits = o.Limits.withDefaults()
 	if o.Started.IsZero() {
 		o.Started = time.Now()
 	}
@@ -101,14 +78,14 @@ func New(o Options) (*Server, error) {
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		Protocols:         protocols,
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		ReadHeaderTimeout: o.Limits.ReadHeaderTimeout,
+		IdleTimeout:       o.Limits.IdleTimeout,
+		MaxHeaderBytes:    o.Limits.HeaderBytes,
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: maxStreams,
+			MaxConcurrentStreams: o.Limits.Streams,
 			SendPingTimeout:      pingAfter,
 			PingTimeout:          pingTimeout,
-			WriteByteTimeout:     stallTimeout,
+			WriteByteTimeout:     o.Limits.StallTimeout,
 		},
 		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
 	}
@@ -136,7 +113,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		defer cancel()
 		_ = s.Shutdown(bounded) // that some request was cut off is no news here
 	})()
-	err := s.http.Serve(netutil.LimitListener(l, maxConnections))
+	err := s.http.Serve(netutil.LimitListener(l, s.admin.Limits.Connections))
 	if errors.Is(err, http.ErrServerClosed) {
 		<-s.stopped
 		return nil

@@ -276,7 +276,7 @@ func TestHeadersAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Header.Set("X", strings.Repeat("x", 2*maxHeaderBytes))
+	request.Header.Set("X", strings.Repeat("x", 128<<10))
 	response, err := r.client(t, (*http.Protocols).SetHTTP1).Do(request)
 	if err != nil {
 		t.Fatal(err)
