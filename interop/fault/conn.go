@@ -19,7 +19,7 @@ type Conn struct {
 	lanes          [2]*lane
 	over           chan struct{} // closed when nothing goes on any more
 	ending         sync.Once
-	vanished       atomic.Bool
+	silent         atomic.Bool // no FIN is sent any more
 	finish         func() // closes over
 }
 
@@ -113,7 +113,7 @@ func (c *Conn) end(how Ending) {
 		}
 		switch how {
 		case Vanish:
-			c.vanished.Store(true)
+			c.silent.Store(true)
 			_ = c.client.SetWriteDeadline(time.Now())
 			_ = c.server.SetWriteDeadline(time.Now())
 			c.proxy.mu.Lock()
@@ -126,7 +126,8 @@ func (c *Conn) end(how Ending) {
 				_ = side.SetDeadline(deadline)
 			}
 			c.finish()
-		case Abort: // below
+		case Abort:
+			c.silent.Store(true) // or one might come before the RST below
 		}
 	})
 	if how == Abort {

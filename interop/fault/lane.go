@@ -338,8 +338,8 @@ func (l *lane) halfClose() {
 }
 
 func (l *lane) closeWrite() {
-	if l.conn.vanished.Load() {
-		return // nobody hears of anything
+	if l.conn.silent.Load() {
+		return
 	}
 	l.closed.Do(func() { _ = closeWrite(l.dst) })
 }

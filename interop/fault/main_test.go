@@ -6,6 +6,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -84,10 +86,11 @@ func (p *pair) connect(t *testing.T) (client, server net.Conn) {
 	t.Cleanup(func() { _ = server.Close() })
 	// The server may have it a moment before the proxy knows that.
 	p.opened++
-	for p.Accepted() != p.opened || len(p.Conns()) == 0 || p.Conns()[len(p.Conns())-1].Index != p.opened {
-		if _, err := p.AwaitConns(t.Context(), 1); err != nil {
-			t.Fatal(err)
+	for !slices.ContainsFunc(p.Conns(), func(c *Conn) bool { return c.Index == p.opened }) {
+		if t.Context().Err() != nil {
+			t.Fatal("the proxy does not show the connection")
 		}
+		runtime.Gosched()
 	}
 	for _, c := range []net.Conn{client, server} {
 		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
