@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/downstream"
 	"github.com/pillion-proxy/pillion/proxy/h2"
@@ -27,6 +28,7 @@ type Options struct {
 	Upstream         upstream.Options
 	Retry            relay.Retry
 	MaxConns         int
+	Gate             *admission.Gate
 	Metrics          *telemetry.Metrics
 	Counters         *telemetry.Counters
 	AccessLog        *telemetry.AccessLog
@@ -47,7 +49,7 @@ func New(o Options) *Proxy {
 	r := relay.New(relay.Config{
 		Side: telemetry.Inbound, Router: toApp{app}, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Inbound, ""), Log: o.AccessLog,
-		Retry: o.Retry, Budget: o.HTTP2.Budget, Shield: true,
+		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget, Shield: true,
 	})
 	return &Proxy{
 		app: app,

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/downstream"
 	"github.com/pillion-proxy/pillion/proxy/h2"
@@ -36,6 +37,7 @@ type Options struct {
 	Upstream  upstream.Options
 	Retry     relay.Retry
 	MaxConns  int
+	Gate      *admission.Gate
 	Metrics   *telemetry.Metrics
 	Counters  *telemetry.Counters
 	AccessLog *telemetry.AccessLog
@@ -75,7 +77,7 @@ func New(o Options) *Proxy {
 		Side: telemetry.Outbound, Router: p.router, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Outbound, ""), Log: o.AccessLog,
 		DefaultTimeout: o.DefaultTimeout, MaxTimeout: o.MaxTimeout,
-		Retry: o.Retry, Budget: o.HTTP2.Budget,
+		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget,
 	}
 	p.callers = downstream.New(downstream.Options{
 		HTTP2: o.HTTP2, NewStream: relay.New(rc).NewStream, MaxConns: o.MaxConns,
@@ -94,7 +96,7 @@ func New(o Options) *Proxy {
 func newOwn(rc relay.Config, http2 *h2.Config, logger *slog.Logger) *downstream.Server {
 	rc.Metrics = telemetry.NewMetrics(telemetry.Outbound)
 	rc.Unrouted = new(telemetry.Counters).Service(telemetry.Outbound, "")
-	rc.Log = nil
+	rc.Log, rc.Gate = nil, nil
 	return downstream.New(downstream.Options{HTTP2: http2, NewStream: relay.New(rc).NewStream, Logger: logger})
 }
 

@@ -11,6 +11,7 @@
 //	retry.go     another attempt, where the instance provably did nothing
 //	deadline.go  the time that the caller gives
 //	answer.go    what Pillion itself answers
+//	shed.go      what becomes of an RPC that may not begin now
 //
 // # Locks
 //
@@ -27,6 +28,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
@@ -67,6 +69,8 @@ type Config struct {
 	// RefusalTimeout is how long the end of a request that is no gRPC is waited
 	// for, before it is answered. Default 5 s.
 	RefusalTimeout time.Duration
+	// Gate says which RPCs may begin; nil: all may.
+	Gate *admission.Gate
 	// Budget bounds what all RPCs keep together; nil: no bound.
 	Budget *h2.Budget
 	// Shield says that instances are apps and not sidecars: what they say in

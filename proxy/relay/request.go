@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
@@ -30,6 +31,10 @@ func (r *RPC) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, end b
 
 // accept looks at the request and sends it on its way.
 func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
+	if verdict := r.p.cfg.Gate.Enter(&r.pass, r.start, r.path); verdict != admission.Admitted {
+		r.shed(b, h, verdict)
+		return
+	}
 	if status := r.readHeaders(h); status != 0 {
 		r.refuse(b, status)
 		return
@@ -112,7 +117,9 @@ func (r *RPC) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bool) 
 // requestData sends bytes of the request on, or keeps them as long as there is
 // nowhere to send them. r.mu is held.
 func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
-	r.reqEnd = end
+	if r.reqEnd = end; end {
+		r.asked = b.Now()
+	}
 	switch r.phase {
 	case phaseDone:
 		return
@@ -154,7 +161,7 @@ func (r *RPC) keep(p []byte, open bool) bool {
 	if !r.replayable && open {
 		return true
 	}
-	if over := len(r.replay) + len(p) - maxKeptReplay - r.reserved; over > 0 {
+	if over := len(r.replay) + len(p) - r.uncounted() - r.reserved; over > 0 {
 		if !r.p.cfg.Budget.Take(over) {
 			return false
 		}
@@ -172,7 +179,9 @@ func (r *RPC) forgetRequest() {
 	if r.reserved > 0 {
 		r.p.cfg.Budget.Release(r.reserved)
 		r.reserved = 0
-		r.replay = nil
+		if r.phase != phaseDone || cap(r.replay) > maxKeptReplay {
+			r.replay = nil // the next RPC may be long in coming
+		}
 	}
 }
 

@@ -44,7 +44,13 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	if end {
 		code, message = readStatus(h.Regular, h.Status)
 	}
-	if end && code == codes.Unavailable && notProcessed(h.Regular) {
+	flag := wire.FlagNone
+	if end && code == codes.Unavailable {
+		flag = flagOf(h.Regular)
+	}
+	switch flag {
+	case wire.FlagNoHealthyUpstream, wire.FlagUpstreamConnectFailure:
+		// The sidecar could not hand the RPC to its app.
 		err := fmt.Errorf("the sidecar at %s: %s", a.inst, message)
 		a.inst.Refused(err)
 		if r.mayRetry(b) {
@@ -52,9 +58,22 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 			r.retryElsewhere(b, a)
 			return
 		}
-	} else {
+	case wire.FlagOverload:
+		// It did not want to. The instance works, so it is not left alone: that
+		// would drive all its RPCs to the others, and then back.
+		if inst, ok := r.elsewhere(b, a); ok {
+			r.lastErr = fmt.Errorf("the sidecar at %s: %s", a.inst, message)
+			a.cancel(b, h2.NoError)
+			if !r.attempt(b, inst) {
+				r.try(b)
+			}
+			return
+		}
+	default:
 		a.inst.Accepted()
+		r.dest.Overload.Accepted()
 	}
+	r.pass.Answered(b.Now(), r.asked)
 	r.status = h.Status
 	r.phase = phaseAnswering
 	r.forgetRequest()
@@ -69,18 +88,15 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	r.forgetFields()
 }
 
-// notProcessed says that an answer comes from a sidecar that could not hand the
-// RPC to its app.
-func notProcessed(fields []hpack.Field) bool {
+// flagOf returns what an answer says in pillion-flags. With UNAVAILABLE, that the
+// sidecar beside the instance could not or would not hand the RPC to its app.
+func flagOf(fields []hpack.Field) wire.Flag {
 	for i := range fields {
 		if fields[i].Name == wire.HeaderFlags {
-			switch wire.ParseFlag(fields[i].Value) {
-			case wire.FlagNoHealthyUpstream, wire.FlagUpstreamConnectFailure:
-				return true
-			}
+			return wire.ParseFlag(fields[i].Value)
 		}
 	}
-	return false
+	return wire.FlagNone
 }
 
 // readStatus reads the RPC's status from trailers, or from headers that are the

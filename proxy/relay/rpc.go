@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
@@ -50,6 +51,7 @@ type state struct {
 	downGen uint32
 	isOpen  bool // the engine knows down
 	phase   phase
+	pass    admission.Pass
 
 	// The request.
 	block     *hpack.Block // its fields; nil once no attempt can need them
@@ -57,6 +59,7 @@ type state struct {
 	authority string
 	timeoutAt int // where grpc-timeout is in them; -1: nowhere
 	start     time.Time
+	asked     time.Time // when reqEnd came
 	reqEnd    bool
 	reqBytes  uint64
 	reqMsgs   uint64
@@ -82,6 +85,8 @@ type state struct {
 	sent    int // attempts that were sent
 	tried   []*upstream.Instance
 	lastErr error // why the last attempt failed
+	// An instance refused the RPC because it is overloaded, and it went elsewhere.
+	overloaded bool
 
 	// The answer.
 	respBytes uint64
@@ -107,7 +112,9 @@ func (r *RPC) begin(b *h2.Batch, gen uint32, h *h2.Head, end bool) {
 	r.downGen, r.isOpen = gen, true
 	r.phase = phaseRouting
 	r.start = b.Now()
-	r.reqEnd = end
+	if r.reqEnd = end; end {
+		r.asked = r.start
+	}
 	r.path, r.authority = h.Path, h.Authority
 	r.block = h.Take()
 	r.method = r.p.cfg.Metrics.Method(r.path)
@@ -126,6 +133,7 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 		r.timer.Stop()
 	}
 	r.forgetRequest()
+	r.pass.End(b.Now(), code == codes.OK && r.reqMsgs <= 1 && r.respMsgs <= 1)
 	took := b.Now().Sub(r.start)
 	r.count()
 	r.method.Handled(code, took)
@@ -218,6 +226,7 @@ func (r *RPC) release() {
 		return
 	}
 	h2.FreeBlock(r.block)
+	r.pass.Exit()
 	clear(r.tried)
 	replay := r.replay[:0]
 	if cap(replay) > maxKeptReplay {
@@ -228,5 +237,19 @@ func (r *RPC) release() {
 	r.p.rpcs.Put(r)
 }
 
-// maxKeptReplay is the capacity that an RPC keeps for the next one's request.
-const maxKeptReplay = 4 << 10
+const (
+	// maxKeptReplay is the capacity that an RPC keeps for the next one's request.
+	// As much is not counted against the budget,
+	maxKeptReplay = 4 << 10
+	// but only for so many RPCs at once: 16 MiB. It spares nearly all RPCs the
+	// counting, which all cores do in one place.
+	maxUncounted = 4096
+)
+
+// uncounted is how many bytes of the request the budget does not count.
+func (r *RPC) uncounted() int {
+	if r.pass.Count > maxUncounted {
+		return 0
+	}
+	return maxKeptReplay
+}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
@@ -18,6 +19,9 @@ type Cluster struct {
 	policy balance.Policy
 	opts   *Options
 	counts *telemetry.Service
+	// Overload bounds how many of the RPCs that an overloaded instance refuses go
+	// to another.
+	Overload admission.Throttle
 
 	table atomic.Pointer[table]
 	grpc  atomic.Pointer[[]string] // as SetGRPC was told; nil: it was not
