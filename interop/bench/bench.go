@@ -72,7 +72,7 @@ func (o *outcome) measureAll(ctx context.Context, dir, self string, h2 *h2load) 
 		}
 		r := &rig{
 			opts: o.opts, setting: s, where: where, dir: filepath.Join(dir, s.name),
-			self: self, load: h2, results: o.results, progress: o.progress,
+			self: self, load: h2, results: o.results, progress: o.progress, limits: usualLimits,
 		}
 		if err := os.MkdirAll(r.dir, 0o755); err != nil {
 			return nil, fmt.Errorf("temporary folder: %w", err)
@@ -88,6 +88,16 @@ func (o *outcome) measureAll(ctx context.Context, dir, self string, h2 *h2load) 
 			return err
 		}
 		if err := r.measure(ctx, o.participants); err != nil {
+			return err
+		}
+	}
+	if o.opts.has(partBig) {
+		r, err := newRig(bigSetting)
+		if err != nil {
+			return err
+		}
+		defer r.stop()
+		if err := r.big(ctx, o.participants); err != nil {
 			return err
 		}
 	}

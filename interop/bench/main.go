@@ -25,6 +25,7 @@ import (
 const (
 	roleBackend   = "backend"
 	roleGRPCProxy = "grpcproxy"
+	roleTLS       = "tls"
 )
 
 func main() {
@@ -45,6 +46,8 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return runBackend(ctx, args[1:], out)
 		case roleGRPCProxy:
 			return runGRPCProxy(ctx, args[1:])
+		case roleTLS:
+			return runTLSEngine(ctx, out)
 		}
 	}
 	opts, err := parseOptions(args, progress)

@@ -16,7 +16,11 @@ const (
 	partStreaming = "streaming"
 	partBulk      = "bulk"
 	partScale     = "scale"
+	partBig       = "big"
 )
+
+// allParts are the parts in the order of a run.
+func allParts() []string { return []string{partUnary, partStreaming, partBulk, partBig, partScale} }
 
 // options are what the command line says.
 type options struct {
@@ -56,7 +60,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	fs.DurationVar(&o.runTime, "time", 3*time.Second, "how `long` a run should take")
 	shapes := fs.String("shapes", "8x32,64x8,16x1", "loads, as CONNECTIONSxSTREAMS")
 	settings := fs.String("settings", strings.Join(settingNames(), ","), "one: one worker, alone on a core; two: two workers, beside the load")
-	parts := fs.String("parts", strings.Join([]string{partUnary, partStreaming, partBulk, partScale}, ","), "what to measure")
+	parts := fs.String("parts", strings.Join(allParts(), ","), "what to measure")
 	peers := fs.String("peers", strings.Join([]string{pillionName, haproxyName, nginxName, envoyName, grpcgoName, tcpName}, ","), "whom to measure")
 	fs.BoolVar(&o.quick, "quick", false, "a smoke test: one round of short runs, whose figures mean nothing; writes no file unless -out is given")
 	fs.StringVar(&o.out, "out", defaultOut, "`file` to write the tables into, between its markers; empty for none")
@@ -85,7 +89,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	var errs [4]error
 	o.shapes, errs[0] = parseShapes(*shapes)
 	o.settings, errs[1] = choose("settings", *settings, settingNames())
-	o.parts, errs[2] = choose("parts", *parts, []string{partUnary, partStreaming, partBulk, partScale})
+	o.parts, errs[2] = choose("parts", *parts, allParts())
 	o.peers, errs[3] = choose("peers", *peers, []string{pillionName, haproxyName, nginxName, envoyName, grpcgoName, tcpName, otherName})
 	if err := errors.Join(errs[:]...); err != nil {
 		return options{}, err

@@ -46,6 +46,7 @@ type site struct {
 	listen, backend string
 	admin           string
 	workers         int
+	limits          limits
 	// dir is a folder of the proxy's own.
 	dir string
 }
@@ -158,8 +159,17 @@ func (p *peer) versionOf(bin string) string {
 }
 
 func launchPillion(s site) (launch, error) {
+	argv := []string{s.bin, "run", "--outbound", s.listen, "--admin", s.admin, "--upstream", "b=" + s.backend}
+	if s.limits != usualLimits {
+		const config = "pillion.yaml"
+		limits := fmt.Sprintf("http2: {max_concurrent_streams: %d, max_connections: %d}\n", s.limits.streams, s.limits.conns)
+		if err := os.WriteFile(filepath.Join(s.dir, config), []byte(limits), 0o600); err != nil {
+			return launch{}, err
+		}
+		argv = append(argv, "-c", config)
+	}
 	return launch{
-		argv:  []string{s.bin, "run", "--outbound", s.listen, "--admin", s.admin, "--upstream", "b=" + s.backend},
+		argv:  argv,
 		env:   goWorkers(s.workers),
 		ready: httpOK("http://" + s.admin + "/ready"),
 	}, nil
@@ -209,7 +219,7 @@ func writeConfig(name string, s site) (string, error) {
 		return "", fmt.Errorf("configuration: %w", err)
 	}
 	err = templates.ExecuteTemplate(f, name+".tmpl", map[string]any{
-		"Listen": s.listen, "Backend": s.backend, "Admin": s.admin, "Workers": s.workers, "Root": os.Geteuid() == 0,
+		"Listen": s.listen, "Backend": s.backend, "Admin": s.admin, "Workers": s.workers, "Conns": s.limits.conns, "Streams": s.limits.streams, "Root": os.Geteuid() == 0,
 	})
 	if err := errors.Join(err, f.Close()); err != nil {
 		return "", fmt.Errorf("configuration %s: %w", name, err)

@@ -53,6 +53,7 @@ func (o *outcome) write(w *bytes.Buffer) {
 		o.writeMemory(w, s)
 		o.writeFailures(w, s)
 	}
+	o.writeBig(w)
 	o.writeScale(w)
 }
 
@@ -236,4 +237,60 @@ func (o *outcome) writeScale(w *bytes.Buffer) {
 			figure(of(sceneMemory, peakRSS), megabyte, 1))
 	}
 	t.write(w)
+}
+
+// writeBig shows the part about many connections and streams, large messages and
+// a high rate.
+func (o *outcome) writeBig(w *bytes.Buffer) {
+	if !o.opts.has(partBig) {
+		return
+	}
+	of := func(p participant, at scene, m metric) []float64 { return o.results.of(bigSetting.name, p.name, at, m) }
+	to := func(p participant, at scene, m metric) string { return o.ratioTo(p, bigSetting.name, at, m) }
+	fmt.Fprintf(w, "## Many and large: %s, alone on a core\n\n", bigSetting.workersText())
+	fmt.Fprint(w, "### Resident memory for each, KB\n\n")
+	head := []string{""}
+	for _, s := range crowdScenes {
+		head = append(head, s.what, o.overIt())
+	}
+	t := table{head: head}
+	for _, p := range o.participants {
+		row := []string{p.label()}
+		for _, s := range crowdScenes {
+			row = append(row, figure(of(p, s.scene, bytesEach), kilo, 2), to(p, s.scene, bytesEach))
+		}
+		t.row(row...)
+	}
+	t.write(w)
+	if series := o.results.of(bigSetting.name, roleTLS, sceneTLS, bytesEach); len(series) > 0 {
+		fmt.Fprintf(w, "Pillion's engine behind crypto/tls takes %s KB for an idle connection, of 5,000.\n\n", figure(series, kilo, 2))
+	}
+
+	fmt.Fprintf(w, "### Unary, %d RPC/s asked for, %s\n\n", bigRate, rateShape)
+	t = table{head: []string{"", "1,000 RPC/s", "cores busy", o.overIt(), "p50, ms", "p99, ms"}}
+	for _, p := range o.participants {
+		t.row(p.label(), figure(of(p, sceneRate, rpcPerSecond), kilo, 1),
+			figure(of(p, sceneRate, cpuShare), 1, 2), to(p, sceneRate, cpuShare),
+			figure(of(p, sceneRate, sameP50), perMilli, 2), figure(of(p, sceneRate, sameP99), perMilli, 2))
+	}
+	t.write(w)
+
+	for _, at := range []scene{sceneMessage, sceneGiB} {
+		fmt.Fprintf(w, "### One at a time: %s\n\n", at)
+		t = table{head: []string{"", "MB/s", o.overIt(), "CPU, s per GiB", o.overIt(), "peak memory, MB", o.overIt()}}
+		for _, p := range o.participants {
+			t.row(p.label(), figure(of(p, at, bytesPerSecond), megabyte, 0), to(p, at, bytesPerSecond),
+				figure(of(p, at, cpuPerGiB), 1, 2), to(p, at, cpuPerGiB),
+				figure(of(p, at, peakRSS), megabyte, 1), to(p, at, peakRSS))
+		}
+		t.write(w)
+	}
+	o.writeFailures(w, bigSetting)
+	for _, p := range o.participants {
+		for _, s := range crowdScenes {
+			if n := len(of(p, s.scene, couldNot)); n > 0 {
+				fmt.Fprintf(w, "%s did not hold %s, in %d runs.\n\n", p.label(), s.scene, n)
+			}
+		}
+	}
 }

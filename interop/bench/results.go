@@ -21,11 +21,17 @@ const (
 	bytesPerSecond metric = "bytes"
 	// cpuPerGiB is in seconds.
 	cpuPerGiB metric = "cpu per GiB"
+	// cpuShare is how many cores a proxy keeps busy.
+	cpuShare metric = "cpu share"
+	// bytesEach is resident memory for each connection or stream.
+	bytesEach metric = "bytes each"
 	// idleRSS and peakRSS are in bytes.
 	idleRSS metric = "idle rss"
 	peakRSS metric = "peak rss"
 	// failedRuns has an entry for each run in which requests failed.
 	failedRuns metric = "failed runs"
+	// couldNot has an entry for each run that was beyond the proxy.
+	couldNot metric = "could not"
 	// liveConns are the connections to instances.
 	liveConns metric = "live connections"
 )

@@ -67,7 +67,20 @@ type rig struct {
 	backend     *process
 	backendAddr string
 	contestants []*contestant
+	limits      limits
 }
+
+// limits are what a proxy is told to allow: connections of clients, and streams
+// on each.
+type limits struct{ conns, streams int }
+
+// The limits of most parts, and of the one about many things. With more
+// connections than 4,000, HAProxy's own bound on file descriptors is in the way
+// on small machines.
+var (
+	usualLimits = limits{conns: 4000, streams: 1024}
+	bigLimits   = limits{conns: 6000, streams: 20_000}
+)
 
 // contestant is a proxy that takes part.
 type contestant struct {
@@ -122,7 +135,7 @@ func (r *rig) join(ctx context.Context, name, bin string, prepare func(site) (la
 	if err != nil {
 		return nil, err
 	}
-	s := site{bin: bin, listen: addresses[0], admin: addresses[1], backend: r.backendAddr, workers: r.setting.workers, dir: dir}
+	s := site{bin: bin, listen: addresses[0], admin: addresses[1], backend: r.backendAddr, workers: r.setting.workers, limits: r.limits, dir: dir}
 	l, err := prepare(s)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

@@ -26,7 +26,7 @@ type Order struct {
 }
 
 // MaxSize bounds a message's payload in bytes.
-const MaxSize = 1 << 20
+const MaxSize = 4 << 20
 
 // PrefixLen is the length in bytes of the prefix that gRPC writes before each
 // message.
