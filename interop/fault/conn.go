@@ -20,7 +20,7 @@ type Conn struct {
 	over           chan struct{} // closed when nothing goes on any more
 	ending         sync.Once
 	silent         atomic.Bool // no FIN is sent any more
-	finish         func() // closes over
+	finish         func()      // closes over
 }
 
 func newConn(p *Proxy, client, server net.Conn, index int64) *Conn {
