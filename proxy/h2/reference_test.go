@@ -24,6 +24,10 @@ type reference struct {
 	streams uint32 // SETTINGS_MAX_CONCURRENT_STREAMS
 	contMax int
 	keep    bool // owners give nothing back
+	// beforeFrame and beforeSection, if set, are asked before a frame, and before
+	// what a header block holds, counts: true ends the reading there.
+	beforeFrame   func(h frameHeader, payload []byte) bool
+	beforeSection func(id uint32, fields []hpack.Field, err error, end bool) bool
 
 	src *bytes.Reader
 	fr  *http2.Framer
@@ -92,15 +96,19 @@ func (r *reference) opened(id uint32, end bool) {
 	r.last = id
 }
 
-// run reads all whole frames of the input. It returns how much of the input is to
-// be sent for the engine to see the same, and the connection's error.
+// run reads all whole frames and header blocks of the input. It returns how much of
+// the input is to be sent for the engine to see the same, and the connection's
+// error.
 func (r *reference) run(input []byte) (use int, err *refFault) {
 	r.src = bytes.NewReader(input)
 	r.fr = http2.NewFramer(io.Discard, r.src)
 	r.fr.SetMaxReadFrameSize(minMaxFrameSize)
 	for {
-		use = len(input) - r.src.Len()
-		rest := input[use:]
+		at := len(input) - r.src.Len()
+		if r.open == nil {
+			use = at
+		}
+		rest := input[at:]
 		if len(rest) < frameHeaderLen {
 			return use, nil
 		}
@@ -111,7 +119,7 @@ func (r *reference) run(input []byte) (use int, err *refFault) {
 		switch err := r.frame(h, rest).(type) {
 		case nil:
 		case *refFault:
-			return min(len(input), use+frameHeaderLen+h.length), err
+			return min(len(input), at+frameHeaderLen+h.length), err
 		default:
 			return use, nil // errCut
 		}
@@ -122,6 +130,9 @@ func (r *reference) run(input []byte) (use int, err *refFault) {
 }
 
 func (r *reference) frame(h frameHeader, p []byte) error {
+	if r.beforeFrame != nil && h.length <= minMaxFrameSize && r.beforeFrame(h, p[frameHeaderLen:][:h.length]) {
+		return errCut
+	}
 	if own := h.typ > frameContinuation || h.typ == framePriority && h.length != 5; own && h.length <= minMaxFrameSize {
 		// x/net knows a later type, and ends the connection for a PRIORITY of
 		// another length, where section 6.3 has a stream error.
@@ -156,8 +167,8 @@ func (r *reference) frame(h frameHeader, p []byte) error {
 		return &refFault{ErrCode(ce), onStream != (h.id != 0) || several, err.Error()}
 	case errors.As(err, &se) && h.typ == frameWindowUpdate:
 		return r.windowUpdate(h.id, 0)
-	case errors.As(err, &se): // HEADERS: section 6.2 has a connection error
-		return fault(ProtocolError, err.Error())
+	case errors.As(err, &se): // HEADERS: section 6.2 has a connection error; it may be too short as well
+		return &refFault{ProtocolError, true, err.Error()}
 	case errors.Is(err, http2.ErrFrameTooLarge):
 		return fault(FrameSizeError, err.Error())
 	case err != nil: // too short for its fields
@@ -360,14 +371,17 @@ func (r *reference) onData(f *http2.DataFrame) error {
 
 // section takes a complete header block (section 8).
 func (r *reference) section(id uint32) error {
-	r.open = nil
 	var block hpack.Block
 	err := r.dec.Decode(r.block, r.listMax, &block)
+	end := r.openFlag.Has(http2.FlagHeadersEndStream)
+	if r.beforeSection != nil && r.beforeSection(id, block.Fields, err, end) {
+		return errCut
+	}
+	r.open = nil
 	large := errors.Is(err, hpack.ErrListTooLarge)
 	if err != nil && !large {
 		return fault(CompressionError, err.Error())
 	}
-	end := r.openFlag.Has(http2.FlagHeadersEndStream)
 	if r.role == Server && id%2 == 1 && id > r.last {
 		return r.request(id, block.Fields, large, end)
 	}
