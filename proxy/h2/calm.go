@@ -7,9 +7,16 @@ import "time"
 type calm struct {
 	left     int32 // nuisances still tolerated
 	refilled int64 // Unix time in seconds
+	// due is how many frames of the kinds that get nothing done the peer owes us
+	// for our own: they are no nuisance.
+	due int32
 
 	opened    uint32 // streams that the peer opened
 	premature uint32 // of those, reset by it or for its errors before an answer
+	// spare is how many more may end so, whatever their share, as of spareAt (Unix
+	// time in nanoseconds).
+	spare   uint32
+	spareAt int64
 }
 
 const (
@@ -23,10 +30,28 @@ const (
 	// Who waits longer has at most SETTINGS_MAX_CONCURRENT_STREAMS open at a time,
 	// and may just have short deadlines and an instance that hangs.
 	prematureAge = int64(100 * time.Millisecond)
+	// leastPatience is the shortest deadline that excuses the end of a stream: below
+	// it so many could be opened and ended that only their number counts.
+	leastPatience = int64(10 * time.Millisecond)
+	// maxDue bounds what a peer may owe us: more than windows allow in flight.
+	maxDue = 1 << 20
+)
+
+// What our own frames may have a peer send. An honest peer may answer a DATA frame
+// with two WINDOW_UPDATEs, the stream's and the connection's, or with a PING; and
+// of a stream that a client resets, an answer, its end, a reset and an update may
+// be on their way.
+const (
+	dueForData  = 2
+	dueForReset = 4
 )
 
 // nuisance notes a frame that gets nothing done. The reader holds c.mu.
 func (c *Conn) nuisance(cost int32) error {
+	if c.calm.due >= cost {
+		c.calm.due -= cost
+		return nil
+	}
 	c.calm.left -= cost
 	if c.calm.left >= 0 {
 		return nil
@@ -42,6 +67,10 @@ func (c *Conn) nuisance(cost int32) error {
 	return connError(EnhanceYourCalm, "too many frames that get nothing done")
 }
 
+// provoke notes that the peer may send n frames because of one of ours. However
+// many come at once, they are its due. c.mu is held.
+func (c *Conn) provoke(n int32) { c.calm.due = min(c.calm.due+n, maxDue) }
+
 // usefulWork gives back some of what nuisances used up. c.mu is held.
 func (c *Conn) usefulWork(n int32) {
 	c.calm.left = min(c.calm.left+n, c.cfg.Nuisance)
@@ -55,14 +84,30 @@ func (c *Conn) noteOpened() {
 	}
 }
 
-// endedEarly notes that a client's stream ended by the client's doing. c.mu is
-// held.
+// endedEarly notes that a client's stream ended by the client's doing. It may end
+// as many at once as Config.PrematureResets, and as many each second as if each had
+// lived for a second at least; beyond that it must not be most of what it does.
+// c.mu is held.
 func (c *Conn) endedEarly(s *Stream, now int64) error {
-	if c.role != Server || s.answered || now-s.openedAt > prematureAge {
+	age, patience := now-s.openedAt, prematureAge
+	if s.patience > 0 {
+		patience = min(patience, max(s.patience, leastPatience))
+	}
+	if c.role != Server || s.answered || age > patience {
 		return nil
 	}
-	c.calm.premature++
-	if c.calm.premature > c.cfg.PrematureResets && c.calm.premature > c.calm.opened/prematureShareDiv {
+	m := &c.calm
+	m.premature++
+	// The count goes up with time, in steps of a whole stream.
+	if more := (now - m.spareAt) / (int64(time.Second) / int64(c.cfg.MaxConcurrentStreams)); more > 0 {
+		m.spare = uint32(min(int64(m.spare)+more, int64(c.cfg.PrematureResets)))
+		m.spareAt = now
+	}
+	if m.spare > 0 {
+		m.spare--
+		return nil
+	}
+	if m.premature > m.opened/prematureShareDiv {
 		return connError(EnhanceYourCalm, "too many streams reset before they were answered")
 	}
 	return nil

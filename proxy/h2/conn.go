@@ -92,6 +92,8 @@ type Conn struct {
 	writeErr  error
 
 	calm      calm
+	unacked   int  // SETTINGS of ours that the peer has not acknowledged
+	goneAway  bool // the peer has sent GOAWAY
 	handshake *time.Timer
 	keepalive keepalive
 	grow      growth
@@ -122,7 +124,7 @@ func New(t Transport, role Role, config *Config, h Handler) *Conn {
 	}
 	c.room.L = &c.mu
 	c.resets = newResetSet(role, cfg)
-	c.calm.left = cfg.Nuisance
+	c.calm.left, c.calm.spare = cfg.Nuisance, cfg.PrematureResets
 	if cfg.HeaderTableSize != hpack.DefaultTableSize {
 		c.enc.SetLimit(cfg.HeaderTableSize)
 	}
@@ -131,6 +133,7 @@ func New(t Transport, role Role, config *Config, h Handler) *Conn {
 		o.b = append(o.b, clientPreface...)
 	}
 	o.b = appendFirstSettings(o.b, role, cfg)
+	c.unacked = 1
 	if extra := cfg.ConnWindow - defaultInitialWindow; extra > 0 {
 		o.appendWindowUpdate(0, extra)
 	}
@@ -219,6 +222,9 @@ func (c *Conn) resetStream(b *Batch, s *Stream, code ErrCode) {
 		o.b = appendRSTStream(o.b, s.id, code)
 		if !s.gotEnd {
 			c.resets.add(s.id)
+			if c.role == Client {
+				c.provoke(dueForReset)
+			}
 		}
 	}
 	c.closeStream(b, s)

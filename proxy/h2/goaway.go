@@ -127,6 +127,13 @@ func (c *Conn) onGoAway(b *Batch, h frameHeader, p []byte) error {
 	}
 	var beyond []refused
 	c.mu.Lock()
+	if c.goneAway {
+		if err := c.nuisance(1); err != nil {
+			c.mu.Unlock()
+			return err
+		}
+	}
+	c.goneAway = true
 	if c.role == Client {
 		c.goAwayID = min(c.goAwayID, last)
 		for _, s := range c.streams {

@@ -93,6 +93,7 @@ func (c *Conn) growWindows(b *Batch, window int32) {
 	b.touch(c)
 	o := c.output()
 	o.b = appendFrameHeader(o.b, 6, frameSettings, 0, 0)
+	c.unacked++
 	o.b = appendSetting(o.b, settingInitialWindowSize, uint32(window))
 	c.streamWindow = window
 	for _, s := range c.streams {

@@ -79,11 +79,13 @@ func (c *Conn) onPing(b *Batch, h frameHeader, p []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if h.has(flagAck) {
-		switch data {
-		case shutdownPing:
+		switch {
+		case data == shutdownPing && c.shutdown == shutdownAnnounced:
 			c.finalGoAway(b)
-		case growthPing:
+		case data == growthPing && c.grow.stream != nil:
 			c.grow.answered(b, c)
+		default: // or a keepalive's, which are rare
+			return c.nuisance(1)
 		}
 		return nil
 	}

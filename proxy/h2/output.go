@@ -119,6 +119,10 @@ func (c *Conn) allowed(s *Stream, n int) int {
 	return max(0, min(n, int(s.sendWindow), int(c.sendWindow), maxStreamOutput-int(s.inOutput)))
 }
 
+// smallestStep is how many bytes a window has to be opened by for its update to be
+// no nuisance.
+const smallestStep = 256
+
 // appendDataHeader appends the header of a DATA frame, whose size bytes, which are
 // allowed, the caller appends. c.mu is held.
 func (c *Conn) appendDataHeader(s *Stream, size int, end bool) *output {
@@ -131,9 +135,11 @@ func (c *Conn) appendDataHeader(s *Stream, size int, end bool) *output {
 	s.sendWindow -= int32(size)
 	c.sendWindow -= int32(size)
 	s.inOutput += int32(size)
-	// An honest peer may answer each frame with two WINDOW_UPDATEs, the
-	// stream's and the connection's.
-	c.usefulWork(2)
+	// A few bytes that are all the windows allowed are the work of a peer that
+	// opens them in tiny steps (CVE-2019-9511).
+	if size >= smallestStep || s.sendWindow > 0 && c.sendWindow > 0 {
+		c.provoke(dueForData)
+	}
 	return o
 }
 

@@ -30,6 +30,8 @@ type reader struct {
 	selfDependent bool
 
 	head Head
+
+	unfinished unfinished
 }
 
 // dataFrame is a DATA frame of which a part has not arrived yet.
@@ -72,6 +74,7 @@ func (r *reader) run() {
 			if r.lent != nil {
 				r.Return()
 			}
+			r.drop()
 			c.end(&r.batch, c.reason(err))
 			_ = c.t.Close()
 			r.batch.Done()
@@ -79,10 +82,13 @@ func (r *reader) run() {
 		}
 		if !r.ended() {
 			rest, err := r.consume(r.lent[:r.have+n])
+			if err == nil {
+				err = r.keep(rest)
+			}
 			if err != nil {
+				r.drop()
 				c.abort(&r.batch, err)
 			}
-			r.keep(rest)
 		}
 		r.Return()
 		r.letOthersJoin()
@@ -114,12 +120,19 @@ func (r *reader) ended() bool {
 }
 
 // keep carries an incomplete frame over to the next read.
-func (r *reader) keep(rest []byte) {
+func (r *reader) keep(rest []byte) error {
 	if len(rest) == 0 {
 		r.carry = nil
-		return
+	} else {
+		r.carry = append(r.carry[:0], rest...)
 	}
-	r.carry = append(r.carry[:0], rest...)
+	return r.unfinished.note(r.c, r.batch.Now(), len(rest), len(r.block), r.open.id != 0)
+}
+
+// drop lets go of what is incomplete, and will never be completed.
+func (r *reader) drop() {
+	r.carry, r.block = nil, nil
+	r.unfinished.end(r.c)
 }
 
 // awaitRoom holds the reader back while the peer does not take what we owe it.

@@ -78,7 +78,7 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 		if h.length != 0 {
 			return connError(FrameSizeError, "SETTINGS acknowledgement with a payload")
 		}
-		return nil
+		return c.onSettingsAck()
 	}
 	if h.length%settingLen != 0 {
 		return connError(FrameSizeError, "SETTINGS of a length that is not a multiple of 6")
@@ -104,8 +104,13 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 			return err
 		}
 	}
-	if err := c.shiftSendWindows(c.peer.initialWindow - window); err != nil {
-		return err
+	if delta := c.peer.initialWindow - window; delta != 0 {
+		if err := c.nuisance(int32(len(c.streams) / 64)); err != nil { // it costs that much
+			return err
+		}
+		if err := c.shiftSendWindows(delta); err != nil {
+			return err
+		}
 	}
 	b.touch(c)
 	o := c.owe()
@@ -114,6 +119,18 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 		c.offerSlots(b)
 	}
 	return nil
+}
+
+// onSettingsAck takes an acknowledgement: of SETTINGS that were sent, or a
+// nuisance.
+func (c *Conn) onSettingsAck() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unacked > 0 {
+		c.unacked--
+		return nil
+	}
+	return c.nuisance(1)
 }
 
 // applySetting takes over one parameter. c.mu is held.
@@ -148,9 +165,6 @@ func (c *Conn) applySetting(id settingID, v uint32) error {
 // a frame, however often the frame changes it: it costs as much as there are
 // streams. c.mu is held.
 func (c *Conn) shiftSendWindows(delta int32) error {
-	if delta == 0 {
-		return nil
-	}
 	for _, s := range c.streams {
 		w := int64(s.sendWindow) + int64(delta)
 		if w > maxWindow {

@@ -1,6 +1,8 @@
 package h2
 
 import (
+	"time"
+
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 )
 
@@ -95,6 +97,7 @@ type life struct {
 	// ever appended to its output.
 	headersAt uint64
 	openedAt  int64 // Unix time in nanoseconds
+	patience  int64 // see Patience; only the reader uses it
 
 	padding       int32 // received and not yet given back to the peer's window
 	contentLength int64 // -1: none
@@ -187,6 +190,11 @@ func (s *Stream) Reset(b *Batch, code ErrCode) {
 		c.resetStream(b, s, code)
 	}
 }
+
+// Patience says how long the client may be expected to wait for an answer, such as
+// until its deadline: who ends the stream then means no harm. A server's owner
+// calls it while it is told of the request, or never.
+func (s *Stream) Patience(d time.Duration) { s.patience = int64(d) }
 
 // Consume gives n received bytes back to the peer's window of the stream. The
 // caller holds the lock of the stream's owner.
