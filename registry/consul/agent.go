@@ -21,16 +21,9 @@ const (
 	// once. With those of the catalogue (lookups), of the registration and of the
 	// datacentres they make up shortCalls.
 	reads = shortCalls - lookups - 2
-	// shortTimeout bounds a call that does not block.
-	shortTimeout = 5 * time.Second
-	// dialTimeout bounds the connecting to the agent.
-	dialTimeout = 3 * time.Second
 	// idleTimeout is how long a connection is kept for the next call. They count
 	// against the agent's limit too.
 	idleTimeout = 30 * time.Second
-	// maxAnswer bounds one answer of the agent's, in bytes: 20,000 instances of
-	// some 3 KB each, which is what their checks take.
-	maxAnswer = 64 << 20
 	// datacentersFresh is how long the list of datacentres is believed.
 	datacentersFresh = time.Minute
 )
@@ -41,6 +34,7 @@ type agent struct {
 	api      *api.Client
 	address  string // as a person knows it
 	scope    cacheScope
+	limits   Limits
 	log      *slog.Logger
 	random   func() float64
 	tokens   *tokens
@@ -69,6 +63,7 @@ func newAgent(cfg Config, deps Deps) (*agent, error) {
 
 	a := &agent{
 		address:   resolved.String(),
+		limits:    cfg.Limits.withDefaults(),
 		log:       deps.Log,
 		random:    deps.Random,
 		budget:    newBudget(connections - shortCalls),
@@ -83,7 +78,7 @@ func newAgent(cfg Config, deps Deps) (*agent, error) {
 
 	base := deps.Transport
 	if base == nil {
-		transport, err := newTransport(resolved, connections)
+		transport, err := newTransport(resolved, connections, a.limits.ConnectTimeout)
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +89,7 @@ func newAgent(cfg Config, deps Deps) (*agent, error) {
 	config := resolved.config
 	config.Transport = &http.Transport{} // not used: HttpClient has its own
 	config.HttpClient = &http.Client{
-		Transport: &authorized{base: base, tokens: a.tokens},
+		Transport: &authorized{base: base, tokens: a.tokens, maxAnswer: a.limits.AnswerBytes},
 		// An agent redirects nobody, and the token is for nobody else.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -105,17 +100,17 @@ func newAgent(cfg Config, deps Deps) (*agent, error) {
 	return a, nil
 }
 
-func newTransport(resolved *target, connections int) (*http.Transport, error) {
+func newTransport(resolved *target, connections int, timeout time.Duration) (*http.Transport, error) {
 	tlsConfig, err := resolved.tlsConfig()
 	if err != nil {
 		return nil, err
 	}
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
+	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}
 	transport := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         dialer.DialContext,
 		TLSClientConfig:     tlsConfig,
-		TLSHandshakeTimeout: dialTimeout,
+		TLSHandshakeTimeout: timeout,
 		MaxConnsPerHost:     connections,
 		MaxIdleConnsPerHost: connections,
 		IdleConnTimeout:     idleTimeout,
@@ -135,8 +130,9 @@ func newTransport(resolved *target, connections int) (*http.Transport, error) {
 // authorized puts the token that is right now on each request, tries once more
 // where a refused token has been rotated meanwhile, and bounds the answers.
 type authorized struct {
-	base   http.RoundTripper
-	tokens *tokens
+	base      http.RoundTripper
+	tokens    *tokens
+	maxAnswer int
 }
 
 func (t *authorized) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -161,7 +157,7 @@ func (t *authorized) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 		}
 	}
-	resp.Body = &bounded{ReadCloser: resp.Body, left: maxAnswer}
+	resp.Body = &bounded{ReadCloser: resp.Body, most: t.maxAnswer, left: t.maxAnswer}
 
 	return resp, nil
 }
@@ -182,14 +178,14 @@ func withToken(req *http.Request, token string) *http.Request {
 type bounded struct {
 	io.ReadCloser
 
-	left int
+	most, left int
 }
 
-var errTooLong = errors.New("the answer is longer than 64 MiB")
+var errTooLong = errors.New("the answer is too long (registry.consul.max_answer_size)")
 
 func (b *bounded) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, errTooLong
+		return 0, fmt.Errorf("%w: more than %d bytes", errTooLong, b.most)
 	}
 	n, err := b.ReadCloser.Read(p[:min(len(p), b.left)])
 	b.left -= n
@@ -218,7 +214,7 @@ func (a *agent) isDatacenter(ctx context.Context, name string) (bool, error) {
 }
 
 func (a *agent) listDatacenters(ctx context.Context) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, shortTimeout)
+	ctx, cancel := context.WithTimeout(ctx, a.limits.CallTimeout)
 	defer cancel()
 
 	var list []string

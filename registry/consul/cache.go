@@ -20,11 +20,7 @@ import (
 const (
 	// cacheVersion is that of the files' content. Files of another are not read.
 	cacheVersion = 1
-	// maxCacheFile bounds one file, in bytes; a service that needs more is not kept.
-	maxCacheFile = 16 << 20
-	// maxCacheFiles bounds a folder; the oldest files go first.
-	maxCacheFiles = 1000
-	cacheSuffix   = ".consul.json"
+	cacheSuffix  = ".consul.json"
 )
 
 // cache keeps what was known last about each service on disk, a file each, so
@@ -35,6 +31,8 @@ type cache struct {
 	// scope tells what the names mean: the same folder may serve sidecars of
 	// other namespaces.
 	scope cacheScope
+	// limits must have been through withDefaults.
+	limits Limits
 }
 
 type cacheScope struct {
@@ -83,7 +81,7 @@ func (c *cache) save(name string, service *registry.Service) error {
 		return nil
 	}
 
-	content, err := encodeCache(c.scope, name, service, time.Now())
+	content, err := encodeCache(&c.limits, c.scope, name, service, time.Now())
 	if err != nil {
 		return err
 	}
@@ -114,11 +112,11 @@ func (c *cache) load(name string) (*registry.Service, bool, error) {
 	}
 	defer func() { _ = file.Close() }()
 
-	content, err := io.ReadAll(io.LimitReader(file, maxCacheFile+1))
+	content, err := io.ReadAll(io.LimitReader(file, int64(c.limits.CacheFileBytes)+1))
 	if err != nil {
 		return nil, false, err
 	}
-	service, err := decodeCache(c.scope, name, content)
+	service, err := decodeCache(&c.limits, c.scope, name, content)
 	if err != nil {
 		return nil, false, fmt.Errorf("%s: %w", path, err)
 	}
@@ -126,7 +124,7 @@ func (c *cache) load(name string) (*registry.Service, bool, error) {
 	return service, true, nil
 }
 
-func encodeCache(scope cacheScope, name string, service *registry.Service, now time.Time) ([]byte, error) {
+func encodeCache(limits *Limits, scope cacheScope, name string, service *registry.Service, now time.Time) ([]byte, error) {
 	file := cacheFile{
 		Version: cacheVersion, Scope: scope, Service: name, Saved: now.UTC().Truncate(time.Second),
 		GRPC: service.GRPC, Endpoints: make([]cacheEndpoint, 0, len(service.Endpoints)),
@@ -138,17 +136,17 @@ func encodeCache(scope cacheScope, name string, service *registry.Service, now t
 	if err != nil {
 		return nil, err
 	}
-	if len(content) > maxCacheFile {
-		return nil, fmt.Errorf("service %q takes %d bytes, more than the %d that are kept", name, len(content), maxCacheFile)
+	if most := limits.CacheFileBytes; len(content) > most {
+		return nil, fmt.Errorf("service %q takes %d bytes, more than the %d that are kept (registry.consul.max_cache_file_size)", name, len(content), most)
 	}
 
 	return content, nil
 }
 
 // decodeCache reads a file's content and believes nothing of it unchecked.
-func decodeCache(scope cacheScope, name string, content []byte) (*registry.Service, error) {
-	if len(content) > maxCacheFile {
-		return nil, fmt.Errorf("is longer than %d bytes", maxCacheFile)
+func decodeCache(limits *Limits, scope cacheScope, name string, content []byte) (*registry.Service, error) {
+	if most := limits.CacheFileBytes; len(content) > most {
+		return nil, fmt.Errorf("is longer than %d bytes", most)
 	}
 	var file cacheFile
 	if err := json.Unmarshal(content, &file); err != nil {
@@ -159,8 +157,8 @@ func decodeCache(scope cacheScope, name string, content []byte) (*registry.Servi
 		return nil, fmt.Errorf("has version %d, not %d", file.Version, cacheVersion)
 	case file.Scope != scope || file.Service != name:
 		return nil, fmt.Errorf("is about service %q of %+v", file.Service, file.Scope)
-	case len(file.Endpoints) > maxInstances:
-		return nil, fmt.Errorf("has %d endpoints, more than %d", len(file.Endpoints), maxInstances)
+	case len(file.Endpoints) > limits.Instances:
+		return nil, fmt.Errorf("has %d endpoints, more than %d", len(file.Endpoints), limits.Instances)
 	}
 
 	service := &registry.Service{Name: name}
@@ -237,7 +235,7 @@ func (c *cache) makeRoom() error {
 		files = append(files, kept{entry.Name(), info.ModTime()})
 	}
 	slices.SortFunc(files, func(a, b kept) int { return a.modified.Compare(b.modified) })
-	for len(files) >= maxCacheFiles {
+	for len(files) >= c.limits.CachedServices {
 		if err := os.Remove(filepath.Join(c.dir, files[0].name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

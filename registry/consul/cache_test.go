@@ -23,7 +23,7 @@ func kept() *registry.Service {
 
 func TestCacheKeepsWhatItIsGiven(t *testing.T) {
 	t.Parallel()
-	disk := &cache{dir: filepath.Join(t.TempDir(), "a", "b"), scope: cacheScope{Datacenter: "dc2"}}
+	disk := &cache{limits: standard, dir: filepath.Join(t.TempDir(), "a", "b"), scope: cacheScope{Datacenter: "dc2"}}
 	if got, found, err := disk.load("greeter"); got != nil || found || err != nil {
 		t.Fatalf("before: %v, %v", got, err)
 	}
@@ -38,7 +38,7 @@ func TestCacheKeepsWhatItIsGiven(t *testing.T) {
 	for _, other := range []struct {
 		disk *cache
 		name string
-	}{{disk, "other"}, {&cache{dir: disk.dir}, "greeter"}, {nil, "greeter"}} {
+	}{{disk, "other"}, {&cache{limits: standard, dir: disk.dir}, "greeter"}, {nil, "greeter"}} {
 		if got, found, err := other.disk.load(other.name); got != nil || found || err != nil {
 			t.Errorf("%+v: %v, %v", other, got, err)
 		}
@@ -55,7 +55,7 @@ func TestCacheKeepsWhatItIsGiven(t *testing.T) {
 
 func TestCacheBelievesNothingUnchecked(t *testing.T) {
 	t.Parallel()
-	good, err := encodeCache(cacheScope{}, "greeter", kept(), time.Now())
+	good, err := encodeCache(&standard, cacheScope{}, "greeter", kept(), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,35 +70,35 @@ func TestCacheBelievesNothingUnchecked(t *testing.T) {
 		"half of it":       {`"endpoints"`, "\x00"},
 		"something else":   {string(good), `[]`},
 		"nothing":          {string(good), ``},
-		"too much of it":   {string(good), strings.Repeat(" ", maxCacheFile) + string(good)},
+		"too much of it":   {string(good), strings.Repeat(" ", standard.CacheFileBytes) + string(good)},
 		"not what it says": {`"endpoints":[`, `"endpoints":[7,`},
 	} {
 		content := strings.Replace(string(good), replace[0], replace[1], 1)
 		if content == string(good) {
 			t.Fatalf("%s: nothing to replace", name)
 		}
-		if got, err := decodeCache(cacheScope{}, "greeter", []byte(content)); err == nil {
+		if got, err := decodeCache(&standard, cacheScope{}, "greeter", []byte(content)); err == nil {
 			t.Errorf("%s: believed: %+v", name, got)
 		}
 	}
 }
 
 func FuzzDecodeCache(f *testing.F) {
-	good, err := encodeCache(cacheScope{}, "greeter", kept(), time.Now())
+	good, err := encodeCache(&standard, cacheScope{}, "greeter", kept(), time.Now())
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, content []byte) {
-		service, err := decodeCache(cacheScope{}, "greeter", content)
+		service, err := decodeCache(&standard, cacheScope{}, "greeter", content)
 		if err != nil {
 			return
 		}
-		again, err := encodeCache(cacheScope{}, "greeter", service, time.Now())
+		again, err := encodeCache(&standard, cacheScope{}, "greeter", service, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if back, err := decodeCache(cacheScope{}, "greeter", again); err != nil || !same(back, service) {
+		if back, err := decodeCache(&standard, cacheScope{}, "greeter", again); err != nil || !same(back, service) {
 			t.Fatalf("%+v became %+v, %v", service, back, err)
 		}
 	})
@@ -106,7 +106,7 @@ func FuzzDecodeCache(f *testing.F) {
 
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
-	disk := &cache{dir: t.TempDir()}
+	disk := &cache{limits: standard, dir: t.TempDir()}
 	long := time.Now().Add(-48 * time.Hour)
 	file := func(name string, at time.Time) string {
 		path := filepath.Join(disk.dir, name)
@@ -119,7 +119,7 @@ func TestCacheIsBounded(t *testing.T) {
 
 		return path
 	}
-	for i := range maxCacheFiles {
+	for i := range standard.CachedServices {
 		file(fmt.Sprintf("s%d%s", i, cacheSuffix), long.Add(time.Duration(i)*time.Second))
 	}
 	foreign := file("notes.txt", long.Add(-time.Hour))
@@ -132,7 +132,7 @@ func TestCacheIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want(t, "files", len(entries), maxCacheFiles+1) // and what is not ours
+	want(t, "files", len(entries), standard.CachedServices+1) // and what is not ours
 	for path, wanted := range map[string]bool{
 		foreign: true, interrupted: false, disk.path("greeter"): true,
 		filepath.Join(disk.dir, "s0"+cacheSuffix): false, filepath.Join(disk.dir, "s1"+cacheSuffix): true,

@@ -52,6 +52,8 @@ type Config struct {
 	// MaxConnections bounds the connections to the agent; see the package's
 	// comment. At least 12. Default: 64.
 	MaxConnections int
+	// Limits bound what the agent may make us hold and wait for.
+	Limits Limits
 }
 
 // Deps are what a Source takes from outside. The zero value is fit for use.

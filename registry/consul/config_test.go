@@ -165,7 +165,7 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 }
 
 func TestEndlessAnswerIsCut(t *testing.T) {
-	body := &bounded{ReadCloser: io.NopCloser(endless{}), left: 10}
+	body := &bounded{ReadCloser: io.NopCloser(endless{}), most: 10, left: 10}
 	content, err := io.ReadAll(body)
 	if len(content) != 10 || !errors.Is(err, errTooLong) {
 		t.Fatalf("got %d bytes, %v", len(content), err)

@@ -14,8 +14,6 @@ const (
 	metaPillion = "pillion"
 	// speaksPlain is its value where that is plaintext.
 	speaksPlain = "plain"
-	// maxInstances bounds one service's instances.
-	maxInstances = 1 << 16
 )
 
 // instance is one registration, of an app or of a sidecar: the little that is
@@ -46,10 +44,10 @@ const (
 )
 
 // instancesOf takes from an answer what is kept of it. Entries that make no
-// sense are left out.
-func instancesOf(entries []*api.ServiceEntry) []instance {
-	instances := make([]instance, 0, min(len(entries), maxInstances))
-	for _, entry := range entries[:min(len(entries), maxInstances)] {
+// sense are left out, and so is what is beyond the bound.
+func instancesOf(entries []*api.ServiceEntry, most int) []instance {
+	instances := make([]instance, 0, min(len(entries), most))
+	for _, entry := range entries[:min(len(entries), most)] {
 		if entry == nil || entry.Service == nil || entry.Service.ID == "" {
 			continue
 		}

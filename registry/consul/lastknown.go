@@ -35,7 +35,7 @@ func (c *cache) all() []*registry.Service {
 		if !strings.HasSuffix(entry.Name(), cacheSuffix) || strings.HasPrefix(entry.Name(), ".tmp-") {
 			continue
 		}
-		content, err := readAtMost(filepath.Join(c.dir, entry.Name()), min(left, maxCacheFile))
+		content, err := readAtMost(filepath.Join(c.dir, entry.Name()), min(left, int64(c.limits.CacheFileBytes)))
 		if err != nil {
 			continue
 		}
@@ -47,7 +47,7 @@ func (c *cache) all() []*registry.Service {
 		if json.Unmarshal(content, &head) != nil || filepath.Base(c.path(head.Service)) != entry.Name() {
 			continue
 		}
-		if service, err := decodeCache(c.scope, head.Service, content); err == nil {
+		if service, err := decodeCache(&c.limits, c.scope, head.Service, content); err == nil {
 			services = append(services, service)
 		}
 	}

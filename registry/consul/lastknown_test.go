@@ -38,7 +38,7 @@ func knowsWhoAnswers(t *testing.T, fault func(*http.Request) (*http.Response, er
 		fake := newFakeAgent()
 		fake.failWith(fault)
 		dir := t.TempDir()
-		disk := &cache{dir: dir}
+		disk := &cache{limits: standard, dir: dir}
 		for name, grpc := range map[string]string{"greeter": "helloworld.Greeter", "old-greeter": "helloworld.Greeter", "shop": "shop.Shop"} {
 			if err := disk.save(name, &registry.Service{Name: name, GRPC: []string{grpc}, Endpoints: kept().Endpoints}); err != nil {
 				t.Fatal(err)
@@ -84,14 +84,14 @@ func knowsWhoAnswers(t *testing.T, fault func(*http.Request) (*http.Response, er
 func TestLastKnownBelievesNothingUnchecked(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	disk := &cache{dir: dir}
+	disk := &cache{limits: standard, dir: dir}
 	for _, name := range []string{"greeter", "moved"} {
 		if err := disk.save(name, kept()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// In another scope the name means something else.
-	if err := (&cache{dir: dir, scope: cacheScope{Namespace: "other"}}).save("elsewhere", kept()); err != nil {
+	if err := (&cache{limits: standard, dir: dir, scope: cacheScope{Namespace: "other"}}).save("elsewhere", kept()); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(disk.path("moved"), filepath.Join(dir, "something-else"+cacheSuffix)); err != nil {
@@ -108,7 +108,7 @@ func TestLastKnownBelievesNothingUnchecked(t *testing.T) {
 	if len(services) != 1 || services[0].Name != "greeter" {
 		t.Errorf("got %d services, the first %+v", len(services), services[0])
 	}
-	if none := (&cache{dir: filepath.Join(dir, "missing")}).all(); none != nil {
+	if none := (&cache{limits: standard, dir: filepath.Join(dir, "missing")}).all(); none != nil {
 		t.Errorf("of no folder: %v", none)
 	}
 }

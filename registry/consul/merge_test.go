@@ -81,7 +81,7 @@ func TestMerge(t *testing.T) {
 		{name: "same id on two nodes", apps: entries{appEntry("a", 1), with(appEntry("a", 2), func(e *api.ServiceEntry) { e.Node.Node = "other" })}, endpoints: "[10.0.0.1:1*1 10.0.0.1:2*1]"},
 		{name: "an own meta key", apps: entries{with(appEntry("a", 1), meta(metaPillion, speaksPlain))}, endpoints: "[10.0.0.1:1*1]"},
 	} {
-		made := merge("greeter", instancesOf(test.apps), instancesOf(test.sidecars), test.requireSidecar, func(id string) bool {
+		made := merge("greeter", instancesOf(test.apps, standard.Instances), instancesOf(test.sidecars, standard.Instances), test.requireSidecar, func(id string) bool {
 			return slices.Contains(test.known, id)
 		})
 		got := []string{}
@@ -100,13 +100,13 @@ func TestMergeTakesWhatTheAppSays(t *testing.T) {
 		e.Service.Meta = map[string]string{"version": "v2", metaGRPC: "b.B, a.A", metaGRPC + "-2": "c.C"}
 		e.Service.Tags = []string{"z", "y"}
 	})
-	made := merge("greeter", instancesOf([]*api.ServiceEntry{app}), instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}), false, nil)
+	made := merge("greeter", instancesOf([]*api.ServiceEntry{app}, standard.Instances), instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances), false, nil)
 	endpoint := made.service.Endpoints[0]
 	want(t, "id", endpoint.ID, "node-a/a")
 	want(t, "version", endpoint.Meta["version"], "v2")
 	want(t, "tags", endpoint.Tags, []string{"z", "y"})
 	want(t, "gRPC services", made.service.GRPC, []string{"a.A", "b.B", "c.C"})
-	if merge("greeter", nil, instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}), false, nil).service != nil {
+	if merge("greeter", nil, instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances), false, nil).service != nil {
 		t.Error("a sidecar alone makes a service")
 	}
 }
@@ -126,7 +126,7 @@ func FuzzMerge(f *testing.F) {
 		if json.Unmarshal(apps, &a) != nil || json.Unmarshal(sidecars, &s) != nil {
 			return
 		}
-		made := merge("greeter", instancesOf(a), instancesOf(s), false, func(string) bool { return true })
+		made := merge("greeter", instancesOf(a, standard.Instances), instancesOf(s, standard.Instances), false, func(string) bool { return true })
 		if made.service == nil {
 			return
 		}

@@ -272,7 +272,7 @@ func TestDiskIsNotUsedWhereConsulAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
-		disk := &cache{dir: dir}
+		disk := &cache{limits: standard, dir: dir}
 		old := &registry.Service{Name: "greeter", Endpoints: []registry.Endpoint{{ID: "old", Address: "10.9.9.9:1", Weight: 1}}}
 		if err := disk.save("greeter", old); err != nil {
 			t.Fatal(err)

@@ -51,8 +51,6 @@ const (
 	// maxLag is how old the knowledge of the server that answers may be before
 	// it counts as stale.
 	maxLag = 10 * time.Second
-	// grace is what an answer may take beyond what the query may block.
-	grace = 5 * time.Second
 )
 
 // poller asks one side of one service over and over.
@@ -167,9 +165,9 @@ func (p *poller) ask(ctx context.Context, index uint64) asked {
 	defer turn.release()
 
 	// The agent adds up to a sixteenth to the wait.
-	patience := shortTimeout
+	patience := p.agent.limits.CallTimeout
 	if index != 0 {
-		patience = turn.wait + turn.wait/16 + grace
+		patience = turn.wait + turn.wait/16 + p.agent.limits.CallTimeout
 	}
 	ctx, cancel := context.WithTimeout(turn.ctx, patience)
 	defer cancel()
@@ -216,7 +214,7 @@ func (a *agent) health(ctx context.Context, side side, service, scope string, op
 	leaderless := !meta.KnownLeader && meta.QueryBackend != api.QueryBackendStreaming
 
 	return asked{
-		instances: instancesOf(entries),
+		instances: instancesOf(entries, a.limits.Instances),
 		index:     meta.LastIndex,
 		lagging:   leaderless || meta.LastContact > maxLag,
 	}

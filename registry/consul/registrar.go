@@ -217,7 +217,7 @@ func (r *Registrar) ask(ctx context.Context) {
 // reconcile makes the agent's view what it should be. fresh says that something
 // was registered.
 func (r *Registrar) reconcile(ctx context.Context) (fresh bool, failed *failure) {
-	ctx, cancel := context.WithTimeout(ctx, 2*shortTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*r.agent.limits.CallTimeout)
 	defer cancel()
 
 	have, checks, failed := r.view(ctx, r.plan.ids())
@@ -359,7 +359,7 @@ func (r *Registrar) await(ctx context.Context, known string) string {
 // it is not known, or when wait is over; empty where the app is gone, or the
 // agent is: the next look finds out.
 func (r *Registrar) hash(ctx context.Context, known string, wait time.Duration) string {
-	ctx, cancel := context.WithTimeout(ctx, wait+grace)
+	ctx, cancel := context.WithTimeout(ctx, wait+r.agent.limits.CallTimeout)
 	defer cancel()
 
 	options := &api.QueryOptions{WaitHash: known, WaitTime: wait}

@@ -57,7 +57,7 @@ func New(cfg Config, deps Deps) (*Source, error) {
 		source.inherited[service.Name] = service
 	}
 	if cfg.CacheDir != "" {
-		source.cache = &cache{dir: cfg.CacheDir, scope: agent.scope}
+		source.cache = &cache{dir: cfg.CacheDir, scope: agent.scope, limits: agent.limits}
 	}
 
 	return source, nil
@@ -217,7 +217,7 @@ func (s *Source) list(ctx context.Context, what, filter string) ([]string, error
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, shortTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.agent.limits.CallTimeout)
 	defer cancel()
 
 	options := &api.QueryOptions{AllowStale: true, Filter: filter}

@@ -335,7 +335,7 @@ func (w *watched) look(ctx context.Context, known merged) merged {
 }
 
 func (w *watched) read(ctx context.Context, options *api.QueryOptions) (answers [sides]sideState, ok bool) {
-	ctx, cancel := context.WithTimeout(ctx, shortTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.source.agent.limits.CallTimeout)
 	defer cancel()
 
 	select {
