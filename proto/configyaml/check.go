@@ -32,6 +32,7 @@ func checkBootstrap(b *configv1.Bootstrap) findings {
 	checkRegistration(&f, b)
 	checkConnections(&f, b.GetConnections())
 	checkHTTP2(&f, b.GetHttp2())
+	checkOverload(&f, b)
 	return f
 }
 
@@ -260,6 +261,22 @@ func checkHTTP2(f *findings, h *configv1.HTTP2) {
 	}
 	if h.GetMaxOutput() < h.GetOutputBuffer() {
 		f.addf("http2.max_output", "%d is smaller than output_buffer, %d", h.GetMaxOutput(), h.GetOutputBuffer())
+	}
+}
+
+func checkOverload(f *findings, b *configv1.Bootstrap) {
+	c := b.GetOverload().GetAdaptiveConcurrency()
+	if c == nil {
+		return
+	}
+	if b.GetInbound() == nil {
+		f.addf("overload.adaptive_concurrency", "limits what the inbound side hands to the app, but there is no inbound: write it, or remove the block")
+	}
+	if c.GetMaxLimit() < c.GetMinLimit() {
+		f.addf("overload.adaptive_concurrency.max_limit", "%d is smaller than min_limit, %d", c.GetMaxLimit(), c.GetMinLimit())
+	}
+	if initial := c.GetInitialLimit(); initial < c.GetMinLimit() || initial > c.GetMaxLimit() {
+		f.addf("overload.adaptive_concurrency.initial_limit", "%d is not within min_limit, %d, and max_limit, %d", initial, c.GetMinLimit(), c.GetMaxLimit())
 	}
 }
 

@@ -107,6 +107,7 @@ func Effective(written *configv1.Bootstrap) *configv1.Bootstrap {
 	setText(&block(&b.Log).Level, defaultLogLevel)
 	setText(&b.Log.Format, defaultLogFormat)
 	limitMetrics(block(&b.Metrics))
+	limitRPCs(block(&b.Overload))
 	return b
 }
 

@@ -23,6 +23,7 @@ func everything() *configv1.Bootstrap {
 		Outbound: &configv1.Outbound{}, Inbound: &configv1.Inbound{}, Admin: &configv1.Admin{},
 		Registry:  &configv1.Registry{Source: &configv1.Registry_Consul{Consul: &configv1.ConsulRegistry{}}},
 		AccessLog: &configv1.AccessLog{},
+		Overload:  &configv1.Overload{AdaptiveConcurrency: &configv1.AdaptiveConcurrency{}},
 	}
 }
 

@@ -77,6 +77,17 @@ func limitMetrics(m *configv1.Metrics) {
 	setValue(&m.MaxServices, 1000)
 }
 
+func limitRPCs(o *configv1.Overload) {
+	setValue(&o.MaxRpcs, 50_000)
+	if c := o.GetAdaptiveConcurrency(); c != nil {
+		setValue(&c.MinLimit, 1)
+		setValue(&c.MaxLimit, max(1000, c.GetMinLimit()))
+		setValue(&c.InitialLimit, min(max(20, c.GetMinLimit()), c.GetMaxLimit()))
+		setValue(&c.Tolerance, 0.25)
+		setDuration(&c.MeasureInterval, 30*time.Second)
+	}
+}
+
 func limitConsul(c *configv1.ConsulRegistry) {
 	setValue(&c.MaxConnections, 64)
 	setValue(&c.MaxAnswerSize, 64<<20)

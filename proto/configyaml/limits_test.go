@@ -39,6 +39,27 @@ func TestDependentLimits(t *testing.T) {
 	}
 }
 
+func TestDependentConcurrencyLimits(t *testing.T) {
+	t.Parallel()
+	value := func(v uint32) *uint32 { return &v }
+	for name, test := range map[string]struct {
+		written, want *configv1.AdaptiveConcurrency
+	}{
+		"nothing":         {&configv1.AdaptiveConcurrency{}, &configv1.AdaptiveConcurrency{MinLimit: value(1), MaxLimit: value(1000), InitialLimit: value(20)}},
+		"a high floor":    {&configv1.AdaptiveConcurrency{MinLimit: value(2000)}, &configv1.AdaptiveConcurrency{MinLimit: value(2000), MaxLimit: value(2000), InitialLimit: value(2000)}},
+		"a low ceiling":   {&configv1.AdaptiveConcurrency{MaxLimit: value(5)}, &configv1.AdaptiveConcurrency{MinLimit: value(1), MaxLimit: value(5), InitialLimit: value(5)}},
+		"what is written": {&configv1.AdaptiveConcurrency{InitialLimit: value(9)}, &configv1.AdaptiveConcurrency{MinLimit: value(1), MaxLimit: value(1000), InitialLimit: value(9)}},
+	} {
+		got := Effective(&configv1.Bootstrap{Overload: &configv1.Overload{AdaptiveConcurrency: test.written}}).GetOverload().GetAdaptiveConcurrency()
+		if got.GetMinLimit() != test.want.GetMinLimit() || got.GetMaxLimit() != test.want.GetMaxLimit() || got.GetInitialLimit() != test.want.GetInitialLimit() {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if Effective(&configv1.Bootstrap{}).GetOverload().AdaptiveConcurrency != nil {
+		t.Error("the limit is on where nobody has written it")
+	}
+}
+
 // Every number and every duration has bounds of its own, which are enforced: the
 // value next to them is refused by the field's name.
 func TestEveryAmountHasARange(t *testing.T) {
@@ -52,6 +73,7 @@ func TestEveryAmountHasARange(t *testing.T) {
 			Service:  &configv1.Service{Name: "a", Port: proto.Uint32(1)},
 			Outbound: &configv1.Outbound{DefaultTimeout: durationpb.New(1e9), MaxTimeout: durationpb.New(1e9)},
 			Inbound:  &configv1.Inbound{}, Admin: &configv1.Admin{}, AccessLog: &configv1.AccessLog{}, Registry: registry,
+			Overload: &configv1.Overload{AdaptiveConcurrency: &configv1.AdaptiveConcurrency{}},
 		})
 		if found := checkRules(valid); len(found) > 0 {
 			t.Fatal(found)

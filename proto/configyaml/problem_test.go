@@ -30,7 +30,7 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:1:12: identity: unknown field "x": nothing can be set here yet: remove it`,
 		}},
 		{"field numbers are no names", "1: {name: x}\n", []string{
-			`p.yaml:1:1: unknown field "1": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics`,
+			`p.yaml:1:1: unknown field "1": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics, overload`,
 		}},
 		{"several at once", app + "service: {}\nlog: {levle: info}\ndrain: {timeout: 5}\n", []string{
 			`p.yaml:3:1: service: is written twice: remove one`,
@@ -93,7 +93,7 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:2:1: has a line break that is not a newline: save it with Unix line ends`,
 		}},
 		{"Windows line ends are fine", "outbound: {}\r\nxyz: {}\r\n", []string{
-			`p.yaml:2:1: unknown field "xyz": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics`,
+			`p.yaml:2:1: unknown field "xyz": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics, overload`,
 		}},
 		{"names", "service: {name: -1, port: 1, id: \"a b\", grpc: [a.B, /a.B], tags: [a, a], meta: {\"a b\": c}, health_check: {grpc_service: \"a b\"}}\ninbound: {}\nregistry: {consul: {datacenter: a.b}}\noutbound: {default_service: a_}\n", []string{
 			`p.yaml:1:17: service.name: "-1" may hold letters, digits, "-" and "_", and begins and ends with a letter or a digit`,
@@ -178,6 +178,13 @@ func TestWrongBootstraps(t *testing.T) {
 		{"windows", app + "http2: {initial_stream_window: 1Mi, max_stream_window: 512Ki, connection_window: 256Ki}\n", []string{
 			`p.yaml:3:56: http2.max_stream_window: 524288 is smaller than initial_stream_window, 1048576`,
 			`p.yaml:3:82: http2.connection_window: 262144 is smaller than initial_stream_window, 1048576: one stream could not use its own`,
+		}},
+		{"a concurrency limit", app + "overload: {adaptive_concurrency: {min_limit: 50, max_limit: 40, initial_limit: 60}}\n", []string{
+			`p.yaml:3:61: overload.adaptive_concurrency.max_limit: 40 is smaller than min_limit, 50`,
+			`p.yaml:3:80: overload.adaptive_concurrency.initial_limit: 60 is not within min_limit, 50, and max_limit, 40`,
+		}},
+		{"a limit of what is not there", "outbound: {}\nregistry: {file: {path: x}}\noverload: {adaptive_concurrency: {}}\n", []string{
+			`p.yaml:3:34: overload.adaptive_concurrency: limits what the inbound side hands to the app, but there is no inbound: write it, or remove the block`,
 		}},
 		{"output", app + "http2: {output_buffer: 1Mi, max_output: 64Ki}\n", []string{
 			`p.yaml:3:41: http2.max_output: 65536 is smaller than output_buffer, 1048576`,

@@ -14,7 +14,7 @@ import (
 // has to cost next to nothing.
 const (
 	tooManyRPCs = "overloaded: as many RPCs are under way in this sidecar as overload.max_rpcs allows"
-	overLimit   = "overloaded: the app has as many RPCs as it can answer without becoming slow (inbound.adaptive_concurrency)"
+	overLimit   = "overloaded: the app has as many RPCs as it can answer without becoming slow (overload.adaptive_concurrency)"
 )
 
 // shed refuses an RPC at its headers, before anything was done for it. r.mu is

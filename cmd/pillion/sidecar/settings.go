@@ -3,10 +3,12 @@ package sidecar
 import (
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"time"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
@@ -15,8 +17,9 @@ import (
 // settings are the engine's, as the configuration has them.
 type settings struct {
 	http2     *h2.Config
-	instances upstream.Options // connections to the mesh's instances
-	app       upstream.Options // connections to the local app
+	instances upstream.Options   // connections to the mesh's instances
+	app       upstream.Options   // connections to the local app
+	gates     [2]*admission.Gate // which RPCs may begin, by telemetry.Kind
 }
 
 func newSettings(cfg *configv1.Bootstrap, counters *telemetry.Counters) settings {
@@ -30,6 +33,7 @@ func newSettings(cfg *configv1.Bootstrap, counters *telemetry.Counters) settings
 		MaxHeaderListSize:    http2.GetMaxHeaderListSize(),
 		Budget:               h2.NewCountedBudget(int64(http2.GetBufferBudget()), &counters.BufferedBytes),
 	}
+	limitHTTP2(&base, http2)
 	callers := base.WithDefaults()
 	base.KeepaliveInterval = conns.GetKeepalive().GetInterval().AsDuration()
 	base.KeepaliveTimeout = conns.GetKeepalive().GetTimeout().AsDuration()
@@ -43,11 +47,26 @@ func newSettings(cfg *configv1.Bootstrap, counters *telemetry.Counters) settings
 		IdleTimeout:    never(conns.GetIdleTimeout().AsDuration()),
 		MaxAge:         conns.GetMaxAge().AsDuration(),
 	}
+	limitInstances(&opts, conns)
 	app := opts
 	// The app is on this machine: trying costs next to nothing, and it should
 	// take RPCs as soon as it is back.
 	app.BackoffBase, app.BackoffMax = localBackoff, localBackoff
-	return settings{http2: &callers, instances: opts, app: app}
+	return settings{http2: &callers, instances: opts, app: app, gates: newGates(cfg.GetOverload(), counters)}
+}
+
+func newGates(cfg *configv1.Overload, counters *telemetry.Counters) (gates [2]*admission.Gate) {
+	for side := range gates {
+		o := admission.Options{MaxRPCs: int(cfg.GetMaxRpcs()), Counts: &counters.Admission[side]}
+		if c := cfg.GetAdaptiveConcurrency(); c != nil && telemetry.Kind(side) == telemetry.Inbound {
+			o.Concurrency = &admission.Concurrency{
+				MinLimit: int(c.GetMinLimit()), MaxLimit: int(c.GetMaxLimit()), InitialLimit: int(c.GetInitialLimit()),
+				Tolerance: c.GetTolerance(), MeasureInterval: c.GetMeasureInterval().AsDuration(), Random: rand.Float64,
+			}
+		}
+		gates[side] = admission.NewGate(o)
+	}
+	return gates
 }
 
 const localBackoff = 20 * time.Millisecond
@@ -70,6 +89,7 @@ func openAccessLog(cfg *configv1.AccessLog, counters *telemetry.Counters, logger
 		Sample: cfg.GetSample(), Errors: cfg.GetErrors(),
 		Dropped: &counters.AccessLogDropped, Logger: logger,
 	}
+	limitAccessLog(&o, cfg)
 	switch cfg.GetPath() {
 	case "stdout":
 		return telemetry.NewAccessLog(os.Stdout, o), nil

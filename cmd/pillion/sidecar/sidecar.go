@@ -113,7 +113,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			Source: s.source, DefaultService: out.GetDefaultService(), Policy: policy,
 			DefaultTimeout: out.GetDefaultTimeout().AsDuration(), MaxTimeout: out.GetMaxTimeout().AsDuration(),
 			ResolveTimeout: out.GetResolveTimeout().AsDuration(), IdleTimeout: s.source.idleTimeout,
-			LearnNames: s.source.small, HTTP2: settings.http2, Upstream: settings.instances, Retry: retry,
+			LearnNames: s.source.small, HTTP2: settings.http2, Upstream: settings.instances, Retry: retry, Gate: settings.gates[telemetry.Outbound],
 			MaxConns: maxConns, Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
 		})
 	}
@@ -123,7 +123,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 		service := s.cfg.GetService()
 		s.inbound = inbound.New(inbound.Options{
 			Service: service.GetName(), Address: service.GetAddress(),
-			HTTP2: settings.http2, Upstream: settings.app, Retry: retry, MaxConns: maxConns,
+			HTTP2: settings.http2, Upstream: settings.app, Retry: retry, MaxConns: maxConns, Gate: settings.gates[telemetry.Inbound],
 			Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
 		})
 		s.app = newAppReflection(service, m)
