@@ -10,11 +10,26 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pillion-proxy/pillion/cmd/pillion/handover"
 	"github.com/pillion-proxy/pillion/registry"
 )
 
-// listen opens all listeners that are configured.
-func (s *Sidecar) listen() error {
+// Sockets are listening sockets that somebody else has opened: the process that
+// this one replaces, or systemd.
+type Sockets interface {
+	// Take returns the socket for a side that is configured to listen there, nil
+	// where there is none.
+	Take(side, listen string) *handover.Socket
+}
+
+// socket is where a side listens.
+type socket struct {
+	handover.Socket
+	net.Listener
+}
+
+// listen opens all listeners that are configured, where they are not open yet.
+func (s *Sidecar) listen(opened []Sockets) error {
 	for side, where := range map[string]string{
 		sideOutbound: s.cfg.GetOutbound().GetListen(),
 		sideInbound:  s.cfg.GetInbound().GetListen(),
@@ -23,13 +38,26 @@ func (s *Sidecar) listen() error {
 		if where == "" {
 			continue
 		}
-		l, err := listenOn(where)
+		taken, err := take(opened, side, where)
 		if err != nil {
 			return fmt.Errorf("%s: cannot listen on %s: %w", side, where, explainListen(err, side))
 		}
-		s.listeners[side] = l
+		s.listeners[side] = &socket{Socket: *taken, Listener: taken.Listener}
 	}
 	return nil
+}
+
+func take(opened []Sockets, side, where string) (*handover.Socket, error) {
+	for _, sockets := range opened {
+		if taken := sockets.Take(side, where); taken != nil {
+			return taken, nil
+		}
+	}
+	l, err := listenOn(where)
+	if err != nil {
+		return nil, err
+	}
+	return &handover.Socket{Name: side, Listen: where, Listener: l}, nil
 }
 
 func listenOn(where string) (net.Listener, error) {

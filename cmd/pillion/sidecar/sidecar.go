@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,8 +18,8 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/inbound"
 	"github.com/pillion-proxy/pillion/proxy/outbound"
-	"github.com/pillion-proxy/pillion/proxy/relay"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/registry"
 	"github.com/pillion-proxy/pillion/server"
 )
 
@@ -27,6 +28,11 @@ type Options struct {
 	Build    server.Build
 	Logger   *slog.Logger
 	LogLevel *slog.LevelVar
+	// Sockets are listening sockets that are open already. The first that has
+	// one for a side is believed.
+	Sockets []Sockets
+	// LastKnown are the services that a process knew which this one replaces.
+	LastKnown []*registry.Service
 }
 
 // Sidecar is a sidecar that listens. It is made by New and lives until Run
@@ -45,7 +51,15 @@ type Sidecar struct {
 	admin    *server.Server
 	app      *appReflection
 
-	listeners map[string]net.Listener // by side: outbound, inbound, admin
+	listeners map[string]*socket // by side: outbound, inbound, admin
+
+	serving   chan struct{} // closed once all sides serve
+	succeeded chan struct{} // closed once a successor serves
+	successor sync.Once
+	leaving   atomic.Bool // it drains
+
+	mu           sync.Mutex
+	registration registration // nil: there is none
 }
 
 // The sides, as readiness and messages name them.
@@ -59,21 +73,25 @@ const (
 // opens everything that may fail: the registry's file, the listeners. After an
 // error nothing is left open.
 func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
-	s := &Sidecar{cfg: cfg, logger: o.Logger, listeners: map[string]net.Listener{}}
+	s := &Sidecar{
+		cfg: cfg, logger: o.Logger, listeners: map[string]*socket{},
+		serving: make(chan struct{}), succeeded: make(chan struct{}),
+	}
 	defer func() {
 		if err != nil {
 			s.closeAll()
 		}
 	}()
-	if s.source, err = openSource(cfg.GetRegistry(), o.Logger); err != nil {
+	if s.source, err = openSource(cfg.GetRegistry(), o.LastKnown, o.Logger); err != nil {
 		return nil, err
 	}
-	if err = s.listen(); err != nil {
+	if err = s.listen(o.Sockets); err != nil {
 		return nil, err
 	}
 	if s.accessLog, err = openAccessLog(cfg.GetAccessLog(), &s.counters, o.Logger); err != nil {
 		return nil, err
 	}
+	s.counters.MaxServices = int(cfg.GetMetrics().GetMaxServices())
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(&s.counters, telemetry.NewBuildInfo(o.Build.Version, o.Build.Revision, o.Build.Go))
 	s.ready = server.NewReadiness()
@@ -85,7 +103,7 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 			Build: o.Build, Started: time.Now(), Readiness: s.ready,
 			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Listeners: listenersView{s},
 			Metrics: metrics, Logger: o.Logger, LogLevel: o.LogLevel,
-			Hosts: hostNames(cfg.GetAdmin().GetListen()),
+			Hosts: hostNames(cfg.GetAdmin().GetListen()), Limits: adminLimits(cfg.GetAdmin()),
 		})
 		if err != nil {
 			return nil, err
@@ -99,15 +117,13 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 // assemble makes the proxies that have a listener.
 func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 	settings := newSettings(s.cfg, &s.counters)
-	retry := relay.Retry{
-		MaxAttempts: int(s.cfg.GetRetry().GetMaxAttempts()),
-		ReplayBytes: never(int(s.cfg.GetRetry().GetBufferPerRpc())),
-	}
+	retry := retryLimits(s.cfg.GetRetry())
+	refusal := s.cfg.GetHttp2().GetRefusalTimeout().AsDuration()
 	maxConns := int(s.cfg.GetHttp2().GetMaxConnections())
 	if s.listeners[sideOutbound] != nil {
 		out := s.cfg.GetOutbound()
 		policy, _ := balance.ParsePolicy(out.GetLoadBalancing()) // the schema allows no other
-		m := telemetry.NewMetrics(telemetry.Outbound)
+		m := telemetry.NewLimitedMetrics(telemetry.Outbound, metricsLimits(s.cfg.GetMetrics()))
 		metrics.MustRegister(m)
 		s.outbound = outbound.New(outbound.Options{
 			Source: s.source, DefaultService: out.GetDefaultService(), Policy: policy,
@@ -115,22 +131,24 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			ResolveTimeout: out.GetResolveTimeout().AsDuration(), IdleTimeout: s.source.idleTimeout,
 			LearnNames: s.source.small, HTTP2: settings.http2, Upstream: settings.instances, Retry: retry, Gate: settings.gates[telemetry.Outbound],
 			MaxConns: maxConns, Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
+			Limits: outboundLimits(out), RefusalTimeout: refusal,
 		})
 	}
 	if s.listeners[sideInbound] != nil {
-		m := telemetry.NewMetrics(telemetry.Inbound)
+		m := telemetry.NewLimitedMetrics(telemetry.Inbound, metricsLimits(s.cfg.GetMetrics()))
 		metrics.MustRegister(m)
 		service := s.cfg.GetService()
 		s.inbound = inbound.New(inbound.Options{
 			Service: service.GetName(), Address: service.GetAddress(),
 			HTTP2: settings.http2, Upstream: settings.app, Retry: retry, MaxConns: maxConns, Gate: settings.gates[telemetry.Inbound],
-			Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
+			Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger, RefusalTimeout: refusal,
 		})
 		s.app = newAppReflection(service, m)
 	}
 }
 
-// Run serves until ctx ends, and then drains: it returns when all is over.
+// Run serves until ctx ends or a successor has taken over (see Succeeded), and then
+// drains: it returns when all is over.
 func (s *Sidecar) Run(ctx context.Context) error {
 	var serving sync.WaitGroup
 	failed := make(chan error, len(s.listeners))
@@ -156,7 +174,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		serve(sideInbound, s.inbound.Serve)
 		serving.Go(func() { s.app.describe(asking) })
 	}
-	registrar, err := s.register()
+	err := s.register()
 	if err != nil {
 		err = fmt.Errorf("the app cannot be registered: %w", err)
 	}
@@ -166,40 +184,47 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	}
 
 	if err == nil {
+		close(s.serving)
 		select {
 		case <-ctx.Done():
+		case <-s.succeeded:
 		case err = <-failed:
 		}
 	}
+	s.leaving.Store(true)
 	stopAsking()
-	err = errors.Join(err, s.drain(registrar))
+	err = errors.Join(err, s.drain())
 	serving.Wait()
 	return err
 }
 
+// Serving is closed once all sides serve.
+func (s *Sidecar) Serving() <-chan struct{} { return s.serving }
+
 // drain ends the sidecar: it says that it goes, leaves the registry, lets the
-// callers of the app finish, then the app's own calls. All that together is
+// callers of the app finish, then the app's own calls. Where a successor has taken
+// over nobody is told, and the registry is left to it. All that together is
 // bounded; what is left then is cut off.
-func (s *Sidecar) drain(r registration) error {
+func (s *Sidecar) drain() error {
 	timeout := s.cfg.GetDrain().GetTimeout().AsDuration()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	s.logger.Info("draining", "timeout", timeout.String())
-	s.ready.Drain()
 	var errs []error
 	note := func(what string, err error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("draining: %s: %w", what, err))
 		}
 	}
-	if r != nil {
-		note("leaving the registry", leave(r, leaveTimeout(timeout)))
-	}
-	if s.inbound != nil {
-		note("RPCs to the app were cut off", s.inbound.Shutdown(ctx))
-	}
-	if s.outbound != nil {
-		note("RPCs of the app were cut off", s.outbound.Shutdown(ctx))
+	if s.hasSuccessor() {
+		s.makeWay(ctx, note)
+	} else {
+		s.ready.Drain()
+		if r := s.currentRegistration(); r != nil {
+			note("leaving the registry", leave(r, leaveTimeout(timeout)))
+		}
+		s.shutInbound(ctx, note)
+		s.shutOutbound(ctx, note)
 	}
 	s.source.Close()
 	last, cancelLast := context.WithTimeout(context.Background(), time.Second)
@@ -210,6 +235,18 @@ func (s *Sidecar) drain(r registration) error {
 	note("access log", s.accessLog.Close(last))
 	s.logger.Info("stopped")
 	return errors.Join(errs...)
+}
+
+func (s *Sidecar) shutInbound(ctx context.Context, note func(string, error)) {
+	if s.inbound != nil {
+		note("RPCs to the app were cut off", s.inbound.Shutdown(ctx))
+	}
+}
+
+func (s *Sidecar) shutOutbound(ctx context.Context, note func(string, error)) {
+	if s.outbound != nil {
+		note("RPCs of the app were cut off", s.outbound.Shutdown(ctx))
+	}
 }
 
 // leaveTimeout is how much of the drain's time leaving the registry may take: a

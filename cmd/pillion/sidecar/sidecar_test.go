@@ -27,11 +27,13 @@ import (
 type hung struct{ until chan struct{} }
 
 func (h hung) Close(context.Context) error { <-h.until; return nil }
+func (h hung) Release()                    {}
 
 // quick is a registry that answers at once.
 type quick struct{ err error }
 
 func (q quick) Close(context.Context) error { return q.err }
+func (q quick) Release()                    {}
 
 func TestLeavingIsBounded(t *testing.T) {
 	t.Parallel()
@@ -93,7 +95,8 @@ func TestHungRegistryLeavesTimeToDrain(t *testing.T) {
 	h := hung{make(chan struct{})}
 	t.Cleanup(func() { close(h.until) })
 	drained, start := make(chan error), time.Now()
-	go func() { drained <- s.drain(h) }()
+	s.registration = h
+	go func() { drained <- s.drain() }()
 	// The RPC goes on until the caller is told to go, and ends well.
 	for caller.GetState() == connectivity.Ready && time.Since(start) < timeout {
 		caller.WaitForStateChange(t.Context(), connectivity.Ready)

@@ -1,0 +1,91 @@
+package sidecar
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+
+	"golang.org/x/net/http2"
+)
+
+// Probe finds out whether the data plane makes progress: it connects to each side as
+// a caller does, and has a PING answered. So the accept loop, a reader and the locks
+// of the connections are seen to move; no RPC is made. A sidecar that drains has
+// nothing to probe.
+func (s *Sidecar) Probe(ctx context.Context) error {
+	for _, side := range []string{sideOutbound, sideInbound} {
+		l := s.listeners[side]
+		if l == nil || s.leaving.Load() {
+			continue
+		}
+		err := ping(ctx, l.Addr().Network(), reachable(l.Addr()))
+		// It may have begun to drain meanwhile. And where this process or machine is
+		// out of something, connections that there are may move all the same.
+		if err != nil && !s.leaving.Load() && !exhausted(err) {
+			return fmt.Errorf("%s: %s: %w", side, address(l), err)
+		}
+	}
+	return nil
+}
+
+// reachable is where a listener can be dialled from this machine.
+func reachable(a net.Addr) string {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return a.String()
+	}
+	local := net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: tcp.Port}
+	return local.String()
+}
+
+func exhausted(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// ping makes a connection and waits until the sidecar has answered on it: to the
+// PING, or by GOAWAY where it wants no more connections.
+func ping(ctx context.Context, network, where string) error {
+	nc, err := new(net.Dialer).DialContext(ctx, network, where)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = nc.Close() }()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := nc.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	defer context.AfterFunc(ctx, func() { _ = nc.Close() })()
+
+	hello := bytes.NewBufferString(http2.ClientPreface)
+	payload := [8]byte{'p', 'i', 'l', 'l', 'i', 'o', 'n', '?'}
+	framer := http2.NewFramer(hello, nc)
+	if err := errors.Join(framer.WriteSettings(), framer.WritePing(false, payload)); err != nil {
+		return err
+	}
+	if _, err := nc.Write(hello.Bytes()); err != nil {
+		return err
+	}
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			return fmt.Errorf("no answer to a PING: %w", err)
+		}
+		switch f := frame.(type) {
+		case *http2.PingFrame:
+			if f.IsAck() && f.Data == payload {
+				return nil
+			}
+		case *http2.GoAwayFrame:
+			return nil
+		}
+	}
+}

@@ -1,0 +1,92 @@
+package sidecar
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/pillion-proxy/pillion/cmd/pillion/handover"
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// Known is what a sidecar knows that its successor would have to find out first.
+type Known struct {
+	// Services are those that are watched in a registry that may be away.
+	Services []*registry.Service `json:"services,omitempty"`
+}
+
+// Estate returns what a process that replaces this one takes over.
+func (s *Sidecar) Estate() handover.Estate {
+	var sockets []handover.Socket
+	for _, side := range slices.Sorted(maps.Keys(s.listeners)) {
+		sockets = append(sockets, s.listeners[side].Socket)
+	}
+	var known Known
+	if s.source.consul != nil {
+		known.Services = s.source.consul.LastKnown()
+	}
+	return handover.Estate{Sockets: sockets, Known: known}
+}
+
+// Yield lets go of what only one process may hold, the registration, and leaves it
+// as it stands. Should the successor fail after all, Resume takes it back.
+func (s *Sidecar) Yield() {
+	if r := s.currentRegistration(); r != nil {
+		r.Release()
+	}
+}
+
+// Resume undoes Yield.
+func (s *Sidecar) Resume() error { return s.register() }
+
+// Succeeded says that a successor serves in this sidecar's place, and which of the
+// estate's sockets it has taken: the files of those that are Unix sockets stay. Run
+// drains then, and returns.
+func (s *Sidecar) Succeeded(took func(n int) bool) {
+	s.successor.Do(func() {
+		for n, side := range slices.Sorted(maps.Keys(s.listeners)) {
+			if took(n) {
+				handover.KeepFile(s.listeners[side].Listener, true)
+			}
+		}
+		close(s.succeeded)
+	})
+}
+
+func (s *Sidecar) hasSuccessor() bool {
+	select {
+	case <-s.succeeded:
+		return true
+	default:
+		return false
+	}
+}
+
+// OwnSockets says that the process is gone which had opened the sockets: the files
+// of Unix sockets are removed when this one ends, but for those that are borrowed.
+func (s *Sidecar) OwnSockets() {
+	for _, l := range s.listeners {
+		handover.KeepFile(l.Listener, l.Borrowed)
+	}
+}
+
+// makeWay ends all sides at once: whoever is told to go finds the successor at the
+// same address. The app needs no outbound side here to finish what it does.
+func (s *Sidecar) makeWay(ctx context.Context, note func(string, error)) {
+	var (
+		sides sync.WaitGroup
+		mu    sync.Mutex
+	)
+	noting := func(what string, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		note(what, err)
+	}
+	sides.Go(func() { s.shutInbound(ctx, noting) })
+	sides.Go(func() { s.shutOutbound(ctx, noting) })
+	if s.admin != nil {
+		sides.Go(func() { _ = s.admin.Shutdown(ctx) }) // whoever still looks then is cut off
+	}
+	sides.Wait()
+}
