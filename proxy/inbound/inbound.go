@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -28,6 +29,7 @@ type Options struct {
 	Upstream         upstream.Options
 	Retry            relay.Retry
 	MaxConns         int
+	RefusalTimeout   time.Duration // see [relay.Config]
 	Gate             *admission.Gate
 	Metrics          *telemetry.Metrics
 	Counters         *telemetry.Counters
@@ -49,7 +51,7 @@ func New(o Options) *Proxy {
 	r := relay.New(relay.Config{
 		Side: telemetry.Inbound, Router: toApp{app}, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Inbound, ""), Log: o.AccessLog,
-		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget, Shield: true,
+		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget, Shield: true, RefusalTimeout: o.RefusalTimeout,
 	})
 	return &Proxy{
 		app: app,

@@ -28,10 +28,12 @@ type Options struct {
 	Policy                     balance.Policy
 	DefaultTimeout, MaxTimeout time.Duration
 	ResolveTimeout             time.Duration
+	RefusalTimeout             time.Duration // see [relay.Config]
 	IdleTimeout                time.Duration // of services that no RPC asks for
 	// LearnNames has services asked by reflection what they answer, where the
 	// registry does not say. It is for registries whose services are few.
 	LearnNames bool
+	Limits     Limits
 
 	HTTP2     *h2.Config
 	Upstream  upstream.Options
@@ -69,6 +71,7 @@ func New(o Options) *Proxy {
 		Reflection: p.mesh.cluster, ResolveTimeout: o.ResolveTimeout,
 		IdleTimeout: o.IdleTimeout, Logger: o.Logger,
 	}
+	o.Limits.apply(&ro)
 	if o.LearnNames {
 		ro.Learn = p.mesh.mesh.Lists
 	}
@@ -76,7 +79,7 @@ func New(o Options) *Proxy {
 	rc := relay.Config{
 		Side: telemetry.Outbound, Router: p.router, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Outbound, ""), Log: o.AccessLog,
-		DefaultTimeout: o.DefaultTimeout, MaxTimeout: o.MaxTimeout,
+		DefaultTimeout: o.DefaultTimeout, MaxTimeout: o.MaxTimeout, RefusalTimeout: o.RefusalTimeout,
 		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget,
 	}
 	p.callers = downstream.New(downstream.Options{

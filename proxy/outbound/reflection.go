@@ -28,7 +28,7 @@ type meshReflection struct {
 
 func newMeshReflection(o *Options, inside *bufconn.Listener, http2 *h2.Config) *meshReflection {
 	m := &meshReflection{server: grpc.NewServer(), types: newTypeLearner(o.Metrics)}
-	m.mesh = meshreflect.New(meshreflect.Options{
+	mo := meshreflect.Options{
 		Services:  o.Source.Services,
 		Answering: o.Source.Answering,
 		Answered:  m.types.answered,
@@ -40,7 +40,9 @@ func newMeshReflection(o *Options, inside *bufconn.Listener, http2 *h2.Config) *
 					return inside.DialContext(ctx)
 				}))
 		},
-	})
+	}
+	o.Limits.Reflection.apply(&mo)
+	m.mesh = meshreflect.New(mo)
 	m.types.start(m.mesh.Methods)
 	m.mesh.Register(m.server)
 	listener := bufconn.Listen(inMemory)

@@ -64,6 +64,7 @@ func openConsul(cfg *configv1.ConsulRegistry, lastKnown []*registry.Service, log
 		Address: cfg.GetAddress(), Scheme: cfg.GetScheme(), TokenFile: cfg.GetTokenFile(),
 		Datacenter: cfg.GetDatacenter(), Namespace: cfg.GetNamespace(), Partition: cfg.GetPartition(),
 		CacheDir: cfg.GetCacheDir(), RequireSidecar: !cfg.GetAllowPlaintext(),
+		MaxConnections: int(cfg.GetMaxConnections()), Limits: consulLimits(cfg),
 	}, consul.Deps{Log: logger, LastKnown: lastKnown})
 	if err != nil {
 		return nil, err

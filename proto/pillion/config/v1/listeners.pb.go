@@ -47,11 +47,11 @@ type Outbound struct {
 	// the registry has said where the service is. Default: 2s.
 	ResolveTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=resolve_timeout,json=resolveTimeout,proto3" json:"resolve_timeout,omitempty"`
 	// How many names that callers choose are remembered at once: services
-	// (:authority), and as many full gRPC service names (:path). An RPC for one more
-	// goes on as if nobody knew the name. Default: 10000.
+	// (:authority), and as many full gRPC service names (:path). RPCs for others end
+	// RESOURCE_EXHAUSTED with the flag OM until some were forgotten. Default: 10000.
 	MaxNames *uint32 `protobuf:"varint,7,opt,name=max_names,json=maxNames,proto3,oneof" json:"max_names,omitempty"`
 	// The most RPCs that wait until the registry has said where one service is. More
-	// end UNAVAILABLE with the flag OM. Default: 10000.
+	// end RESOURCE_EXHAUSTED with the flag OM. Default: 10000.
 	MaxPendingRpcs *uint32 `protobuf:"varint,8,opt,name=max_pending_rpcs,json=maxPendingRpcs,proto3,oneof" json:"max_pending_rpcs,omitempty"`
 	// How long "there is no such service" is believed before the registry is asked
 	// again. Default: 2s.
