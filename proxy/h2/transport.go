@@ -161,15 +161,30 @@ func (s *socket) CloseWrite() error { return closeWrite(s.Conn) }
 type stream struct {
 	net.Conn
 	closed atomic.Bool
+
+	// first takes what comes after a pause, so that a connection that waits holds
+	// no buffer; more says that it was filled, and the rest waits behind it.
+	first [64]byte
+	more  bool
 }
 
 func (s *stream) Read(l Lender) (int, error) {
-	n, err := s.Conn.Read(l.Lend())
-	if n > 0 {
-		return n, nil
+	if s.more {
+		p := l.Lend()
+		n, err := s.Conn.Read(p)
+		s.more = n == len(p)
+		if n > 0 {
+			return n, nil
+		}
+		l.Return()
+		return 0, err
 	}
-	l.Return()
-	return 0, err
+	n, err := s.Conn.Read(s.first[:])
+	if n == 0 {
+		return 0, err
+	}
+	s.more = n == len(s.first)
+	return copy(l.Lend(), s.first[:n]), nil
 }
 
 func (s *stream) TryWrite([]byte) (int, error) {

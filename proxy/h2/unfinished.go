@@ -42,11 +42,16 @@ func (u *unfinished) note(c *Conn, now time.Time, carry, block int, open bool) e
 		u.since = time.Time{} // the timer runs on, and finds that out
 		return nil
 	}
+	u.start(c, now)
+	return nil
+}
+
+// start begins to count the time. c.mu is held.
+func (u *unfinished) start(c *Conn, now time.Time) {
 	u.since = now
 	if u.timer == nil && c.cfg.StallTimeout > 0 {
 		u.timer = time.AfterFunc(c.cfg.StallTimeout, func() { u.expired(c) })
 	}
-	return nil
 }
 
 // end lets go of everything.
