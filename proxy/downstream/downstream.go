@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,20 +22,41 @@ type Options struct {
 	// NewStream returns the stream of a new RPC.
 	NewStream func(*h2.Conn) *h2.Stream
 	// MaxConns bounds the connections that are open at once; more are told so
-	// and closed. 0: no bound.
+	// and closed. Those that are being told, or have ended and still hold their
+	// socket for a moment, are bounded too: [Sockets] says how many sockets there
+	// are at most, and what is more is closed without a word. 0: no bound.
 	MaxConns int
 	// Open counts the connections that are open.
 	Open   *atomic.Int64
 	Logger *slog.Logger
 }
 
+// Sockets returns how many sockets a server holds at most whose MaxConns is n.
+func Sockets(n int) int { return n + max(16, min(n/8, 256)) }
+
+// ConnsFor returns the largest MaxConns of a server that may hold that many
+// sockets, at least 1.
+func ConnsFor(sockets int) int {
+	n := sort.Search(sockets, func(n int) bool { return Sockets(n+1) > sockets })
+	return max(n, 1)
+}
+
+var (
+	errTooMany = errors.New("too many connections to this sidecar")
+	errNoRoom  = errors.New("too many connections to this sidecar, and too many that are being told so")
+)
+
 // Server holds the connections of callers.
 type Server struct {
 	opts Options
+	// offences are connections ended for an error of the caller's, refusals those
+	// that were not taken at all.
+	offences, refusals endings
 
 	mu        sync.Mutex
 	listeners map[net.Listener]bool
 	conns     map[*h2.Conn]bool
+	held      int // sockets: connections, and those that have ended and linger
 	draining  bool
 	settled   bool          // draining, and no connection comes any more
 	stopping  chan struct{} // closed when draining
@@ -54,6 +76,14 @@ func New(o Options) *Server {
 	return &Server{
 		opts: o, listeners: map[net.Listener]bool{}, conns: map[*h2.Conn]bool{},
 		stopping: make(chan struct{}), idle: make(chan struct{}),
+		offences: endings{
+			logger: o.Logger, level: slog.LevelInfo,
+			one: "a caller's connection was ended", more: "more callers' connections were ended",
+		},
+		refusals: endings{
+			logger: o.Logger, level: slog.LevelWarn,
+			one: "a caller's connection was refused", more: "more callers' connections were refused",
+		},
 	}
 }
 
@@ -101,19 +131,31 @@ func (s *Server) isDraining() bool {
 // caller was told that it is connected, and to be cut off would fail its RPCs.
 // Shutdown ends it as the others.
 func (s *Server) serve(nc net.Conn) {
+	most := s.opts.MaxConns
 	s.mu.Lock()
+	full := most > 0 && len(s.conns) >= most
+	if most > 0 && s.held >= Sockets(most) {
+		s.mu.Unlock()
+		s.refusals.note(nc.RemoteAddr().String(), errNoRoom)
+		_ = nc.Close()
+		return
+	}
 	defer s.mu.Unlock()
-	full := s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns
 	c := h2.New(h2.NewTransport(nc), h2.Server, s.opts.HTTP2, (*handler)(s))
 	s.conns[c] = true
+	s.held++
 	s.opts.Open.Add(1)
 	s.serving.Go(func() {
 		if full {
+			s.refusals.note(nc.RemoteAddr().String(), errTooMany)
 			var b h2.Batch
-			c.Abort(&b, h2.EnhanceYourCalm, "too many connections to this sidecar")
+			c.Abort(&b, h2.EnhanceYourCalm, errTooMany.Error())
 			b.Done()
 		}
 		c.Serve()
+		s.mu.Lock()
+		s.held--
+		s.mu.Unlock()
 	})
 }
 
@@ -158,6 +200,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		b.Done()
 	}
 	s.serving.Wait()
+	s.offences.close()
+	s.refusals.close()
 	return err
 }
 
@@ -197,12 +241,21 @@ func (h *handler) OnConnDraining(*h2.Batch, *h2.Conn) {}
 // OnConnClosed implements h2.Handler.
 func (h *handler) OnConnClosed(_ *h2.Batch, c *h2.Conn, err error) {
 	h.opts.Open.Add(-1)
-	var protocol *h2.ConnError
-	if errors.As(err, &protocol) && !protocol.Remote {
-		h.opts.Logger.Info("a caller's connection was ended", "peer", c.RemoteAddr().String(), "err", err)
+	if offends(err) {
+		h.offences.note(c.RemoteAddr().String(), err)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.conns, c)
 	(*Server)(h).endIfIdle()
+}
+
+// offends says whether a connection ended for an error of the caller's, or for one
+// of ours, and not because it was shut down or refused.
+func offends(err error) bool {
+	var protocol *h2.ConnError
+	if errors.As(err, &protocol) {
+		return !protocol.Remote && protocol.Code != h2.NoError && protocol.Reason != errTooMany.Error()
+	}
+	return errors.Is(err, h2.ErrHTTP1)
 }

@@ -7,7 +7,9 @@ import (
 )
 
 var (
-	errHTTP1       = errors.New("the client speaks HTTP/1")
+	// ErrHTTP1 is why a connection ended whose client was told, in its own language,
+	// what this port speaks.
+	ErrHTTP1       = errors.New("the client speaks HTTP/1, and was told that this port speaks HTTP/2 (h2c)")
 	errHTTP1Server = errors.New("the server speaks HTTP/1, not HTTP/2 with prior knowledge (h2c)")
 )
 

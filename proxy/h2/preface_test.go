@@ -31,7 +31,6 @@ func TestPrefaceByteByByte(t *testing.T) {
 
 func TestPrefaceThatIsWrong(t *testing.T) {
 	for name, preface := range map[string]string{
-		"TLS":              "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 		"SSH":              "SSH-2.0-OpenSSH_9.6\r\n",
 		"wrong at its end": clientPreface[:len(clientPreface)-1] + "!",
 		"of RFC 7540's":    "PRI * HTTP/2.0\r\n\r\nXX",
@@ -45,6 +44,16 @@ func TestPrefaceThatIsWrong(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whoever looks into the log is told what to do.
+func TestTLSOnThePlaintextPort(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Server, Config{})
+		r.raw([]byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"))
+		want(t, "the answer", r.frames(), "SETTINGS*", "WINDOW_UPDATE 0*",
+			"GOAWAY 0 PROTOCOL_ERROR the client speaks TLS, but this port is plaintext*", "end: EOF")
+	})
 }
 
 func TestHTTP1IsAnsweredInHTTP1(t *testing.T) {

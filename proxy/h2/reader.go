@@ -196,11 +196,11 @@ func (r *reader) preface(p []byte) ([]byte, error) {
 		switch yes, perhaps := looksLikeHTTP1(p); {
 		case yes:
 			r.answerHTTP1()
-			return nil, errHTTP1
+			return nil, ErrHTTP1
 		case perhaps:
 			return p, nil
 		}
-		return nil, connError(ProtocolError, "the connection preface of HTTP/2 is missing")
+		return nil, connError(ProtocolError, missingPreface(p))
 	}
 	if n < len(clientPreface) {
 		return p, nil

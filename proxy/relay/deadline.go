@@ -29,6 +29,8 @@ func (r *RPC) startDeadline() error {
 			return err
 		}
 		timeout = min(max(d, 1), maxTimeout)
+		// Its clock may be a little faster than ours.
+		r.down.Patience(timeout - timeout/10)
 	} else if timeout = r.p.cfg.DefaultTimeout; timeout > 0 {
 		r.capped = true
 	}
