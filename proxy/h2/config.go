@@ -90,8 +90,12 @@ type Config struct {
 	// many, and it is told ENHANCE_YOUR_CALM (rapid reset, CVE-2023-44487).
 	// Default 500.
 	PrematureResets uint32
+	// PrematureAge is the age up to which an unanswered stream that ends counts for
+	// that. Who waits longer has at most MaxConcurrentStreams open at a time, and
+	// may just have short deadlines and an instance that hangs. Default 100 ms.
+	PrematureAge time.Duration
 	// Budget bounds what the streams of all connections together keep in
-	// memory. nil: no bound.
+	// memory, and what those of one do: see [Budget.TakeShare]. nil: no bound.
 	Budget *Budget
 }
 
@@ -134,6 +138,9 @@ func (cfg Config) WithDefaults() Config {
 		cfg.Nuisance = 2000
 	}
 	def(&cfg.PrematureResets, 500)
+	if cfg.PrematureAge == 0 {
+		cfg.PrematureAge = 100 * time.Millisecond
+	}
 	return cfg
 }
 
@@ -183,6 +190,14 @@ func (g *Budget) Take(n int) bool {
 		return false
 	}
 	return true
+}
+
+// TakeShare is Take for somebody who holds have bytes of the budget already: it
+// reserves nothing, too, where they would then hold more than is left to all
+// others. So nobody alone gets more than half of it, two get a third each, and
+// however many have their fill, there is something left for who comes next.
+func (g *Budget) TakeShare(have int64, n int) bool {
+	return g == nil || have+int64(n) <= g.limit-g.used.Load() && g.Take(n)
 }
 
 // Release gives n bytes back.

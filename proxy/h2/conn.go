@@ -92,8 +92,10 @@ type Conn struct {
 	writeErr  error
 
 	calm      calm
-	unacked   int  // SETTINGS of ours that the peer has not acknowledged
-	goneAway  bool // the peer has sent GOAWAY
+	unacked   int   // SETTINGS of ours that the peer has not acknowledged
+	goneAway  bool  // the peer has sent GOAWAY
+	answered  bool  // client: a response has come
+	kept      int64 // bytes of parked output
 	handshake *time.Timer
 	keepalive keepalive
 	grow      growth
@@ -221,7 +223,7 @@ func (c *Conn) resetStream(b *Batch, s *Stream, code ErrCode) {
 		o := c.output()
 		o.b = appendRSTStream(o.b, s.id, code)
 		if !s.gotEnd {
-			c.resets.add(s.id)
+			c.resets.add(s.id, s.recvWindow)
 			if c.role == Client {
 				c.provoke(dueForReset)
 			}
@@ -250,8 +252,7 @@ func (c *Conn) forget(b *Batch, s *Stream) {
 		s.list.remove(s)
 	}
 	if s.parked != nil {
-		s.parked.free(c.cfg.Budget)
-		s.parked = nil
+		c.freeParked(s)
 	}
 	if c.active--; c.active == 0 {
 		c.idleSince = b.Now()
@@ -297,13 +298,17 @@ type Stats struct {
 	// Settled says that the peer's SETTINGS have come: MaxStreams is its own
 	// word, and not what is assumed until then.
 	Settled bool
+	// Opened and Answered say, of a connection to a server, that a stream was ever
+	// opened and that a response has ever come.
+	Opened, Answered bool
 }
 
 // Stats returns the connection's present state.
 func (c *Conn) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := Stats{Streams: c.active, MaxStreams: c.maxStreams(), Draining: c.draining || c.dead, Settled: c.sawSettings}
+	st := Stats{Streams: c.active, MaxStreams: c.maxStreams(), Draining: c.draining || c.dead, Settled: c.sawSettings,
+		Opened: c.role == Client && c.nextID > 1, Answered: c.answered}
 	if c.active == 0 {
 		st.IdleSince = c.idleSince
 	}

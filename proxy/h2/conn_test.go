@@ -212,11 +212,11 @@ func TestStats(t *testing.T) {
 		}
 		o := r.open(true, get...)
 		time.Sleep(time.Minute)
-		if st := r.c.Stats(); st != (Stats{MaxStreams: 5, Streams: 1, Settled: true}) {
+		if st := r.c.Stats(); st != (Stats{MaxStreams: 5, Streams: 1, Settled: true, Opened: true}) {
 			t.Errorf("busy: %+v", st)
 		}
 		o.rst(Cancel)
-		if st := r.c.Stats(); st != (Stats{MaxStreams: 5, IdleSince: began.Add(time.Minute), Settled: true}) {
+		if st := r.c.Stats(); st != (Stats{MaxStreams: 5, IdleSince: began.Add(time.Minute), Settled: true, Opened: true}) {
 			t.Errorf("idle again: %+v", st)
 		}
 		r.must(r.WriteGoAway(0, http2.ErrCodeNo, nil))

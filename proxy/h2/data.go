@@ -166,6 +166,10 @@ func (c *Conn) onClosedStreamData(h frameHeader, payload int) error {
 	if payload == 0 && !end {
 		cost = 2
 	}
+	// Before late, which forgets a stream that is at its end.
+	if !c.resets.spend(h.id, h.length) {
+		return connError(FlowControlError, "DATA beyond the window of a stream that was reset")
+	}
 	if late, err := c.late(h.id, cost, end); late {
 		return err
 	}

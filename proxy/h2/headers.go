@@ -280,7 +280,7 @@ func (r *reader) response(h frameHeader, head *Head) error {
 	case head.Kind == HeadInformational:
 		err = c.nuisance(1)
 	default:
-		s.gotHead = true
+		s.gotHead, c.answered = true, true
 		if !end { // an answer to HEAD may have a length and no content
 			s.contentLength = length
 		}

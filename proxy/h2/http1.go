@@ -13,6 +13,17 @@ var (
 	errHTTP1Server = errors.New("the server speaks HTTP/1, not HTTP/2 with prior knowledge (h2c)")
 )
 
+// errTLSServer is how a plaintext client is turned away by a server that speaks TLS
+// only.
+var errTLSServer = errors.New("the server speaks TLS, not HTTP/2 in plaintext (h2c)")
+
+// isTLSAlert says whether p begins as a TLS alert does (RFC 8446 section 5.1). It
+// is seven octets long, and read as a frame's header it would be that of a frame of
+// more than a megabyte.
+func isTLSAlert(p []byte) bool {
+	return len(p) >= 5 && p[0] == 21 && p[1] == 3 && p[3] == 0 && p[4] == 2
+}
+
 // http1Status is how an HTTP/1 server begins its answer to our preface. Read as a
 // frame's header it would be that of a frame of 4 MiB.
 const http1Status = "HTTP/1."

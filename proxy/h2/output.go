@@ -171,7 +171,7 @@ func (p *parked) free(g *Budget) {
 // turn. It ends the stream, and returns nil, where the process keeps too many
 // already. c.mu is held.
 func (c *Conn) park(b *Batch, s *Stream, n int) *parked {
-	if !c.cfg.Budget.Take(n) {
+	if !c.cfg.Budget.TakeShare(c.kept, n) {
 		b.events = append(b.events, event{kind: eventOverBudget, stream: s, gen: s.gen})
 		c.resetStream(b, s, EnhanceYourCalm)
 		return nil
@@ -181,13 +181,22 @@ func (c *Conn) park(b *Batch, s *Stream, n int) *parked {
 		c.ready.push(s)
 	}
 	s.parked.kept += n
+	c.kept += int64(n)
 	return s.parked
 }
 
 // went gives the budget n bytes back that went on.
 func (c *Conn) went(p *parked, n int) {
 	p.kept -= n
+	c.kept -= int64(n)
 	c.cfg.Budget.Release(n)
+}
+
+// freeParked drops what is parked of a stream. c.mu is held.
+func (c *Conn) freeParked(s *Stream) {
+	c.kept -= int64(s.parked.kept)
+	s.parked.free(c.cfg.Budget)
+	s.parked = nil
 }
 
 // parkHeaders keeps a header section until the stream's turn. c.mu is held.
@@ -277,8 +286,7 @@ func (c *Conn) sendParked(b *Batch, s *Stream) {
 // unpark ends the parking of a stream whose output all went out. c.mu is held.
 func (c *Conn) unpark(b *Batch, s *Stream) {
 	end := s.parked.end
-	s.parked.free(c.cfg.Budget)
-	s.parked = nil
+	c.freeParked(s)
 	if end {
 		c.endLocal(b, s)
 	}

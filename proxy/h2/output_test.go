@@ -3,6 +3,7 @@ package h2
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -299,6 +300,34 @@ func TestBudget(t *testing.T) {
 }
 
 // Header sections that wait are memory as well.
+// However many have their fill, there is something left for who comes next.
+func TestSharesOfTheBudget(t *testing.T) {
+	t.Parallel()
+	const limit = 1 << 20
+	for hogs := 1; hogs <= 20; hogs++ {
+		g := NewBudget(limit)
+		held := make([]int64, hogs)
+		for more := true; more; {
+			more = false
+			for i := range held {
+				if g.TakeShare(held[i], 100) {
+					held[i] += 100
+					more = true
+				}
+			}
+		}
+		if left := limit - g.Used(); left < limit/int64(hogs+2) {
+			t.Errorf("%d who take what they get leave %d of %d bytes", hogs, left, limit)
+		}
+		if !g.TakeShare(0, limit/(2*(hogs+2))) {
+			t.Errorf("%d who take what they get leave nothing for another", hogs)
+		}
+		if slices.Max(held)-slices.Min(held) > limit/100 {
+			t.Errorf("unequal shares: %v", held)
+		}
+	}
+}
+
 func TestBudgetOfHeaders(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newClient(t, Config{Budget: NewBudget(10000)})

@@ -92,6 +92,21 @@ func TestServerThatSpeaksHTTP1(t *testing.T) {
 	})
 }
 
+func TestServerThatSpeaksTLS(t *testing.T) {
+	for name, more := range map[string]string{"an alert": "", "an alert and more": "\x15\x03\x01\x00\x02\x01\x00"} {
+		t.Run(name, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, Client, Config{})
+				o := r.open(true, get...)
+				r.raw([]byte("\x15\x03\x01\x00\x02\x02\x46" + more))
+				r.frames()
+				want(t, "what the owner is told", o.log(), "reset conn*", "closed")
+				want(t, "what the handler is told", r.w.log(), "closed: the server speaks TLS, not HTTP/2*")
+			})
+		})
+	}
+}
+
 func TestFirstFrameHasToBeSettings(t *testing.T) {
 	bothRoles(t, func(t *testing.T, role Role) {
 		simulated(t, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 )
@@ -140,10 +141,16 @@ func (r *reader) drop() {
 func (r *reader) awaitRoom() {
 	c := r.c
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	begun := !r.unfinished.since.IsZero()
+	waited := false
 	for (c.owed > int(c.cfg.MaxOwed) || c.out != nil && len(c.out.b) > int(c.cfg.MaxControl)) && c.writing && !c.dead {
+		r.unfinished.since, waited = time.Time{}, true // the rest may long be there
 		c.room.Wait()
 	}
-	c.mu.Unlock()
+	if begun && waited && !c.dead {
+		r.unfinished.start(c, time.Now())
+	}
 }
 
 // consume handles all complete frames in p, and DATA as far as it came. It
@@ -161,6 +168,9 @@ func (r *reader) consume(p []byte) (rest []byte, err error) {
 			}
 		}
 		if len(p) < frameHeaderLen {
+			if !r.sawSettings && isTLSAlert(p) {
+				return nil, errTLSServer // which is all that will come
+			}
 			return p, nil
 		}
 		h := parseFrameHeader(p)
@@ -215,6 +225,9 @@ func (r *reader) checkFrame(h frameHeader, p []byte) error {
 	if h.length > int(r.c.cfg.MaxFrameSize) {
 		if !r.sawSettings && string(p[:len(http1Status)]) == http1Status {
 			return errHTTP1Server
+		}
+		if !r.sawSettings && isTLSAlert(p) {
+			return errTLSServer
 		}
 		return connError(FrameSizeError, "a frame longer than SETTINGS_MAX_FRAME_SIZE")
 	}
@@ -286,7 +299,7 @@ func (r *reader) resetFor(err *error) bool {
 		b.touch(c)
 		o := c.owe()
 		o.b = appendRSTStream(o.b, se.id, se.code)
-		c.resets.add(se.id)
+		c.resets.add(se.id, c.streamWindow)
 		cost := int32(4)
 		if se.code == RefusedStream {
 			cost = 1 // a client that does not know the limit yet means no harm

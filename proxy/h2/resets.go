@@ -2,10 +2,10 @@ package h2
 
 // resetSet remembers streams that we reset and whose last frame of the peer's has
 // not come: what is still on its way is no offence (RFC 9113 section 5.1,
-// "closed").
+// "closed"), as far as the stream's window let it be sent.
 type resetSet struct {
-	limit int
-	ids   map[uint32]struct{}
+	limit   int
+	windows map[uint32]int32 // by id: what the peer may still send
 }
 
 const (
@@ -25,25 +25,41 @@ func newResetSet(role Role, cfg *Config) resetSet {
 }
 
 // add remembers a stream, in the place of any other where there are too many.
-func (r *resetSet) add(id uint32) {
-	if r.ids == nil {
-		r.ids = make(map[uint32]struct{})
+// window is what the peer may still send on it.
+func (r *resetSet) add(id uint32, window int32) {
+	if r.windows == nil {
+		r.windows = make(map[uint32]int32)
 	}
-	if len(r.ids) >= r.limit {
-		for old := range r.ids {
-			delete(r.ids, old)
+	if len(r.windows) >= r.limit {
+		for old := range r.windows {
+			delete(r.windows, old)
 			break
 		}
 	}
-	r.ids[id] = struct{}{}
+	r.windows[id] = window
 }
 
 func (r *resetSet) has(id uint32) bool {
-	_, ok := r.ids[id]
+	_, ok := r.windows[id]
 	return ok
 }
 
-func (r *resetSet) remove(id uint32) { delete(r.ids, id) }
+func (r *resetSet) remove(id uint32) { delete(r.windows, id) }
+
+// spend takes n bytes off what may come on a stream. It is false where they are
+// more than the peer was ever allowed: the connection's window, which is given back
+// on receipt, bounds nothing.
+func (r *resetSet) spend(id uint32, n int) bool {
+	window, ok := r.windows[id]
+	if !ok {
+		return true
+	}
+	if int64(n) > int64(window) {
+		return false
+	}
+	r.windows[id] = window - int32(n)
+	return true
+}
 
 // late says whether a frame on a stream that is not open is only late: we have
 // reset the stream, or said by GOAWAY that we will not look at it. cost is what
