@@ -162,12 +162,33 @@ func (r *RPC) keep(p []byte, open bool) bool {
 		return true
 	}
 	if over := len(r.replay) + len(p) - r.uncounted() - r.reserved; over > 0 {
-		if !r.p.cfg.Budget.Take(over) {
-			return false
+		if !r.reserve(over) {
+			if open { // it goes on, with no other attempt
+				r.forgetRequest()
+			}
+			return open
 		}
-		r.reserved += over
 	}
 	r.replay = append(r.replay, p...)
+	return true
+}
+
+// reserve takes n bytes of the budget, of which all RPCs to one destination may have
+// a share: those to instances that never answer must leave something to others. r.mu
+// is held.
+func (r *RPC) reserve(n int) bool {
+	if r.dest == nil {
+		if !r.p.cfg.Budget.Take(n) {
+			return false
+		}
+	} else {
+		if !r.p.cfg.Budget.TakeShare(r.dest.Kept.Load(), n) {
+			return false
+		}
+		r.dest.Kept.Add(int64(n))
+		r.shared += n
+	}
+	r.reserved += n
 	return true
 }
 
@@ -178,7 +199,10 @@ func (r *RPC) forgetRequest() {
 	r.replay = r.replay[:0]
 	if r.reserved > 0 {
 		r.p.cfg.Budget.Release(r.reserved)
-		r.reserved = 0
+		if r.shared > 0 {
+			r.dest.Kept.Add(-int64(r.shared))
+		}
+		r.reserved, r.shared = 0, 0
 		if r.phase != phaseDone || cap(r.replay) > maxKeptReplay {
 			r.replay = nil // the next RPC may be long in coming
 		}

@@ -172,6 +172,9 @@ func (a *attempt) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset)
 		return
 	}
 	a.leave()
+	if reset.Cause == h2.CauseMalformed {
+		reset.Code = h2.InternalError // the caller has broken nothing
+	}
 	r.failWith(b, code, flag, fmt.Sprintf("service %q, instance %s: %s", r.dest.Name(), a.inst, reason), reset.Code)
 }
 

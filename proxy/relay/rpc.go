@@ -70,6 +70,7 @@ type state struct {
 	replayable bool
 	replay     []byte
 	reserved   int // bytes of the budget that replay holds
+	shared     int // of those, the ones that are counted in dest.Kept
 	credited   int // request bytes given back to the caller's window
 
 	// The deadline.

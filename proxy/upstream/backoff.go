@@ -27,6 +27,14 @@ func (f *backoff) failed(o *Options, err error, retry func()) {
 	f.retry = time.AfterFunc(time.Duration(wait), retry)
 }
 
+// connected ends the back-off. Whether the next one is longer is decided by what
+// comes over the connection: an instance may accept any number of them, and answer
+// nothing.
+func (f *backoff) connected() {
+	f.stop()
+	f.retryAt = time.Time{}
+}
+
 // succeeded has the next back-off begin at its base again.
 func (f *backoff) succeeded() {
 	f.stop()

@@ -128,7 +128,7 @@ func TestFurtherConnectionsBackOffToo(t *testing.T) {
 		}
 		// The first connection ends too: nobody waits for the rest of the back-off.
 		a.Conn().Close()
-		calls[50].want("connecting to a:1: connection refused")
+		calls[50].want("the connection to a:1 ended: EOF")
 	})
 }
 

@@ -23,6 +23,10 @@ type Cluster struct {
 	// to another.
 	Overload admission.Throttle
 
+	// Kept is the bytes of requests that are kept for RPCs to this service, out of
+	// a budget that is shared with others.
+	Kept atomic.Int64
+
 	table atomic.Pointer[table]
 	grpc  atomic.Pointer[[]string] // as SetGRPC was told; nil: it was not
 

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,6 +29,8 @@ type conn struct {
 	// Guarded by Instance.mu.
 
 	state connState
+	gone  bool // no longer used, and counted as draining
+	ours  bool // it ends because we want it to
 	timer *time.Timer
 	born  time.Time
 	old   time.Duration // the age at which it ends; 0: none
@@ -36,7 +39,7 @@ type conn struct {
 // wantsConn says whether one more connection would help those who wait. in.mu is
 // held.
 func (in *Instance) wantsConn() bool {
-	if in.dialing || in.closed {
+	if in.dialing || in.closed || in.draining >= in.opts.MaxDraining {
 		return false
 	}
 	conns := *in.conns.Load()
@@ -107,7 +110,11 @@ func (in *Instance) serve(ctx context.Context, hc *h2.Conn) {
 	hc.Data = c
 	c.settled = context.AfterFunc(ctx, func() {
 		var b h2.Batch
-		hc.Abort(&b, h2.SettingsTimeout, "no SETTINGS within the connect timeout")
+		why := "no SETTINGS within the connect timeout"
+		if hc.Stats().Settled {
+			why = "the instance allowed no streams within the connect timeout"
+		}
+		hc.Abort(&b, h2.SettingsTimeout, why)
 		b.Done()
 	})
 	hc.Serve()
@@ -126,13 +133,45 @@ func (in *Instance) dialFailed(b *h2.Batch, err error) {
 	err = fmt.Errorf("connecting to %s: %w", in.address, err)
 	in.counts.ConnectFailures.Add(1)
 	in.backoff.failed(in.opts, err, in.dialAgain)
-	var tickets []ticket
-	if len(*in.conns.Load()) == 0 {
-		in.avoided.Store(true)
-		tickets = in.takeWaiting(in.waiting.len)
-	}
+	tickets := in.leaveAlone()
 	in.mu.Unlock()
 	tell(b, tickets, err)
+}
+
+// workedWell has the next back-off begin at its base. While the instance cannot be
+// connected to anew, what comes of a connection that was there already proves
+// nothing. in.mu is held.
+func (in *Instance) workedWell() {
+	if in.failing.Load() && !in.avoided.Load() && !in.backoff.holds() {
+		in.failing.Store(false)
+		in.backoff.succeeded()
+	}
+}
+
+// notAgain leaves the instance alone for a while because of a connection that was
+// bad, unless it was the first of them: whatever it was may have been an accident,
+// and a restart. It returns those who wait in vain. in.mu is held.
+func (in *Instance) notAgain(err error) []ticket {
+	switch {
+	case !in.failing.Load():
+		in.failing.Store(true)
+		in.backoff.failures++
+		return nil
+	case !in.backoff.holds():
+		in.backoff.failed(in.opts, err, in.dialAgain)
+	}
+	return in.leaveAlone()
+}
+
+// leaveAlone has the instance avoided because of its back-off, unless it has
+// connections, and returns those who wait in vain. in.mu is held.
+func (in *Instance) leaveAlone() []ticket {
+	in.failing.Store(true)
+	if len(*in.conns.Load()) > 0 {
+		return nil
+	}
+	in.avoided.Store(true)
+	return in.takeWaiting(in.waiting.len)
 }
 
 // dialAgain is called when the back-off is over.
@@ -147,8 +186,12 @@ func (in *Instance) dialAgain() {
 // connected takes a new connection into use and lets those who wait open their
 // streams.
 func (in *Instance) connected(b *h2.Batch, c *conn) {
-	if c.Stats().Draining {
+	st := c.Stats()
+	if st.Draining {
 		return // it goes away at once, and OnConnClosed does the rest
+	}
+	if st.MaxStreams == 0 {
+		return // as good as no SETTINGS, until it allows one or the time is over
 	}
 	if !c.settled() {
 		return // too late: it is being aborted
@@ -161,7 +204,7 @@ func (in *Instance) connected(b *h2.Batch, c *conn) {
 		return
 	}
 	in.dialled()
-	in.backoff.succeeded()
+	in.backoff.connected()
 	in.avoided.Store(false)
 	in.counts.Connections.Add(1)
 	c.state, c.born = connInUse, now
@@ -176,6 +219,54 @@ func (in *Instance) connected(b *h2.Batch, c *conn) {
 	in.dialMore()
 }
 
+// watchStuck sees to it that nobody waits long for connections that let nobody in.
+// in.mu is held.
+func (in *Instance) watchStuck() {
+	if in.stuck == nil && !in.slow.Load() && in.blocked() {
+		in.stuck = time.AfterFunc(in.opts.SlowConnect, in.unblock)
+	}
+}
+
+// blocked says that whoever waits cannot be let in, however many streams end: the
+// peer allows none at all any more, or there is no connection, and none may be made.
+// in.mu is held.
+func (in *Instance) blocked() bool {
+	for _, c := range *in.conns.Load() {
+		if c.Stats().MaxStreams > 0 {
+			return false
+		}
+	}
+	return !in.dialing
+}
+
+// unblock sends those who wait elsewhere, if there is somewhere else, and replaces
+// the connections that allow no streams.
+func (in *Instance) unblock() {
+	in.mu.Lock()
+	in.stuck = nil
+	if in.closed || in.waiting.len == 0 || !in.blocked() {
+		in.mu.Unlock()
+		return
+	}
+	in.slow.Store(true)
+	conns := *in.conns.Load()
+	for _, c := range conns {
+		c.ours = true
+		in.dropped(c)
+	}
+	if in.wantsConn() {
+		in.dial()
+	}
+	tickets := in.takeWaiting(in.waiting.len)
+	in.mu.Unlock()
+	var b h2.Batch
+	for _, c := range conns {
+		c.Shutdown(&b)
+	}
+	tell(&b, tickets, ErrConnectsSlowly)
+	b.Done()
+}
+
 // dialMore opens another connection if somebody still waits whom it would help.
 func (in *Instance) dialMore() {
 	in.mu.Lock()
@@ -185,9 +276,13 @@ func (in *Instance) dialMore() {
 	}
 }
 
-// drop takes a connection out of use.
-func (in *Instance) drop(c *conn) {
-	in.mu.Lock()
+// dropped takes a connection out of use; what it has under way goes on. in.mu is
+// held.
+func (in *Instance) dropped(c *conn) {
+	if c.state == connInUse && !c.gone {
+		c.gone = true
+		in.draining++
+	}
 	old := *in.conns.Load()
 	conns := make([]*conn, 0, len(old))
 	for _, o := range old {
@@ -196,8 +291,6 @@ func (in *Instance) drop(c *conn) {
 		}
 	}
 	in.conns.Store(&conns)
-	in.mu.Unlock()
-	in.dialMore()
 }
 
 // nextLook says when the connection may be idle or old next.
@@ -222,7 +315,11 @@ func (in *Instance) look(c *conn) {
 	idle := in.opts.IdleTimeout > 0 && !st.IdleSince.IsZero() && now.Sub(st.IdleSince) >= in.opts.IdleTimeout
 	if idle || c.old > 0 && now.Sub(c.born) >= c.old {
 		var b h2.Batch
-		in.drop(c)
+		in.mu.Lock()
+		c.ours = true
+		in.dropped(c)
+		in.mu.Unlock()
+		in.dialMore()
 		c.Shutdown(&b)
 		b.Done()
 		return
@@ -263,23 +360,57 @@ func (h *handler) OnConnSlots(b *h2.Batch, hc *h2.Conn) {
 
 // OnConnDraining implements h2.Handler.
 func (h *handler) OnConnDraining(_ *h2.Batch, hc *h2.Conn) {
-	(*Instance)(h).drop(connOf(hc))
+	in := (*Instance)(h)
+	in.mu.Lock()
+	in.dropped(connOf(hc))
+	in.mu.Unlock()
+	in.dialMore()
 }
 
 // OnConnClosed implements h2.Handler.
 func (h *handler) OnConnClosed(b *h2.Batch, hc *h2.Conn, err error) {
 	in, c := (*Instance)(h), connOf(hc)
 	in.mu.Lock()
-	state := c.state
-	c.state = connGone
-	if c.timer != nil {
-		c.timer.Stop()
-	}
-	in.mu.Unlock()
-	if state == connInUse {
-		in.counts.Connections.Add(-1)
-		in.drop(c)
+	if c.state != connInUse {
+		c.state = connGone
+		in.mu.Unlock()
+		in.dialFailed(b, fmt.Errorf("not ready for RPCs: %w", err))
 		return
 	}
-	in.dialFailed(b, fmt.Errorf("not ready for RPCs: %w", err))
+	c.timer.Stop()
+	in.dropped(c)
+	c.state = connGone
+	in.draining--
+	in.counts.Connections.Add(-1)
+	var tickets []ticket
+	switch bad := c.wasBad(time.Now(), err); {
+	case in.closed:
+	case !bad:
+		in.workedWell()
+	default:
+		err = fmt.Errorf("the connection to %s ended: %w", in.address, err)
+		tickets = in.notAgain(err)
+	}
+	in.mu.Unlock()
+	tell(b, tickets, err)
+	in.dialMore()
+}
+
+// shortLived is the age up to which a connection that ends without a stream was
+// good for nothing: who closes idle ones waits longer.
+const shortLived = time.Second
+
+// wasBad says that a connection ended in a way that is as good as none: it broke the
+// protocol or fell silent, it answered none of what was sent over it, or it was
+// closed at once. To connect again and again then would be all that comes of RPC
+// after RPC. in.mu is held.
+func (c *conn) wasBad(now time.Time, err error) bool {
+	if c.ours {
+		return false
+	}
+	if ce, ok := errors.AsType[*h2.ConnError](err); ok && !ce.Remote {
+		return true
+	}
+	st := c.Stats()
+	return !st.Answered && (st.Opened || now.Sub(c.born) < shortLived)
 }

@@ -199,13 +199,84 @@ func TestAPeerThatAllowsNoStreamYet(t *testing.T) {
 		r := newRig(t, Options{ConnectTimeout: time.Second}, "a:1")
 		a := r.net.Listen("a:1", maxStreams(0))
 		c := r.call(r.instance("a:1"))
-		time.Sleep(10 * time.Second)
+		time.Sleep(900 * time.Millisecond)
 		c.want("waits")
 		if n := len(a.Conns()); n != 1 {
 			t.Fatalf("%d connections, want 1", n)
 		}
 		a.Conn().Settings(maxStreams(1))
 		c.want("open")
+	})
+}
+
+// That is as good as not being ready.
+func TestAPeerThatNeverAllowsAStream(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{ConnectTimeout: time.Second}, "a:1")
+		r.net.Listen("a:1", maxStreams(0))
+		c := r.call(r.instance("a:1"))
+		time.Sleep(time.Second)
+		c.want("connecting to a:1: not ready for RPCs: SETTINGS_TIMEOUT: the instance allowed no streams within the connect timeout")
+	})
+}
+
+// Those who wait for an instance that allows no streams any more may go elsewhere,
+// and it gets another connection.
+func TestAPeerThatAllowsNoStreamAnyMore(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{SlowConnect: time.Second}, "a:1")
+		a := r.net.Listen("a:1", maxStreams(1))
+		in := r.instance("a:1")
+		first := r.call(in)
+		first.want("open")
+		a.Conn().Settings(maxStreams(0))
+		synctest.Wait()
+		c := r.call(in)
+		c.want("waits")
+		time.Sleep(time.Second)
+		c.want("open") // over the new one
+		if c.woken == 0 || len(a.Conns()) != 2 {
+			t.Errorf("told %d times, %d connections", c.woken, len(a.Conns()))
+		}
+		first.want("open") // and goes on over the old one
+	})
+}
+
+// An instance that ends each connection gracefully, and never finishes what it has,
+// does not get a connection for each RPC.
+func TestMaxDraining(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{MaxDraining: 3, SlowConnect: time.Second}, "a:1")
+		a := r.net.Listen("a:1")
+		in := r.instance("a:1")
+		var calls []*call
+		for range 4 {
+			c := r.call(in)
+			calls = append(calls, c)
+			synctest.Wait()
+			if len(calls) == 4 {
+				break
+			}
+			c.want("open")
+			a.Conn().GoAway(1<<31-1, http2.ErrCodeNo, "")
+			synctest.Wait()
+		}
+		calls[3].want("waits")
+		if in.Usable() != true {
+			t.Error("at once")
+		}
+		time.Sleep(time.Second)
+		if in.Usable() {
+			t.Error("it is used as if it had room")
+		}
+		if n := r.net.Dials("a:1"); n != 3 {
+			t.Errorf("%d connections were made, want 3", n)
+		}
+		calls[0].cancel()
+		calls[3].want("open")
+		if !in.Usable() {
+			t.Error("it has room, and is not used")
+		}
 	})
 }
 

@@ -42,6 +42,11 @@ type Options struct {
 	// MaxConns bounds the connections to one instance. A second one is opened
 	// only where the peer's stream limit is reached. Default 16.
 	MaxConns int
+	// MaxDraining bounds the connections to one instance that take no new streams
+	// and still have some: as long as there are so many, no other is opened, or an
+	// instance that says GOAWAY and never finishes would have a connection for each
+	// RPC. Default 64.
+	MaxDraining int
 	// SlowConnect is how long RPCs wait for an instance's first connection while
 	// another instance could take them. Connecting to one of the same region takes
 	// a few milliseconds; one that hangs would hold its share of the RPCs for as
@@ -82,6 +87,9 @@ func (o Options) WithDefaults() Options {
 	def(&o.IdleTimeout, 5*time.Minute)
 	if o.MaxConns == 0 {
 		o.MaxConns = 16
+	}
+	if o.MaxDraining == 0 {
+		o.MaxDraining = 64
 	}
 	if o.MaxWaiting == 0 {
 		o.MaxWaiting = 10000

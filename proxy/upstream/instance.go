@@ -32,6 +32,7 @@ type Instance struct {
 
 	inFlight atomic.Int64
 	avoided  atomic.Bool // in back-off
+	failing  atomic.Bool // backoff has failures
 	slow     atomic.Bool // has been connecting for Options.SlowConnect
 	refusal  refusal
 	conns    atomic.Pointer[[]*conn]
@@ -39,12 +40,14 @@ type Instance struct {
 	// queued is waiting.len, for those who do not hold mu.
 	queued atomic.Int32
 
-	mu      sync.Mutex
-	waiting waitList
-	closed  bool
-	dialing bool               // a connection is being made
-	cancel  context.CancelFunc // of that
-	slowly  *time.Timer        // of that; nil where there was a connection already
+	mu       sync.Mutex
+	waiting  waitList
+	closed   bool
+	draining int                // connections that are no longer used, and not yet closed
+	stuck    *time.Timer        // set while somebody waits and nobody can be let in
+	dialing  bool               // a connection is being made
+	cancel   context.CancelFunc // of that
+	slowly   *time.Timer        // of that; nil where there was a connection already
 	backoff
 }
 
@@ -130,6 +133,8 @@ func (in *Instance) Open(b *h2.Batch, s *h2.Stream, fields []hpack.Field, end bo
 	in.queued.Store(int32(in.waiting.len))
 	if in.wantsConn() {
 		in.dial()
+	} else {
+		in.watchStuck()
 	}
 	return 0, true, nil
 }
@@ -192,6 +197,9 @@ func (in *Instance) close(b *h2.Batch) {
 	}
 	if in.slowly != nil {
 		in.slowly.Stop()
+	}
+	if in.stuck != nil {
+		in.stuck.Stop()
 	}
 	tickets := in.takeWaiting(in.waiting.len)
 	conns := *in.conns.Load()

@@ -28,12 +28,15 @@ func (in *Instance) Refused(err error) {
 
 // Accepted notes that the instance answered an RPC.
 func (in *Instance) Accepted() {
-	if !in.refusal.ever.Load() {
+	if !in.refusal.ever.Load() && !in.failing.Load() {
 		return
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.refusal.ever.Store(false)
-	in.refusal.active.Store(false)
-	in.refusal.app.succeeded()
+	if in.refusal.ever.Load() {
+		in.refusal.ever.Store(false)
+		in.refusal.active.Store(false)
+		in.refusal.app.succeeded()
+	}
+	in.workedWell()
 }
