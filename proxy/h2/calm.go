@@ -26,10 +26,6 @@ const (
 	// prematureMemory is after how many streams half of the past is forgotten:
 	// a connection cannot save up for an attack.
 	prematureMemory = 4096
-	// prematureAge is the age up to which an unanswered stream that ends counts.
-	// Who waits longer has at most SETTINGS_MAX_CONCURRENT_STREAMS open at a time,
-	// and may just have short deadlines and an instance that hangs.
-	prematureAge = int64(100 * time.Millisecond)
 	// leastPatience is the shortest deadline that excuses the end of a stream: below
 	// it so many could be opened and ended that only their number counts.
 	leastPatience = int64(10 * time.Millisecond)
@@ -89,7 +85,7 @@ func (c *Conn) noteOpened() {
 // lived for a second at least; beyond that it must not be most of what it does.
 // c.mu is held.
 func (c *Conn) endedEarly(s *Stream, now int64) error {
-	age, patience := now-s.openedAt, prematureAge
+	age, patience := now-s.openedAt, int64(c.cfg.PrematureAge)
 	if s.patience > 0 {
 		patience = min(patience, max(s.patience, leastPatience))
 	}
@@ -99,7 +95,7 @@ func (c *Conn) endedEarly(s *Stream, now int64) error {
 	m := &c.calm
 	m.premature++
 	// The count goes up with time, in steps of a whole stream.
-	if more := (now - m.spareAt) / (int64(time.Second) / int64(c.cfg.MaxConcurrentStreams)); more > 0 {
+	if more := (now - m.spareAt) / max(int64(time.Second)/int64(c.cfg.MaxConcurrentStreams), 1); more > 0 {
 		m.spare = uint32(min(int64(m.spare)+more, int64(c.cfg.PrematureResets)))
 		m.spareAt = now
 	}

@@ -56,6 +56,23 @@ func TestLimitsAreConfigurable(t *testing.T) {
 			r.must(r.WriteRSTStream(id, http2.ErrCodeCancel))
 			r.wantCalm()
 		}},
+		"PrematureResets where any number may be open": {Config{PrematureResets: 20, MaxConcurrentStreams: 1<<31 - 1}, func(r *rig) {
+			for id := uint32(1); id < 200; id += 2 {
+				r.headers(id, true, get...)
+				r.must(r.WriteRSTStream(id, http2.ErrCodeCancel))
+			}
+			r.wantCalm()
+		}},
+		"PrematureAge": {Config{PrematureResets: 20, PrematureAge: 2 * time.Second}, func(r *rig) {
+			for id := uint32(1); id < 1000; id += 2 {
+				r.headers(id, true, get...)
+			}
+			time.Sleep(time.Second) // by default none would count any more
+			for id := uint32(1); id < 1000; id += 2 {
+				r.must(r.WriteRSTStream(id, http2.ErrCodeCancel))
+			}
+			r.wantCalm()
+		}},
 		"Nuisance": {Config{Nuisance: 50}, func(r *rig) {
 			for range 200 {
 				r.must(r.WritePing(false, [8]byte{}))

@@ -18,6 +18,7 @@ func limitHTTP2(to *h2.Config, cfg *configv1.HTTP2) {
 	to.MaxContinuations = cfg.GetMaxContinuationFrames()
 	to.Nuisance = int32(cfg.GetMaxUnproductiveFrames())
 	to.PrematureResets = cfg.GetMaxPrematureResets()
+	to.PrematureAge = cfg.GetPrematureResetAge().AsDuration()
 	to.MaxOwed = cfg.GetMaxOutboundControlFrames()
 	to.MaxOutput = cfg.GetOutputBuffer()
 	to.MaxControl = cfg.GetMaxOutput()

@@ -69,10 +69,11 @@ type HTTP2 struct {
 	// ENHANCE_YOUR_CALM and disconnected. Half of them are given back each second,
 	// and one for whatever ends well or carries data. Default: 2000.
 	MaxUnproductiveFrames *uint32 `protobuf:"varint,11,opt,name=max_unproductive_frames,json=maxUnproductiveFrames,proto3,oneof" json:"max_unproductive_frames,omitempty"`
-	// How many of its RPCs a client may end before they were answered, within their
-	// first moments, until their share is looked at: where it is more than half of
-	// all, the client is told ENHANCE_YOUR_CALM and disconnected (rapid reset,
-	// CVE-2023-44487). Default: 500.
+	// How many of its RPCs a client may end at once within `premature_reset_age` of
+	// their beginning, unanswered, until their share is looked at: where it is more
+	// than half of all, the client is told ENHANCE_YOUR_CALM and disconnected (rapid
+	// reset, CVE-2023-44487). As many as `max_concurrent_streams` are forgiven each
+	// second. Default: 500.
 	MaxPrematureResets *uint32 `protobuf:"varint,12,opt,name=max_premature_resets,json=maxPrematureResets,proto3,oneof" json:"max_premature_resets,omitempty"`
 	// How many frames that a peer made us owe it (acknowledgements, resets) may wait
 	// to be written before nothing more is read from it. Default: 12000.
@@ -88,8 +89,9 @@ type HTTP2 struct {
 	// How long a client may take from connecting to its first SETTINGS. (For
 	// instances, `connections.connect_timeout` holds.) Default: 10s.
 	HandshakeTimeout *durationpb.Duration `protobuf:"bytes,16,opt,name=handshake_timeout,json=handshakeTimeout,proto3" json:"handshake_timeout,omitempty"`
-	// How long a peer may take nothing of what there is to be written to it until it
-	// is disconnected. Default: 30s.
+	// How long a peer may take nothing of what there is to be written to it, or leave
+	// a frame or a header block unfinished that it has begun, until it is
+	// disconnected. Default: 30s.
 	StallTimeout *durationpb.Duration `protobuf:"bytes,17,opt,name=stall_timeout,json=stallTimeout,proto3" json:"stall_timeout,omitempty"`
 	// How long a connection that has ended is still read, so that the peer gets the
 	// last words. Default: 1s.
@@ -97,8 +99,12 @@ type HTTP2 struct {
 	// How long the end of a request that is no gRPC is waited for, before it is
 	// answered with a plain HTTP status. Default: 5s.
 	RefusalTimeout *durationpb.Duration `protobuf:"bytes,19,opt,name=refusal_timeout,json=refusalTimeout,proto3" json:"refusal_timeout,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The age up to which an RPC that its client ends unanswered counts for
+	// `max_premature_resets`; a shorter deadline of its own excuses it sooner.
+	// Default: 100ms.
+	PrematureResetAge *durationpb.Duration `protobuf:"bytes,20,opt,name=premature_reset_age,json=prematureResetAge,proto3" json:"premature_reset_age,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *HTTP2) Reset() {
@@ -264,11 +270,18 @@ func (x *HTTP2) GetRefusalTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *HTTP2) GetPrematureResetAge() *durationpb.Duration {
+	if x != nil {
+		return x.PrematureResetAge
+	}
+	return nil
+}
+
 var File_pillion_config_v1_http2_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_http2_proto_rawDesc = "" +
 	"\n" +
-	"\x1dpillion/config/v1/http2.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa7\r\n" +
+	"\x1dpillion/config/v1/http2.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x84\x0e\n" +
 	"\x05HTTP2\x12H\n" +
 	"\x16max_concurrent_streams\x18\x01 \x01(\rB\r\xbaH\n" +
 	"*\b\x18\xff\xff\xff\xff\a(\x01H\x00R\x14maxConcurrentStreams\x88\x01\x01\x12G\n" +
@@ -298,7 +311,9 @@ const file_pillion_config_v1_http2_proto_rawDesc = "" +
 	"\rstall_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\fstallTimeout\x12R\n" +
 	"\x0elinger_timeout\x18\x12 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x02\b<2\x04\x10\xc0\x84=R\rlingerTimeout\x12U\n" +
-	"\x0frefusal_timeout\x18\x13 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0erefusalTimeoutB\x19\n" +
+	"\x0frefusal_timeout\x18\x13 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0erefusalTimeout\x12[\n" +
+	"\x13premature_reset_age\x18\x14 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x02\b<2\x04\x10\xc0\x84=R\x11prematureResetAgeB\x19\n" +
 	"\x17_max_concurrent_streamsB\x18\n" +
 	"\x16_initial_stream_windowB\x14\n" +
 	"\x12_max_stream_windowB\x14\n" +
@@ -337,11 +352,12 @@ var file_pillion_config_v1_http2_proto_depIdxs = []int32{
 	1, // 1: pillion.config.v1.HTTP2.stall_timeout:type_name -> google.protobuf.Duration
 	1, // 2: pillion.config.v1.HTTP2.linger_timeout:type_name -> google.protobuf.Duration
 	1, // 3: pillion.config.v1.HTTP2.refusal_timeout:type_name -> google.protobuf.Duration
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	1, // 4: pillion.config.v1.HTTP2.premature_reset_age:type_name -> google.protobuf.Duration
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_http2_proto_init() }
