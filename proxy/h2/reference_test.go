@@ -63,6 +63,7 @@ type refStream struct {
 	received int64
 	window   int64 // with none of the padding given back
 	padding  int64
+	late     int64 // DATA since the engine has reset it
 	send     int64
 }
 
@@ -222,7 +223,7 @@ func (r *reference) streamFault(id uint32, code ErrCode) error {
 	}
 	s := r.byID[id]
 	if s == nil {
-		s = &refStream{id: id, closed: true}
+		s = &refStream{id: id, closed: true, window: defaultInitialWindow}
 		r.byID[id] = s
 	}
 	if !s.closed {
@@ -339,6 +340,17 @@ func (r *reference) onData(f *http2.DataFrame) error {
 	}
 	s := r.byID[f.StreamID]
 	if s == nil || s.closed {
+		if s != nil && s.refused {
+			// What may still come is bounded by the window that the stream had
+			// (section 6.9), of which this is the least.
+			left := int64(defaultInitialWindow / 2)
+			if r.keep {
+				left = s.window
+			}
+			if s.late += int64(f.Length); s.late > left {
+				return errCut
+			}
+		}
 		return r.streamFault(f.StreamID, StreamClosed) // section 5.1, or ignored as late
 	}
 	size, payload := int64(f.Length), int64(len(f.Data()))
