@@ -30,8 +30,9 @@ func (a *attempt) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, e
 		r.response(b, a, h, end)
 	default:
 		code, message := readStatus(h.Regular, r.status)
-		r.down.SendHeaders(b, h.Fields(), true)
-		r.answered(b, a, code, message)
+		if r.down.SendHeaders(b, h.Fields(), true) {
+			r.answered(b, a, code, message)
+		}
 	}
 }
 
@@ -80,9 +81,10 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	if h.Status == 200 && code != codes.Unimplemented {
 		r.learn()
 	}
-	r.down.SendHeaders(b, h.Fields(), end)
-	if end {
-		r.answered(b, a, code, message)
+	if sent := r.down.SendHeaders(b, h.Fields(), end); end {
+		if sent { // else the answer is lost, of which OnReset is about to tell
+			r.answered(b, a, code, message)
+		}
 		return
 	}
 	r.forgetFields()

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"strings"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -78,6 +79,23 @@ func TestBudgetOfAnswers(t *testing.T) {
 		in.Data(1, make([]byte, 2<<20), false)
 		r.Frames()
 		in.Want("RST_STREAM 1 CANCEL")
+		r.logged(map[string]any{"status": "RESOURCE_EXHAUSTED", "flag": "OM"})
+	})
+}
+
+// Trailers that cannot be kept until the caller takes the messages before them are
+// lost, so the RPC has not ended well.
+func TestBudgetOfTrailers(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, options{http2: bigWindows, budget: 70000})
+		in := r.ask(r.net.Listen("a:1"), 1, true)
+		in.Response(1)
+		in.Message(1, 65535-5, false) // all that the caller takes
+		r.Frames()
+		in.Message(1, 69000, false)
+		r.Want()
+		in.Trailers(1, "0", "x", strings.Repeat("v", 2000))
+		r.Want("RST_STREAM 1 ENHANCE_YOUR_CALM")
 		r.logged(map[string]any{"status": "RESOURCE_EXHAUSTED", "flag": "OM"})
 	})
 }
