@@ -27,6 +27,10 @@ type Server struct {
 	health *health.Server
 	http   *http.Server
 
+	mu        sync.Mutex
+	listeners []net.Listener
+	accepting sync.WaitGroup // Add under mu, while stopping has not ended
+
 	stopping context.Context // ended by Shutdown, and with it the streams
 	stop     context.CancelFunc
 	once     sync.Once
@@ -113,12 +117,42 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		defer cancel()
 		_ = s.Shutdown(bounded) // that some request was cut off is no news here
 	})()
+	if !s.accept(l) {
+		<-s.stopped
+		return l.Close()
+	}
 	err := s.http.Serve(netutil.LimitListener(l, s.admin.Limits.Connections))
-	if errors.Is(err, http.ErrServerClosed) {
+	s.accepting.Done()
+	if s.stopping.Err() != nil {
 		<-s.stopped
 		return nil
 	}
 	return fmt.Errorf("admin: listener %s: %w", l.Addr(), err)
+}
+
+// accept takes a listener in, unless Shutdown has begun.
+func (s *Server) accept(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping.Err() != nil {
+		return false
+	}
+	s.listeners = append(s.listeners, l)
+	s.accepting.Add(1)
+	return true
+}
+
+// stopAccepting closes the listeners, and returns when all that was accepted is
+// known to http.Server: its own Shutdown does not wait for a connection that is on
+// its way from Accept, and cuts it off.
+func (s *Server) stopAccepting() {
+	s.mu.Lock()
+	s.stop()
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	s.mu.Unlock()
+	s.accepting.Wait()
 }
 
 // Shutdown closes the listeners, ends the streams and waits for the requests
@@ -128,7 +162,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.once.Do(func() {
 		defer close(s.stopped)
-		s.stop()
+		s.stopAccepting()
 		s.stopErr = s.http.Shutdown(ctx)
 		_ = s.http.Close() // what Shutdown waited for in vain
 		s.grpc.Stop()
