@@ -52,6 +52,7 @@ type Conn struct {
 	touchedBy   *Batch
 	enc         *hpack.Encoder
 	ready       streamList // streams whose parked output could go out
+	unopened    streamList // streams without an id that wait for the peer's limit
 	blocked     streamList // streams whose parked DATA waits for sendWindow
 
 	// Streams.
@@ -237,6 +238,7 @@ func (c *Conn) closeStream(b *Batch, s *Stream) {
 	c.forget(b, s)
 	b.events = append(b.events, event{kind: eventClosed, stream: s, gen: s.gen})
 	c.finishIfDrained(b)
+	c.openMore(b)
 	if c.wantSlots && !c.draining && uint32(c.active) < c.maxStreams() {
 		c.offerSlots(b)
 	}
@@ -256,6 +258,28 @@ func (c *Conn) forget(b *Batch, s *Stream) {
 	}
 	if c.active--; c.active == 0 {
 		c.idleSince = b.Now()
+	}
+}
+
+// openMore queues streams that were opened before the peer lowered its limit, and
+// whose requests have not gone out yet, as far as the limit allows them now (RFC
+// 9113 section 5.1.2). c.mu is held.
+func (c *Conn) openMore(b *Batch) {
+	for room := int64(c.maxStreams()) - int64(len(c.streams)); room > 0 && c.unopened.head != nil; room-- {
+		b.touch(c)
+		c.ready.push(c.unopened.pop())
+	}
+}
+
+// unsent calls f with each stream whose request has not gone out. c.mu is held.
+func (c *Conn) unsent(f func(*Stream)) {
+	for s := c.ready.head; s != nil; s = s.next {
+		if s.id == 0 {
+			f(s)
+		}
+	}
+	for s := c.unopened.head; s != nil; s = s.next {
+		f(s)
 	}
 }
 
@@ -345,11 +369,7 @@ func (c *Conn) end(b *Batch, err error) {
 	for _, s := range c.streams {
 		add(s)
 	}
-	for s := c.ready.head; s != nil; s = s.next {
-		if s.id == 0 {
-			add(s)
-		}
-	}
+	c.unsent(add)
 	for _, e := range all {
 		c.forget(b, e.s)
 	}

@@ -141,11 +141,7 @@ func (c *Conn) onGoAway(b *Batch, h frameHeader, p []byte) error {
 				beyond = append(beyond, refused{s, s.gen})
 			}
 		}
-		for s := c.ready.head; s != nil; s = s.next {
-			if s.id == 0 {
-				beyond = append(beyond, refused{s, s.gen})
-			}
-		}
+		c.unsent(func(s *Stream) { beyond = append(beyond, refused{s, s.gen}) })
 		for _, e := range beyond {
 			c.forget(b, e.s)
 		}

@@ -199,8 +199,9 @@ func (c *Conn) freeParked(s *Stream) {
 	s.parked = nil
 }
 
-// parkHeaders keeps a header section until the stream's turn. c.mu is held.
-func (c *Conn) parkHeaders(b *Batch, s *Stream, fields []hpack.Field, end bool) {
+// parkHeaders keeps a header section until the stream's turn; it is false where
+// there is no memory for that. c.mu is held.
+func (c *Conn) parkHeaders(b *Batch, s *Stream, fields []hpack.Field, end bool) bool {
 	block := blocks.Get().(*hpack.Block)
 	for i := range fields {
 		f := &fields[i]
@@ -210,14 +211,15 @@ func (c *Conn) parkHeaders(b *Batch, s *Stream, fields []hpack.Field, end bool) 
 	p := c.park(b, s, int(block.Size()))
 	if p == nil {
 		FreeBlock(block)
-		return
+		return false
 	}
 	if p.data.len > 0 {
 		p.trailers = block
-		return
+		return true
 	}
 	p.heads = append(p.heads, block)
 	p.end = end
+	return true
 }
 
 // parkData keeps bytes until the stream's turn. c.mu is held.
@@ -241,6 +243,10 @@ func (c *Conn) refill(b *Batch) {
 // sendParked sends what it can of one stream, at most a frame of DATA, and
 // queues the stream again where more could go. c.mu is held.
 func (c *Conn) sendParked(b *Batch, s *Stream) {
+	if s.id == 0 && int64(len(c.streams)) >= int64(c.maxStreams()) {
+		c.unopened.push(s) // the peer has lowered its limit since
+		return
+	}
 	p := s.parked
 	for i, block := range p.heads {
 		last := p.end && i == len(p.heads)-1 && p.data.len == 0

@@ -122,7 +122,7 @@ func checkEmpty(t testing.TB, c *Conn) {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.dead || c.active != 0 || len(c.streams) != 0 || c.ready.head != nil || c.blocked.head != nil {
+	if !c.dead || c.active != 0 || len(c.streams) != 0 || c.ready.head != nil || c.unopened.head != nil || c.blocked.head != nil {
 		t.Errorf("the ended connection has %d streams, %d of them open; ready: %v, blocked: %v, dead: %v",
 			c.active, len(c.streams), c.ready.head != nil, c.blocked.head != nil, c.dead)
 	}

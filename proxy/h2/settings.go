@@ -115,6 +115,7 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 	b.touch(c)
 	o := c.owe()
 	o.b = appendFrameHeader(o.b, 0, frameSettings, flagAck, 0)
+	c.openMore(b)
 	if first || c.peer.maxConcurrentStreams > limitBefore {
 		c.offerSlots(b)
 	}

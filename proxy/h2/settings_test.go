@@ -13,6 +13,41 @@ func initialWindow(n uint32) http2.Setting {
 	return http2.Setting{ID: http2.SettingInitialWindowSize, Val: n}
 }
 
+// A request that was parked when the peer allowed its stream goes out only when the
+// peer allows it again (RFC 9113 section 5.1.2).
+func TestLimitLoweredBeforeARequestGoesOut(t *testing.T) {
+	for _, how := range []string{"the limit is raised", "another stream ends", "the connection ends"} {
+		t.Run(how, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newClient(t, Config{})
+				first := r.open(true, post...)
+				want(t, "the first request", r.frames(), "HEADERS 1*")
+				o := r.fillOutput(func() *recorder { return r.open(false, post...) })
+				o.write(10, true)
+				r.must(r.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1}))
+				synctest.Wait()
+				want(t, "beyond the limit", r.others(r.drain()), "SETTINGS ack")
+				switch how {
+				case "the limit is raised":
+					r.must(r.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 2}))
+					want(t, "within the limit", r.frames(), "SETTINGS ack", "HEADERS 3*", "DATA 3 10 end")
+				case "another stream ends":
+					first.rst(Cancel)
+					want(t, "in the place of another", r.frames(), "RST_STREAM 1 CANCEL", "HEADERS 3*", "DATA 3 10 end")
+				default:
+					r.end.Close()
+					synctest.Wait()
+					o.mu.Lock()
+					defer o.mu.Unlock()
+					if !o.reset.Unprocessed {
+						t.Errorf("a request that was never sent counts as processed: %+v", o.reset)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestFirstSettings(t *testing.T) {
 	cfg := Config{MaxConcurrentStreams: 7, InitialStreamWindow: 100000, ConnWindow: 200000, MaxFrameSize: 20000, MaxHeaderListSize: 3000}
 	t.Run("server", func(t *testing.T) {

@@ -131,25 +131,27 @@ func (s *Stream) begin(c *Conn, now int64) {
 
 // SendHeaders sends a header section: a response, an informational response or,
 // with end, a complete answer or trailers. It does nothing once the stream is
-// closed or its end was sent. fields are only used during the call.
-func (s *Stream) SendHeaders(b *Batch, fields []hpack.Field, end bool) {
+// closed or its end was sent. It is false where the process has no memory to keep
+// it until it can be sent: the stream is reset, of which the owner is told next.
+// fields are only used during the call.
+func (s *Stream) SendHeaders(b *Batch, fields []hpack.Field, end bool) (ok bool) {
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.open || s.ending {
-		return
+		return true
 	}
 	s.ending = end
 	s.answered = true
 	b.touch(c)
 	if s.parked != nil || c.outputFull() {
-		c.parkHeaders(b, s, fields, end)
-		return
+		return c.parkHeaders(b, s, fields, end)
 	}
 	c.writeHeaders(s, fields, end)
 	if end {
 		c.endLocal(b, s)
 	}
+	return true
 }
 
 // SendData sends bytes of DATA. It returns how many went on at once; the rest,
