@@ -50,7 +50,7 @@ func TestBucketsAreInOrder(t *testing.T) {
 func TestThrottle(t *testing.T) {
 	t.Parallel()
 	var th Throttle
-	th.Accepted() // there is no more than all
+	th.Accepted(false) // there is no more than all
 	for i := range 50 {
 		if !th.Refused() {
 			t.Fatalf("refusal %d may not go elsewhere", i)
@@ -62,36 +62,42 @@ func TestThrottle(t *testing.T) {
 		}
 	}
 	for range 509 {
-		th.Accepted()
+		th.Accepted(false)
 	}
 	if th.Refused() {
 		t.Error("too few are accepted for one to go elsewhere")
 	}
 	for range 20 {
-		th.Accepted()
+		th.Accepted(false)
 	}
 	if !th.Refused() {
 		t.Error("enough are accepted, but none may go elsewhere")
 	}
 }
 
-// In any order of refusals and acceptances, those that go elsewhere are at most
-// half of the tokens more than a tenth of what was accepted.
+// In any order, those that go elsewhere and are refused there too are at most half
+// of the tokens more than a fifth of what was accepted.
 func TestThrottleBound(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var th Throttle
-		accepted, elsewhere := 0, 0
-		for _, ok := range rapid.SliceOfN(rapid.Bool(), 0, 2000).Draw(t, "accepted") {
-			if ok {
+		accepted, inVain := 0, 0
+		for _, kind := range rapid.SliceOfN(rapid.IntRange(0, 2), 0, 2000).Draw(t, "RPCs") {
+			switch {
+			case kind == 0:
 				accepted++
-				th.Accepted()
-			} else if th.Refused() {
-				elsewhere++
+				th.Accepted(false)
+			case !th.Refused(): // that is its end
+			case kind == 1:
+				accepted++
+				th.Accepted(true)
+			default:
+				inVain++
+				th.Refused()
 			}
 		}
-		if elsewhere > 50+accepted/10 {
-			t.Fatalf("%d go elsewhere, %d were accepted", elsewhere, accepted)
+		if inVain > 50+accepted/5 {
+			t.Fatalf("%d go elsewhere in vain, %d were accepted", inVain, accepted)
 		}
 	})
 }
@@ -231,5 +237,17 @@ func TestManyAtOnce(t *testing.T) {
 	all.Wait()
 	if w, f := counts.Waiting.Load(), counts.InFlight.Load(); w != 0 || f != 0 {
 		t.Errorf("%d wait, %d in flight", w, f)
+	}
+}
+
+// Where one of two instances refuses everything, all of that goes to the other.
+func TestThrottleWhereOneIsOverloaded(t *testing.T) {
+	t.Parallel()
+	var th Throttle
+	for i := range 10_000 {
+		if !th.Refused() {
+			t.Fatalf("RPC %d may not go to the instance that is well", i)
+		}
+		th.Accepted(true)
 	}
 }

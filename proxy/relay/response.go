@@ -72,7 +72,7 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 		}
 	default:
 		a.inst.Accepted()
-		r.dest.Overload.Accepted()
+		r.dest.Overload.Accepted(r.overloaded)
 	}
 	r.pass.Answered(b.Now(), r.asked)
 	r.status = h.Status
