@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,9 @@ import (
 // has failed.
 const patience = 60 * time.Second
 
+// lingering is how long the end of a process's output is waited for.
+const lingering = 5 * time.Second
+
 // Command says what to start.
 type Command struct {
 	// Path is the program; see [Tool] and [Pillion].
@@ -28,6 +32,8 @@ type Command struct {
 	Env []string
 	// Dir is the folder to start in; the default is the test's own.
 	Dir string
+	// Files are open files that the process gets, from descriptor 3 on.
+	Files []*os.File
 }
 
 // Process is a program that a test started. It is killed at the test's end,
@@ -36,7 +42,9 @@ type Process struct {
 	name   string
 	cmd    *exec.Cmd
 	output *output
-	done   chan struct{} // closed once the process is gone and its output read
+	exited chan struct{} // closed once the process is gone
+	silent chan struct{} // closed once nobody can write to its output any more
+	done   chan struct{} // closed once its output is read as well
 }
 
 // Start starts a program. The test fails with its output where the race
@@ -77,14 +85,23 @@ func start(command Command) (*Process, error) {
 	cmd := exec.Command(command.Path, command.Args...)
 	cmd.Dir = command.Dir
 	cmd.Env = append(os.Environ(), command.Env...)
-	cmd.Stdout = collected
-	cmd.Stderr = collected
+	// A pipe of our own: exec's would be closed when the process ends, under the
+	// hands of one that has taken its place.
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = write.Close() }()
+	cmd.Stdout = write
+	cmd.Stderr = write
+	cmd.ExtraFiles = command.Files
 	// A group of its own, so that its children end with it; and it ends with the
 	// test, should that be killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.WaitDelay = 5 * time.Second
 
 	if err := cmd.Start(); err != nil {
+		_ = read.Close()
+
 		return nil, err
 	}
 
@@ -92,14 +109,26 @@ func start(command Command) (*Process, error) {
 		name:   fmt.Sprintf("%s (pid %d)", filepath.Base(command.Path), cmd.Process.Pid),
 		cmd:    cmd,
 		output: collected,
+		exited: make(chan struct{}),
+		silent: make(chan struct{}),
 		done:   make(chan struct{}),
 	}
 
 	go func() {
+		defer close(process.silent)
+		_, _ = io.Copy(collected, read)
+		_ = read.Close()
+		collected.close()
+	}()
+	go func() {
 		defer close(process.done)
 		// The exit code is what tests look at; it stands in cmd.ProcessState.
 		_ = cmd.Wait()
-		collected.close()
+		close(process.exited)
+		select {
+		case <-process.silent:
+		case <-time.After(lingering):
+		}
 	}()
 
 	return process, nil
@@ -111,7 +140,12 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Output is what the process wrote so far, both streams as they came.
 func (p *Process) Output() string { return p.output.String() }
 
-// Done is closed when the process has ended.
+// Exited is closed when the process has ended, whatever it has left behind: its
+// output goes on as long as a process that it started writes.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// Done is closed when the process has ended and its output was read; where
+// processes that it started live on, a few seconds later.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Signal sends one signal to the process, but not to its children.
@@ -132,6 +166,10 @@ func (p *Process) Kill() {
 	}
 
 	<-p.done
+	select {
+	case <-p.silent:
+	case <-time.After(lingering):
+	}
 }
 
 // Wait waits for the process's end and returns its exit code, -1 where a signal

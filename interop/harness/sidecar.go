@@ -31,6 +31,8 @@ type Config struct {
 	Service       string
 	App           string
 	InboundListen string
+	// AdminListen is where the admin port listens, unless on a free one.
+	AdminListen string
 	// Mesh is the registry, if any.
 	Mesh *Mesh
 	// LoadBalancing is round_robin, least_request or pick_first.
@@ -59,7 +61,10 @@ func StartSidecar(t testing.TB, config Config) *Sidecar {
 		config.Binary = Pillion(t)
 	}
 
-	sidecar := &Sidecar{Admin: FreeAddress(t)}
+	sidecar := &Sidecar{Admin: config.AdminListen}
+	if sidecar.Admin == "" {
+		sidecar.Admin = FreeAddress(t)
+	}
 	bootstrap := map[string]any{"admin": map[string]any{"listen": sidecar.Admin}}
 
 	if config.Outbound {
@@ -162,13 +167,21 @@ func (s *Sidecar) Get(t testing.TB, path string) string {
 }
 
 func (s *Sidecar) get(ctx context.Context, path string) (int, string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Admin+path, http.NoBody)
+	// A connection of its own, so that none stays open in the test or the sidecar.
+	transport := &http.Transport{DisableKeepAlives: true}
+	host := s.Admin
+	if socket, is := strings.CutPrefix(s.Admin, "unix://"); is {
+		host = "admin"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, http.NoBody)
 	if err != nil {
 		return 0, "", err
 	}
 
-	// A connection of its own, so that none stays open in the test or the sidecar.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Transport: transport}
 	response, err := client.Do(request)
 	if err != nil {
 		return 0, "", err
