@@ -13,10 +13,8 @@ type calm struct {
 
 	opened    uint32 // streams that the peer opened
 	premature uint32 // of those, reset by it or for its errors before an answer
-	// spare is how many more may end so, whatever their share, as of spareAt (Unix
-	// time in nanoseconds).
-	spare   uint32
-	spareAt int64
+	// spare are those that may end so, whatever their share.
+	spare allowance
 }
 
 const (
@@ -94,13 +92,7 @@ func (c *Conn) endedEarly(s *Stream, now int64) error {
 	}
 	m := &c.calm
 	m.premature++
-	// The count goes up with time, in steps of a whole stream.
-	if more := (now - m.spareAt) / max(int64(time.Second)/int64(c.cfg.MaxConcurrentStreams), 1); more > 0 {
-		m.spare = uint32(min(int64(m.spare)+more, int64(c.cfg.PrematureResets)))
-		m.spareAt = now
-	}
-	if m.spare > 0 {
-		m.spare--
+	if m.spare.take(now, c.cfg.PrematureResets, c.cfg.MaxConcurrentStreams) {
 		return nil
 	}
 	if m.premature > m.opened/prematureShareDiv {

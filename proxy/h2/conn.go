@@ -63,6 +63,7 @@ type Conn struct {
 	skipped   [4][2]uint32
 	nSkipped  int
 	resets    resetSet
+	postponed postponed
 	wantSlots bool
 	idleSince time.Time
 
@@ -127,7 +128,7 @@ func New(t Transport, role Role, config *Config, h Handler) *Conn {
 	}
 	c.room.L = &c.mu
 	c.resets = newResetSet(role, cfg)
-	c.calm.left, c.calm.spare = cfg.Nuisance, cfg.PrematureResets
+	c.calm.left = cfg.Nuisance
 	if cfg.HeaderTableSize != hpack.DefaultTableSize {
 		c.enc.SetLimit(cfg.HeaderTableSize)
 	}
@@ -157,6 +158,7 @@ func (c *Conn) Serve() {
 	if c.drainStop != nil {
 		c.drainStop.Stop()
 	}
+	c.postponed.drop()
 	c.mu.Unlock()
 }
 
@@ -177,7 +179,7 @@ func (c *Conn) Open(b *Batch, s *Stream, fields []hpack.Field, end bool) (gen ui
 		return 0, ErrClosed
 	case c.draining:
 		return 0, ErrDraining
-	case uint32(c.active) >= c.maxStreams():
+	case c.inUse() >= c.maxStreams():
 		c.wantSlots = true
 		return 0, ErrNoSlot
 	case c.nextID > maxStreamID-2*uint32(c.active):
@@ -221,8 +223,12 @@ func (c *Conn) endLocal(b *Batch, s *Stream) {
 func (c *Conn) resetStream(b *Batch, s *Stream, code ErrCode) {
 	if s.id != 0 && !c.dead {
 		b.touch(c)
-		o := c.output()
-		o.b = appendRSTStream(o.b, s.id, code)
+		if c.tooEarly(b, s) {
+			c.postpone(b, s.id, code)
+		} else {
+			o := c.output()
+			o.b = appendRSTStream(o.b, s.id, code)
+		}
 		if !s.gotEnd {
 			c.resets.add(s.id, s.recvWindow)
 			if c.role == Client {
@@ -239,10 +245,19 @@ func (c *Conn) closeStream(b *Batch, s *Stream) {
 	b.events = append(b.events, event{kind: eventClosed, stream: s, gen: s.gen})
 	c.finishIfDrained(b)
 	c.openMore(b)
-	if c.wantSlots && !c.draining && uint32(c.active) < c.maxStreams() {
+	c.offerIfRoom(b)
+}
+
+// offerIfRoom tells a handler that waits for it that a stream may be opened. c.mu
+// is held.
+func (c *Conn) offerIfRoom(b *Batch) {
+	if c.wantSlots && !c.draining && c.inUse() < c.maxStreams() {
 		c.offerSlots(b)
 	}
 }
+
+// inUse is how many streams count against the peer's limit. c.mu is held.
+func (c *Conn) inUse() uint32 { return uint32(c.active + len(c.postponed.resets)) }
 
 // forget removes a stream from everything. c.mu is held.
 func (c *Conn) forget(b *Batch, s *Stream) {
@@ -306,8 +321,8 @@ func (c *Conn) Room() int {
 	if c.draining {
 		return 0
 	}
-	if limit := c.maxStreams(); uint32(c.active) < limit {
-		return int(limit - uint32(c.active))
+	if limit := c.maxStreams(); c.inUse() < limit {
+		return int(limit - c.inUse())
 	}
 	c.wantSlots = true
 	return 0

@@ -1,0 +1,115 @@
+package h2
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A client that is made to reset streams as soon as they are open does so at a rate
+// that servers bear; the others it resets when they are old enough.
+func TestResetsArePostponed(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newClient(t, Config{})
+		resets := func() (n int) {
+			for _, line := range r.frames() {
+				if strings.HasPrefix(line, "RST_STREAM") {
+					n++
+				}
+			}
+			return n
+		}
+		const streams = 1000
+		for range streams {
+			r.open(false, post...).rst(Cancel)
+		}
+		if n := resets(); n != 250 {
+			t.Errorf("%d streams were reset at once, want 250", n)
+		}
+		r.c.mu.Lock()
+		if n := r.c.inUse(); n != streams-250 {
+			t.Errorf("%d streams count as open, want %d", n, streams-250)
+		}
+		r.c.mu.Unlock()
+		for _, o := range r.opened {
+			if o.mu.Lock(); !o.closed {
+				t.Fatal("an owner has to wait")
+			}
+			o.mu.Unlock()
+		}
+		time.Sleep(100 * time.Millisecond)
+		if n := resets(); n != 0 {
+			t.Errorf("%d streams were reset within 100ms", n)
+		}
+		time.Sleep(25 * time.Millisecond)
+		if n := resets(); n != streams-250 {
+			t.Errorf("%d streams were reset after 125ms, want %d", n, streams-250)
+		}
+		if n := r.c.inUse(); n != 0 {
+			t.Errorf("%d streams count as open in the end", n)
+		}
+	})
+}
+
+// Streams that wait for their reset take room, which is offered when it is there
+// again.
+func TestPostponedResetsTakeRoom(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newClient(t, Config{PrematureResets: 2}, maxStreams(10))
+		for range 10 {
+			r.open(false, post...).rst(Cancel)
+		}
+		if n := r.c.Room(); n != 1 { // half of PrematureResets was reset at once
+			t.Fatalf("room for %d streams, want 1", n)
+		}
+		r.open(false, post...)
+		if n := r.c.Room(); n != 0 {
+			t.Fatalf("room for %d streams, want none", n)
+		}
+		r.w.log()
+		time.Sleep(200 * time.Millisecond)
+		r.frames()
+		want(t, "what the handler is told", r.w.log(), "slots")
+		if n := r.c.Room(); n != 9 {
+			t.Errorf("then room for %d streams, want 9", n)
+		}
+	})
+}
+
+func number(t *testing.T, text string) uint32 {
+	t.Helper()
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(n)
+}
+
+// What one engine sends, another bears, for as long as it goes on.
+func TestPostponedResetsAreBorne(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		client := newClient(t, Config{}, maxStreams(1000))
+		server := newServer(t, Config{})
+		for range 100 { // 10 s
+			for range 500 {
+				if client.c.Room() > 0 {
+					client.open(false, post...).rst(Cancel)
+				}
+			}
+			for _, line := range client.frames() {
+				var id uint32
+				switch parts := strings.Fields(line); parts[0] {
+				case "HEADERS":
+					id = number(t, parts[1])
+					server.headers(id, false, post...)
+				case "RST_STREAM":
+					id = number(t, parts[1])
+					server.must(server.WriteRSTStream(id, 8))
+				}
+			}
+			server.wantNoEnd()
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
