@@ -388,6 +388,7 @@ func (h *Head) checkTrailers() (bad string) {
 // sections 8.2.1 and 8.2.2).
 func (h *Head) checkRegular() (length int64, bad string) {
 	length = -1
+	hosts := 0
 	for i := range h.Regular {
 		f := &h.Regular[i]
 		if !validName(f.Name) {
@@ -402,8 +403,13 @@ func (h *Head) checkRegular() (length int64, bad string) {
 				return 0, "a te field other than trailers"
 			}
 		case 4:
-			if f.Name == "host" && h.Authority == "" {
-				h.Authority = f.Value
+			if f.Name == "host" {
+				if hosts++; hosts > 1 { // RFC 9110 section 7.2: who comes after us may take the other
+					return 0, "more than one host field"
+				}
+				if h.Authority == "" {
+					h.Authority = f.Value
+				}
 			}
 		case 7:
 			if f.Name == "upgrade" {

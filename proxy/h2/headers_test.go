@@ -34,6 +34,7 @@ func TestMalformedRequests(t *testing.T) {
 		"LF in a value":            with(get, "x", long+"\n"),
 		"DEL in a value":           with(get, "x", "\x7f"),
 		"LF in :path":              {":method", "GET", ":scheme", "http", ":path", "/\n"},
+		"two hosts":                with(get, "host", "a", "host", "b"),
 		"connection":               with(get, "connection", "close"),
 		"keep-alive":               with(get, "keep-alive", "1"),
 		"proxy-connection":         with(get, "proxy-connection", "close"),

@@ -518,6 +518,7 @@ func splitPseudo(fields []hpack.Field) (pseudo map[string]string, regular []hpac
 // checkRefFields checks sections 8.2.1 and 8.2.2, and returns the content-length.
 func checkRefFields(fields []hpack.Field) (length int64, ok bool) {
 	length = -1
+	hosts := 0
 	for _, f := range fields {
 		if !httpguts.ValidHeaderFieldName(f.Name) || strings.ToLower(f.Name) != f.Name || !httpguts.ValidHeaderFieldValue(f.Value) {
 			return 0, false
@@ -525,6 +526,10 @@ func checkRefFields(fields []hpack.Field) (length int64, ok bool) {
 		switch f.Name {
 		case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
 			return 0, false
+		case "host": // RFC 9110 section 7.2
+			if hosts++; hosts > 1 {
+				return 0, false
+			}
 		case "te":
 			if f.Value != "trailers" {
 				return 0, false

@@ -199,6 +199,13 @@ func serverDiffers(r *reference) {
 		if method == "CONNECT" || scheme != "http" && scheme != "https" || badPath != nil {
 			return true
 		}
+		// Section 8.3.1: a host that differs from :authority should be refused. Where
+		// it names the same in another way, it need not; we go by :authority alone.
+		for _, f := range regular {
+			if host, ok := pseudo[":authority"]; f.Name == "host" && ok && host != "" && f.Value != host {
+				return true
+			}
+		}
 		// Section 8.1.1: END_STREAM with a content-length above 0 is malformed; x/net
 		// does not look.
 		return end && length > 0
