@@ -39,6 +39,10 @@ func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
 		r.refuse(b, status)
 		return
 	}
+	if !r.reserveFields() {
+		r.fail(b, codes.ResourceExhausted, wire.FlagOverload, tooManyFields)
+		return
+	}
 	if !r.method.Other() {
 		r.count()
 	}

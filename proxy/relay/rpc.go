@@ -70,6 +70,7 @@ type state struct {
 	replayable bool
 	replay     []byte
 	reserved   int // bytes of the budget that replay holds
+	fieldBytes int // and those that block does
 	shared     int // of those, the ones that are counted in dest.Kept
 	credited   int // request bytes given back to the caller's window
 
@@ -216,8 +217,7 @@ func (r *RPC) log(code codes.Code, flag wire.Flag, message string, took time.Dur
 // once it is answered. r.mu is held.
 func (r *RPC) forgetFields() {
 	r.path, r.authority = r.block.Keep(r.path), r.block.Keep(r.authority)
-	h2.FreeBlock(r.block)
-	r.block = nil
+	r.freeFields()
 }
 
 // release gives r back for another RPC, once nothing refers to it any more. r.mu
@@ -226,7 +226,7 @@ func (r *RPC) release() {
 	if r.phase != phaseDone || r.isOpen || r.live > 0 {
 		return
 	}
-	h2.FreeBlock(r.block)
+	r.freeFields()
 	r.pass.Exit()
 	clear(r.tried)
 	replay := r.replay[:0]

@@ -72,6 +72,12 @@ func (b *Block) Keep(s string) string {
 	return s
 }
 
+// Memory is about how many bytes the fields take: far more than came over the wire where they are
+// short or came out of the table.
+func (b *Block) Memory() int {
+	return len(b.Fields)*int(unsafe.Sizeof(Field{})) + len(b.arena)
+}
+
 // Size is the sum of the fields' sizes in octets, which SETTINGS_MAX_HEADER_LIST_SIZE limits
 // (RFC 9113 section 6.5.2).
 func (b *Block) Size() uint32 {
