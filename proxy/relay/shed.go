@@ -50,13 +50,13 @@ func (r *RPC) shed(b *h2.Batch, h *h2.Head, verdict admission.Verdict) {
 
 // elsewhere returns another instance for an RPC that a sidecar refused because
 // it, or its app, is overloaded. There is one such attempt for an RPC, to an
-// instance that was not tried, and in an overload of all instances only for one
-// RPC in ten that are accepted (admission.Throttle). r.mu is held.
+// instance that was not tried, and few in vain (admission.Throttle). r.mu is held.
 func (r *RPC) elsewhere(b *h2.Batch, a *attempt) (*upstream.Instance, bool) {
-	if !r.dest.Overload.Refused() || r.overloaded || !r.mayRetry(b) {
+	if r.overloaded || !r.mayRetry(b) {
 		return nil, false
 	}
-	r.overloaded = true
 	r.tried = append(r.tried, a.inst)
-	return r.dest.Pick(r.skip)
+	inst, ok := r.dest.Pick(r.skip)
+	r.overloaded = ok && r.dest.Overload.Take()
+	return inst, r.overloaded
 }

@@ -151,8 +151,8 @@ func TestAllInstancesAreOverloaded(t *testing.T) {
 		for range 200 {
 			sum += rpc(refuse)
 		}
-		if sum < 220 || sum > 230 {
-			t.Errorf("200 RPCs made %d attempts, want some 25 more", sum)
+		if sum != 250 {
+			t.Errorf("200 RPCs made %d attempts, want 50 more", sum)
 		}
 		for range 600 {
 			rpc(accept)
