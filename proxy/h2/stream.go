@@ -131,15 +131,15 @@ func (s *Stream) begin(c *Conn, now int64) {
 
 // SendHeaders sends a header section: a response, an informational response or,
 // with end, a complete answer or trailers. It does nothing once the stream is
-// closed or its end was sent. It is false where the process has no memory to keep
-// it until it can be sent: the stream is reset, of which the owner is told next.
-// fields are only used during the call.
+// closed or its end was sent. It is false where the stream has ended early, which
+// it may just have done because the process has no memory to keep what has to wait:
+// the owner was told of that, or is told next. fields are only used during the call.
 func (s *Stream) SendHeaders(b *Batch, fields []hpack.Field, end bool) (ok bool) {
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.open || s.ending {
-		return true
+		return s.open
 	}
 	s.ending = end
 	s.answered = true

@@ -82,7 +82,7 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 		r.learn()
 	}
 	if sent := r.down.SendHeaders(b, h.Fields(), end); end {
-		if sent { // else the answer is lost, of which OnReset is about to tell
+		if sent { // else it is lost, and OnReset ends the RPC
 			r.answered(b, a, code, message)
 		}
 		return

@@ -1,10 +1,12 @@
 package relay
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/internal/scriptpeer"
@@ -86,18 +88,37 @@ func TestBudgetOfAnswers(t *testing.T) {
 // Trailers that cannot be kept until the caller takes the messages before them are
 // lost, so the RPC has not ended well.
 func TestBudgetOfTrailers(t *testing.T) {
-	simulated(t, func(t *testing.T) {
-		r := newRig(t, options{http2: bigWindows, budget: 70000})
-		in := r.ask(r.net.Listen("a:1"), 1, true)
-		in.Response(1)
-		in.Message(1, 65535-5, false) // all that the caller takes
-		r.Frames()
-		in.Message(1, 69000, false)
-		r.Want()
-		in.Trailers(1, "0", "x", strings.Repeat("v", 2000))
-		r.Want("RST_STREAM 1 ENHANCE_YOUR_CALM")
-		r.logged(map[string]any{"status": "RESOURCE_EXHAUSTED", "flag": "OM"})
-	})
+	for _, c := range []struct {
+		name              string
+		message, trailers int
+	}{
+		{"the trailers are too many", 69000, 2000},
+		{"the trailers come with a message that is too long", 75000, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, options{http2: bigWindows, budget: 139_000})
+				in := r.ask(r.net.Listen("a:1"), 1, true)
+				in.Response(1)
+				in.Message(1, 65535-5, false) // all that the caller takes
+				r.Frames()
+				in.Message(1, c.message-10000, false)
+				r.Want()
+				// In one write, so that they come in one batch of events.
+				var p bytes.Buffer
+				fr := http2.NewFramer(&p, nil)
+				_ = fr.WriteData(1, false, make([]byte, 10000))
+				var block bytes.Buffer
+				enc := hpack.NewEncoder(&block)
+				_ = enc.WriteField(hpack.HeaderField{Name: "grpc-status", Value: "0"})
+				_ = enc.WriteField(hpack.HeaderField{Name: "x", Value: strings.Repeat("v", c.trailers)})
+				_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
+				in.Raw(p.Bytes())
+				r.Want("RST_STREAM 1 ENHANCE_YOUR_CALM")
+				r.logged(map[string]any{"status": "RESOURCE_EXHAUSTED", "flag": "OM"})
+			})
+		})
+	}
 }
 
 func TestBudgetOfRequests(t *testing.T) {

@@ -364,6 +364,15 @@ func Message(body []byte) []byte {
 	return append([]byte{0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, body...)
 }
 
+// Raw sends frames that the test has made, in one write.
+func (p *Peer) Raw(frames []byte) {
+	p.t.Helper()
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	_, err := p.conn.Write(frames)
+	p.must(err)
+}
+
 // Reset sends RST_STREAM.
 func (p *Peer) Reset(id uint32, code http2.ErrCode) {
 	p.t.Helper()
