@@ -39,7 +39,7 @@ demo: build ## Show it all on this machine: two versions of an app, three sideca
 # test builds or is told of.
 
 .PHONY: test
-test: check-generated test-unit test-interop ## Run every test, with the race detector
+test: check-generated test-unit fuzz-short test-interop ## Run every test, with the race detector
 
 .PHONY: test-short
 test-short: ## Run the quick unit tests, without the race detector
@@ -59,13 +59,14 @@ race:
 	CGO_ENABLED=1 $(GO) build -race -o $(cache)/bin/pillion-race ./cmd/pillion
 
 .PHONY: fuzz
-fuzz: ## Fuzz every target for FUZZTIME (20s)
-	@set -e; for package in $$($(GO) list ./...); do \
-		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-			echo "$$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
-		done; \
-	done
+fuzz: ## Fuzz every target for FUZZTIME (20s), going on from earlier runs
+	GO=$(GO) interop/tools/fuzz $(FUZZTIME) ./...
+	cd interop && GO=$(GO) tools/fuzz $(FUZZTIME) ./...
+
+# Part of make test: from the seeds alone, so that it takes as long everywhere.
+.PHONY: fuzz-short
+fuzz-short: ## Fuzz every target for a second
+	GO=$(GO) interop/tools/fuzz -fresh 1s ./...
 
 .PHONY: bench
 bench: build ## Measure Pillion beside HAProxy, nginx, Envoy and grpc-go; writes docs/benchmarks.md
