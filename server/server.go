@@ -30,6 +30,7 @@ type Server struct {
 	mu        sync.Mutex
 	listeners []net.Listener
 	accepting sync.WaitGroup // Add under mu, while stopping has not ended
+	settling  *settling
 
 	stopping context.Context // ended by Shutdown, and with it the streams
 	stop     context.CancelFunc
@@ -71,6 +72,8 @@ func New(o Options) (*Server, error) {
 		hosts:   newHosts(o.Hosts),
 		health:  health.NewServer(),
 		stopped: make(chan struct{}),
+
+		settling: newSettling(),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.grpc = s.newGRPC()
@@ -81,6 +84,7 @@ func New(o Options) (*Server, error) {
 	protocols.SetUnencryptedHTTP2(true)
 	s.http = &http.Server{
 		Handler:           s.handler(),
+		ConnState:         s.settling.changed,
 		Protocols:         protocols,
 		ReadHeaderTimeout: o.Limits.ReadHeaderTimeout,
 		IdleTimeout:       o.Limits.IdleTimeout,
@@ -163,6 +167,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.once.Do(func() {
 		defer close(s.stopped)
 		s.stopAccepting()
+		s.http.SetKeepAlivesEnabled(false)
+		s.settling.wait(ctx)
 		s.stopErr = s.http.Shutdown(ctx)
 		_ = s.http.Close() // what Shutdown waited for in vain
 		s.grpc.Stop()
