@@ -58,7 +58,7 @@ func busySidecar(t *testing.T) string {
 	for name, content := range map[string]string{
 		"pillion.yaml": "service: {name: greeter, address: \"" + greeter + "\"}\n" +
 			"outbound: {listen: \"127.0.0.1:0\"}\ninbound: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\n" +
-			"registry: {file: {path: mesh.yaml}}\n",
+			"registry: {file: {path: mesh.yaml}}\noverload: {adaptive_concurrency: {}}\n",
 		"mesh.yaml": "services: {greeter: {grpc: [helloworld.Greeter], endpoints: [{address: \"" + greeter + "\"}]}}\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
