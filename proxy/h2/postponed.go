@@ -23,9 +23,10 @@ type lateReset struct {
 // spareDiv is which part of what a server like ours would allow is used at once.
 const spareDiv = 2
 
-// resetPatience is how long an unanswered stream is left open: a little longer than
-// servers like ours count it as premature.
-func (c *Conn) resetPatience() time.Duration { return c.cfg.PrematureAge + c.cfg.PrematureAge/4 }
+// resetPatience is how long an unanswered stream is left open: longer than servers
+// like ours count it as premature, also where they were late to read of its
+// beginning.
+func (c *Conn) resetPatience() time.Duration { return c.cfg.PrematureAge * 5 / 2 }
 
 // tooEarly says whether the reset of s has to wait. c.mu is held.
 func (c *Conn) tooEarly(b *Batch, s *Stream) bool {

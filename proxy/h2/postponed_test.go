@@ -38,13 +38,13 @@ func TestResetsArePostponed(t *testing.T) {
 			}
 			o.mu.Unlock()
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond)
 		if n := resets(); n != 0 {
-			t.Errorf("%d streams were reset within 100ms", n)
+			t.Errorf("%d streams were reset within 200ms", n)
 		}
-		time.Sleep(25 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 		if n := resets(); n != streams-250 {
-			t.Errorf("%d streams were reset after 125ms, want %d", n, streams-250)
+			t.Errorf("%d streams were reset after 250ms, want %d", n, streams-250)
 		}
 		if n := r.c.inUse(); n != 0 {
 			t.Errorf("%d streams count as open in the end", n)
@@ -68,7 +68,7 @@ func TestPostponedResetsTakeRoom(t *testing.T) {
 			t.Fatalf("room for %d streams, want none", n)
 		}
 		r.w.log()
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(time.Second)
 		r.frames()
 		want(t, "what the handler is told", r.w.log(), "slots")
 		if n := r.c.Room(); n != 9 {

@@ -119,7 +119,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 	settings := newSettings(s.cfg, &s.counters)
 	retry := retryLimits(s.cfg.GetRetry())
 	refusal := s.cfg.GetHttp2().GetRefusalTimeout().AsDuration()
-	maxConns := int(s.cfg.GetHttp2().GetMaxConnections())
+	maxConns := s.connectionBound()
 	if s.listeners[sideOutbound] != nil {
 		out := s.cfg.GetOutbound()
 		policy, _ := balance.ParsePolicy(out.GetLoadBalancing()) // the schema allows no other
