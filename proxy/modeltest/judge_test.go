@@ -209,7 +209,7 @@ func (v *verdict) wasReset() {
 		v.bad("reset with NO_ERROR before the answer's end")
 	}
 	if len(v.out) == 1 && v.out[0].Flag == "" {
-		v.bad("it was reset, and the access log knows no reason")
+		v.bad("it was reset, and the access log knows no reason: %+v", v.out[0])
 	}
 	// Headers of the answer may still have waited to be sent.
 	n := len(v.r.attempts)
@@ -228,7 +228,7 @@ var resetStatus = map[http2.ErrCode]string{
 func (v *verdict) justify(rec record) {
 	from := v.o.began
 	to := from.Add(time.Duration(rec.DurationMS*float64(time.Millisecond)) + time.Minute)
-	if v.o.how == answered {
+	if v.o.how == answered && rec.Side == telemetry.Outbound.String() {
 		to = v.o.at
 	}
 	because := func(t trouble) bool { return v.w.disturbed(t, from, to) }
