@@ -74,7 +74,7 @@ func (s *script) stream() uint32 {
 	case b == 252:
 		return maxStreamID
 	}
-	return uint32(b) % 8 * 2
+	return 2 * uint32(b-252)
 }
 
 func (s *script) step() {
