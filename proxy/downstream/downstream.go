@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pillion-proxy/pillion/proxy/deadpeer"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 )
 
@@ -26,6 +27,9 @@ type Options struct {
 	// socket for a moment, are bounded too: [Sockets] says how many sockets there
 	// are at most, and what is more is closed without a word. 0: no bound.
 	MaxConns int
+	// DeadAfter is about how long a caller's host that is gone without a word is
+	// believed to be there; its RPCs go on for as long. 0: as the system has it.
+	DeadAfter time.Duration
 	// Open counts the connections that are open.
 	Open   *atomic.Int64
 	Logger *slog.Logger
@@ -151,6 +155,11 @@ func (s *Server) serve(nc net.Conn) {
 			var b h2.Batch
 			c.Abort(&b, h2.EnhanceYourCalm, errTooMany.Error())
 			b.Done()
+		}
+		if s.opts.DeadAfter > 0 {
+			if err := deadpeer.Watch(nc, s.opts.DeadAfter); err != nil {
+				s.opts.Logger.Debug("a caller's host is not watched", "peer", nc.RemoteAddr().String(), "err", err)
+			}
 		}
 		c.Serve()
 		s.mu.Lock()

@@ -56,7 +56,7 @@ func New(o Options) *Proxy {
 	return &Proxy{
 		app: app,
 		callers: downstream.New(downstream.Options{
-			HTTP2: o.HTTP2, NewStream: r.NewStream, MaxConns: o.MaxConns,
+			HTTP2: o.HTTP2, NewStream: r.NewStream, MaxConns: o.MaxConns, DeadAfter: up.DeadAfter,
 			Open: &o.Counters.DownstreamConnections[telemetry.Inbound], Logger: o.Logger,
 		}),
 	}

@@ -83,7 +83,7 @@ func New(o Options) *Proxy {
 		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget,
 	}
 	p.callers = downstream.New(downstream.Options{
-		HTTP2: o.HTTP2, NewStream: relay.New(rc).NewStream, MaxConns: o.MaxConns,
+		HTTP2: o.HTTP2, NewStream: relay.New(rc).NewStream, MaxConns: o.MaxConns, DeadAfter: up.DeadAfter,
 		Open: &o.Counters.DownstreamConnections[telemetry.Outbound], Logger: o.Logger,
 	})
 	p.own = newOwn(rc, o.HTTP2, o.Logger)

@@ -3,18 +3,12 @@ package upstream
 import (
 	"net"
 	"time"
+
+	"github.com/pillion-proxy/pillion/proxy/deadpeer"
 )
 
 // newDialer returns a dialer whose connections end about deadAfter after their
-// host is gone without a word. TCP finds it out, without HTTP/2 PINGs, which
-// servers may take amiss: by keepalive probes where nothing is under way, and by
-// unacknowledgedTimeout where something is, which the kernel would else send again
-// for a quarter of an hour.
+// host is gone without a word.
 func newDialer(deadAfter time.Duration) *net.Dialer {
-	return &net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{
-			Enable: true, Idle: deadAfter / 2, Interval: deadAfter / 6, Count: 3,
-		},
-		Control: unacknowledgedTimeout(deadAfter),
-	}
+	return &net.Dialer{KeepAliveConfig: deadpeer.KeepAlive(deadAfter), Control: deadpeer.Control(deadAfter)}
 }
