@@ -94,10 +94,13 @@ func (c *call) run(conn *grpc.ClientConn, kind Kind) error {
 		requests = 1
 	case Bidi:
 	}
+	// grpc-go's own transparent retry would hide how an RPC ended. It ends with the
+	// first message that is too large to be kept for it.
+	const keepNothing = 1
 	desc := &grpc.StreamDesc{ClientStreams: requests > 1 || kind == Bidi, ServerStreams: true}
 	var err error
 	c.stream, err = conn.NewStream(c.ctx, desc, "/"+Service+"/"+kind.method(),
-		grpc.ForceCodec(codec{}), grpc.MaxCallRecvMsgSize(maxMessage))
+		grpc.ForceCodec(codec{}), grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxRetryRPCBufferSize(keepNothing))
 	if err != nil {
 		return err
 	}
