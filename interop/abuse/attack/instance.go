@@ -88,6 +88,7 @@ type Running struct {
 
 	listener net.Listener
 	pick     func(conn int) Instance
+	life     time.Duration
 	running  sync.WaitGroup
 
 	mu    sync.Mutex
@@ -103,18 +104,19 @@ type Running struct {
 
 // Start serves on a loopback port until Stop.
 func (i Instance) Start() (*Running, error) {
-	return StartInTurn(func(int) Instance { return i })
+	return StartInTurn(func(int) Instance { return i }, 0)
 }
 
 // StartInTurn serves on a loopback port until Stop, each connection as another
-// instance: pick is told how many connections there were before.
-func StartInTurn(pick func(conn int) Instance) (*Running, error) {
+// instance: pick is told how many connections there were before. None lives longer
+// than life, where that is not 0.
+func StartInTurn(pick func(conn int) Instance, life time.Duration) (*Running, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	r := &Running{
-		Address: listener.Addr().String(), listener: listener, pick: pick,
+		Address: listener.Addr().String(), listener: listener, pick: pick, life: life,
 		open: map[net.Conn]bool{}, ends: map[http2.ErrCode]int{}, away: make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
@@ -142,6 +144,9 @@ func (r *Running) accept() {
 		}
 		r.running.Go(func() {
 			defer r.closed(conn)
+			if r.life > 0 {
+				defer time.AfterFunc(r.life, func() { _ = conn.Close() }).Stop()
+			}
 			r.serve(conn, instance)
 		})
 	}
@@ -239,7 +244,7 @@ func (r *Running) serve(conn net.Conn, instance Instance) {
 		if instance.onOpen != nil {
 			instance.onOpen(p)
 		}
-		<-r.stopped
+		<-r.stopped // nobody is told of its end before
 
 		return
 	}
@@ -433,4 +438,12 @@ func ending(id uint32) []byte { return headers(id, true, "grpc-status", "0") }
 
 func answer(id uint32) []byte {
 	return append(append(begin(id), data(id, false, message(0))...), ending(id)...)
+}
+
+// Well is an instance that answers each RPC well.
+func Well() Instance {
+	return Instance{
+		Name: "well", Deadline: 10 * time.Second, Codes: []codes.Code{codes.OK},
+		onRequest: func(p *peer, id uint32) { _ = p.send(answer(id)) },
+	}
 }
