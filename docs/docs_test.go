@@ -70,7 +70,7 @@ func pages(t *testing.T) []page {
 		t.Fatalf("only %d pages: %v", len(paths), err)
 	}
 	var all []page
-	for _, path := range append(paths, "../README.md") {
+	for _, path := range append(paths, "../README.md", "../SECURITY.md") {
 		all = append(all, readPage(t, path))
 	}
 	return all
