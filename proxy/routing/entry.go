@@ -2,7 +2,6 @@ package routing
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -151,18 +150,16 @@ func (s *service) inFlight() int64 {
 // r.mu is held.
 func (r *Router) watch(name string, declared bool) *entry {
 	t := r.tables.Load()
-	if s := t.services[name]; s != nil {
+	if s := t.services.get(name); s != nil {
 		return &s.entry
 	}
-	if len(t.services) >= r.opts.MaxNames || r.ctx.Err() != nil {
+	if t.services.len() >= r.opts.MaxNames || r.ctx.Err() != nil {
 		return nil
 	}
 	s := &service{name: name, declared: declared, make: r.opts.NewCluster}
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
-	services := maps.Clone(t.services)
-	services[name] = s
-	r.tables.Store(&tables{services: services, names: t.names})
+	r.tables.Store(&tables{services: t.services.with(name, s), names: t.names})
 	s.giveUpAfter(r.opts.ResolveTimeout)
 	r.done.Go(func() {
 		defer cancel()
@@ -230,16 +227,14 @@ func (r *Router) askMeanwhile(e *entry, path string) {
 // longer than within. It returns nil where too many are remembered. r.mu is held.
 func (r *Router) ask(grpcService string, within time.Duration) *entry {
 	t := r.tables.Load()
-	if n := t.names[grpcService]; n != nil {
+	if n := t.names.get(grpcService); n != nil {
 		return &n.entry
 	}
-	if len(t.names) >= r.opts.MaxNames || r.ctx.Err() != nil {
+	if t.names.len() >= r.opts.MaxNames || r.ctx.Err() != nil {
 		return nil
 	}
 	n := &name{grpcService: grpcService}
-	names := maps.Clone(t.names)
-	names[grpcService] = n
-	r.tables.Store(&tables{services: t.services, names: names})
+	r.tables.Store(&tables{services: t.services, names: t.names.with(grpcService, n)})
 	n.giveUpAfter(within)
 	n.asking.Store(true)
 	r.refresh(n)

@@ -36,8 +36,8 @@ type Router struct {
 // tables are what RPCs look at: they are replaced as a whole when something is
 // looked up for the first time or forgotten.
 type tables struct {
-	services map[string]*service
-	names    map[string]*name
+	services index[*service]
+	names    index[*name]
 }
 
 var _ relay.Router = (*Router)(nil)
@@ -46,7 +46,7 @@ var _ relay.Router = (*Router)(nil)
 func New(o Options) *Router {
 	r := &Router{opts: o.withDefaults()}
 	r.ctx, r.stop = context.WithCancel(context.Background())
-	r.tables.Store(&tables{services: map[string]*service{}, names: map[string]*name{}})
+	r.tables.Store(new(tables))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	declared := r.opts.Declared
@@ -67,10 +67,10 @@ func (r *Router) Close() {
 	r.mu.Unlock()
 	r.done.Wait()
 	t := r.tables.Load()
-	for _, s := range t.services {
+	for _, s := range t.services.all() {
 		s.giveUp()
 	}
-	for _, n := range t.names {
+	for _, n := range t.names.all() {
 		n.giveUp()
 	}
 }
@@ -119,7 +119,7 @@ func (r *Router) find(t *tables, authority, path string) step {
 
 // service looks at one service.
 func (t *tables) service(name, route string) step {
-	s := t.services[name]
+	s := t.services.get(name)
 	if s == nil {
 		return step{unknown: true, service: name}
 	}
@@ -136,7 +136,7 @@ func (t *tables) service(name, route string) step {
 
 // findName looks at who answers a gRPC service name.
 func (r *Router) findName(t *tables, grpcService string) step {
-	n := t.names[grpcService]
+	n := t.names.get(grpcService)
 	if n == nil {
 		return step{unknown: true, name: grpcService}
 	}
@@ -180,17 +180,17 @@ func (r *Router) Await(authority, path string, w relay.Waiter, life uint32) bool
 // Explain implements relay.Router.
 func (r *Router) Explain(authority, path string) (codes.Code, wire.Flag, string) {
 	t := r.tables.Load()
-	if s := t.services[ServiceName(authority)]; s != nil && s.timedOut.Load() {
+	if s := t.services.get(ServiceName(authority)); s != nil && s.timedOut.Load() {
 		return codes.Unavailable, wire.FlagNoHealthyUpstream,
 			fmt.Sprintf("the registry has not said within %v where service %q is", r.opts.ResolveTimeout, s.name)
 	}
-	if s := t.services[r.opts.Default]; s != nil && s.timedOut.Load() {
+	if s := t.services.get(r.opts.Default); s != nil && s.timedOut.Load() {
 		return codes.Unavailable, wire.FlagNoHealthyUpstream,
 			fmt.Sprintf("the registry has not said within %v where the default destination %q is", r.opts.ResolveTimeout, s.name)
 	}
 	grpcService, _ := rpcService(path)
 	why := "no service says that it answers it"
-	if n := t.names[grpcService]; n != nil {
+	if n := t.names.get(grpcService); n != nil {
 		if n.timedOut.Load() {
 			message := fmt.Sprintf("the registry cannot say now who answers gRPC service %q, and authority %q names no service", grpcService, shorten(authority))
 			if failure := n.failure.Load(); failure != nil {
@@ -227,7 +227,7 @@ func (r *Router) Known() []string {
 	for _, name := range r.known {
 		all[name] = true
 	}
-	for name, s := range r.tables.Load().services {
+	for name, s := range r.tables.Load().services.all() {
 		if s.state.Load() == stateKnown {
 			all[name] = true
 		}
@@ -251,8 +251,9 @@ func list(names []string) string {
 func (r *Router) Clusters() []*upstream.Cluster {
 	t := r.tables.Load()
 	var out []*upstream.Cluster
-	for _, name := range slices.Sorted(maps.Keys(t.services)) {
-		if s := t.services[name]; s.state.Load() == stateKnown {
+	all := maps.Collect(t.services.all())
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if s := all[name]; s.state.Load() == stateKnown {
 			out = append(out, s.cluster.Load())
 		}
 	}
@@ -287,25 +288,15 @@ func (r *Router) forget(now time.Time) {
 		}
 	}
 	t := r.tables.Load()
-	next := *t
-	for key, s := range t.services {
-		if s.outdated(now, &r.opts, true) && !s.declared && s.inFlight() == 0 {
-			if len(next.services) == len(t.services) {
-				next.services = maps.Clone(t.services)
-			}
-			delete(next.services, key)
-			r.leaving = append(r.leaving, s)
+	services, fewer := t.services.without(func(_ string, s *service) bool {
+		if !s.outdated(now, &r.opts, true) || s.declared || s.inFlight() > 0 {
+			return false
 		}
-	}
-	for key, n := range t.names {
-		if n.outdated(now, &r.opts, false) {
-			if len(next.names) == len(t.names) {
-				next.names = maps.Clone(t.names)
-			}
-			delete(next.names, key)
-		}
-	}
-	if len(next.services) < len(t.services) || len(next.names) < len(t.names) {
-		r.tables.Store(&next)
+		r.leaving = append(r.leaving, s)
+		return true
+	})
+	names, forgotten := t.names.without(func(_ string, n *name) bool { return n.outdated(now, &r.opts, false) })
+	if fewer || forgotten {
+		r.tables.Store(&tables{services: services, names: names})
 	}
 }

@@ -317,7 +317,7 @@ func TestAServiceIsDroppedWhileAnRPCIsOnItsWayThere(t *testing.T) {
 		c.want("greeter by authority")
 		r.forget(time.Now()) // notes that it was used
 		r.forget(time.Now().Add(time.Hour))
-		if len(r.tables.Load().services) != 0 {
+		if r.tables.Load().services.len() != 0 {
 			t.Fatal("it is not dropped")
 		}
 		in, ok := c.cluster.Pick(nil)
@@ -344,16 +344,16 @@ func TestTooManyNames(t *testing.T) {
 		t.Run(strconv.Itoa(want), func(t *testing.T) {
 			simulated(t, func(t *testing.T) {
 				r := newRig(t, Options{MaxNames: most})
-				full := &tables{services: map[string]*service{}, names: map[string]*name{}}
+				full := new(tables)
 				for i := range want {
 					s := &service{cancel: func() {}}
-					full.services[strconv.Itoa(i)] = s
-					full.names[strconv.Itoa(i)] = &name{}
+					full.services = full.services.with(strconv.Itoa(i), s)
+					full.names = full.names.with(strconv.Itoa(i), &name{})
 				}
 				r.tables.Store(full)
 				r.route("greeter", sayHello).want("too many")
 				r.route("localhost", sayHello).want("too many")
-				if n := len(r.tables.Load().services) + len(r.tables.Load().names); n != 2*want {
+				if n := r.tables.Load().services.len() + r.tables.Load().names.len(); n != 2*want {
 					t.Errorf("%d entries", n)
 				}
 			})
@@ -367,7 +367,7 @@ func TestTooManyWaiting(t *testing.T) {
 			simulated(t, func(t *testing.T) {
 				r := newRig(t, Options{MaxWaiting: most})
 				c := r.route("greeter", sayHello)
-				e := &r.tables.Load().services["greeter"].entry
+				e := &r.tables.Load().services.get("greeter").entry
 				e.mu.Lock()
 				for len(e.waiting) < want {
 					e.waiting = append(e.waiting, waiter{nobody{}, 1})
@@ -419,7 +419,7 @@ func TestAnswerAtTheBound(t *testing.T) {
 		r := newRig(t, Options{})
 		c := r.route("greeter", sayHello)
 		r.source.tell(t, "greeter", true)
-		r.tables.Load().services["greeter"].giveUp()
+		r.tables.Load().services.get("greeter").giveUp()
 		r.route("greeter", sayHello).want("greeter by authority")
 		c.want("greeter by authority")
 	})
@@ -491,7 +491,7 @@ func TestFindAllocatesNothing(t *testing.T) {
 		return upstream.NewCluster(name, 0, &up, nil)
 	}})
 	defer r.Close()
-	r.tables.Load().services["greeter"].update(&registry.Service{Name: "greeter"})
+	r.tables.Load().services.get("greeter").update(&registry.Service{Name: "greeter"})
 	if n := testing.AllocsPerRun(100, func() { r.Find("greeter:443", sayHello) }); n != 0 {
 		t.Errorf("Find allocates %v times", n)
 	}
@@ -504,7 +504,7 @@ func TestUnknownNamesGetNoCluster(t *testing.T) {
 		r := newRig(t, Options{})
 		r.route("junk", sayHello).want("waits")
 		r.source.tell(t, "junk", false)
-		if c := r.tables.Load().services["junk"].cluster.Load(); c != nil {
+		if c := r.tables.Load().services.get("junk").cluster.Load(); c != nil {
 			t.Error("a name that the registry does not know has a cluster")
 		}
 	})
