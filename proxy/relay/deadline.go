@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -23,6 +24,9 @@ const maxTimeout = 100 * 365 * 24 * time.Hour
 // arrival of the headers. r.mu is held.
 func (r *RPC) startDeadline() error {
 	var timeout time.Duration
+	if r.timeouts > 1 { // only one of them could be told how much remains
+		return errors.New("grpc-timeout stands there more than once: want one")
+	}
 	if r.timeoutAt >= 0 {
 		d, err := wire.ParseTimeout(r.block.Fields[r.timeoutAt].Value)
 		if err != nil {

@@ -67,6 +67,7 @@ func (r *RPC) readHeaders(h *h2.Head) (refusal int) {
 			isGRPC = wire.IsGRPC(f.Value)
 		case wire.HeaderTimeout:
 			r.timeoutAt = first + i
+			r.timeouts++
 		}
 	}
 	switch {

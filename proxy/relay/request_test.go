@@ -69,6 +69,15 @@ func TestMalformedTimeout(t *testing.T) {
 	})
 }
 
+func TestTimeoutTwice(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, options{})
+		r.Request(1, "/a.B/C", true, "grpc-timeout", "1S", "x", "y", "grpc-timeout", "1S")
+		r.Want(`HEADERS 1 :status=200 grpc-status=13 grpc-message=grpc-timeout stands there more than once* end`)
+		r.logged(map[string]any{"status": "INTERNAL", "flag": "DPE", "attempts": 0})
+	})
+}
+
 func TestNoDestination(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newRig(t, options{})

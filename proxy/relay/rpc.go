@@ -58,6 +58,7 @@ type state struct {
 	path      string
 	authority string
 	timeoutAt int // where grpc-timeout is in them; -1: nowhere
+	timeouts  int // how many there are
 	start     time.Time
 	asked     time.Time // when reqEnd came
 	reqEnd    bool
