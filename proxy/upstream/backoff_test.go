@@ -4,6 +4,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/pillion-proxy/pillion/proxy/internal/scriptpeer"
 )
 
 // dialTimes lets time pass and returns when an instance was dialled, counted from
@@ -142,6 +146,72 @@ func TestAnInstanceThatGoesAwayAtOnceIsLeftAlone(t *testing.T) {
 		c.want("connecting to a:1: not ready for RPCs: the connection was shut down and its last stream has ended")
 		if n := r.net.Dials("a:1"); n != 1 {
 			t.Errorf("dialled %d times, want once", n)
+		}
+	})
+}
+
+// An instance may accept any number of connections and answer nothing. The first
+// that ends so may have been an accident; from the second on it is left alone, and
+// the longer the more there are.
+func TestConnectionsThatComeToNothing(t *testing.T) {
+	for name, end := range map[string]func(c *scriptpeer.Peer){
+		"closed without an answer": func(c *scriptpeer.Peer) { c.Close() },
+		"the protocol is broken":   func(c *scriptpeer.Peer) { c.Headers(2, true, ":status", "200") },
+		"GOAWAY without an answer": func(c *scriptpeer.Peer) { c.GoAway(0, http2.ErrCodeNo, "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, Options{BackoffBase: 100 * time.Millisecond, BackoffMax: 10 * time.Second}, "a:1")
+				a := r.net.Listen("a:1")
+				in := r.instance("a:1")
+				lose := func() {
+					r.call(in).want("open")
+					end(a.Conn())
+					synctest.Wait()
+				}
+				lose()
+				if !in.Usable() {
+					t.Fatal("it is left alone after the first")
+				}
+				for i, wait := range []time.Duration{160 * time.Millisecond, 256 * time.Millisecond} {
+					lose()
+					if in.Usable() {
+						t.Fatalf("it is used after %d that came to nothing", i+2)
+					}
+					time.Sleep(wait - time.Millisecond)
+					if in.Usable() {
+						t.Errorf("it is used again before %v", wait)
+					}
+					time.Sleep(2 * time.Millisecond)
+					synctest.Wait()
+					if !in.Usable() {
+						t.Fatalf("it is not used again after %v", wait)
+					}
+				}
+				in.Accepted()
+				lose()
+				if !in.Usable() {
+					t.Error("what was before an answer still counts")
+				}
+			})
+		})
+	}
+}
+
+// A connection over which something was answered may end as it likes.
+func TestAConnectionThatWasGoodForSomething(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{}, "a:1")
+		a := r.net.Listen("a:1")
+		in := r.instance("a:1")
+		for range 5 {
+			r.call(in).want("open")
+			a.Conn().Headers(1, true, ":status", "200")
+			a.Conn().Close()
+			synctest.Wait()
+			if !in.Usable() {
+				t.Fatal("it is left alone")
+			}
 		}
 	})
 }

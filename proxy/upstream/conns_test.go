@@ -215,7 +215,7 @@ func TestAPeerThatNeverAllowsAStream(t *testing.T) {
 		r := newRig(t, Options{ConnectTimeout: time.Second}, "a:1")
 		r.net.Listen("a:1", maxStreams(0))
 		c := r.call(r.instance("a:1"))
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + time.Millisecond)
 		c.want("connecting to a:1: not ready for RPCs: SETTINGS_TIMEOUT: the instance allowed no streams within the connect timeout")
 	})
 }
@@ -233,7 +233,7 @@ func TestAPeerThatAllowsNoStreamAnyMore(t *testing.T) {
 		synctest.Wait()
 		c := r.call(in)
 		c.want("waits")
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + time.Millisecond)
 		c.want("open") // over the new one
 		if c.woken == 0 || len(a.Conns()) != 2 {
 			t.Errorf("told %d times, %d connections", c.woken, len(a.Conns()))
@@ -262,10 +262,10 @@ func TestMaxDraining(t *testing.T) {
 			synctest.Wait()
 		}
 		calls[3].want("waits")
-		if in.Usable() != true {
-			t.Error("at once")
+		if !in.Usable() {
+			t.Error("it is given no time at all")
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + time.Millisecond)
 		if in.Usable() {
 			t.Error("it is used as if it had room")
 		}
