@@ -67,7 +67,7 @@ func noRPCFails(t *testing.T, listen func() string) {
 		stops = append(stops, watchAdmin(t, s))
 	}
 	conn := load.Dial(t, before.Outbound)
-	l := load.Start(t, conn, load.Options{PerSecond: 150, StreamEvery: 5, MayBeSlow: true})
+	l := load.Start(t, conn, load.Options{PerSecond: 100, StreamEvery: 5, AtOnce: 40, MayBeSlow: true})
 	l.More(t, 500*time.Millisecond)
 	long := []longStream{openStream(t, conn)}
 
@@ -172,7 +172,7 @@ func TestAFailedUpgradeChangesNothing(t *testing.T) {
 			o.admin = s.Admin
 			conn := load.Dial(t, s.Outbound)
 			long := openStream(t, conn)
-			l := load.Start(t, conn, load.Options{PerSecond: 50, MayBeSlow: true})
+			l := load.Start(t, conn, load.Options{PerSecond: 50, AtOnce: 20, MayBeSlow: true})
 
 			failure.spoil(s, bootstrap(t, o))
 			s.signal(t, syscall.SIGHUP)

@@ -348,3 +348,12 @@ func eventually(t testing.TB, what string, holds func() bool) {
 		<-tick.C
 	}
 }
+
+// kill ends the process that serves as a crash does, and returns when its sockets
+// are closed.
+func (s *service) kill(t testing.TB) {
+	t.Helper()
+
+	s.signal(t, syscall.SIGKILL)
+	eventually(t, "the process is gone", func() bool { return gone(s.pid) })
+}
