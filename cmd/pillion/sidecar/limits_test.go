@@ -1,11 +1,22 @@
 package sidecar
 
 import (
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -108,4 +119,86 @@ func numbers(v reflect.Value) (found []int64) {
 		}
 	}
 	return found
+}
+
+// A sidecar keeps the limits that it is configured with, part by part.
+func TestLimitsAreInForce(t *testing.T) {
+	number, log := proto.Uint32, filepath.Join(t.TempDir(), "access.log")
+	s := newSidecar(t, &configv1.Bootstrap{
+		Outbound: &configv1.Outbound{
+			Listen: anyPort, MaxNames: number(1), Reflection: &configv1.MeshReflection{MaxQuestionSize: number(64)},
+		},
+		Admin:     &configv1.Admin{Listen: anyPort, MaxHeaderSize: number(1024)},
+		Registry:  &configv1.Registry{Source: &configv1.Registry_Static{Static: &configv1.StaticRegistry{}}},
+		Http2:     &configv1.HTTP2{HeaderTableSize: number(8192), RefusalTimeout: durationpb.New(time.Millisecond)},
+		AccessLog: &configv1.AccessLog{Path: log, MaxPathLength: number(20)},
+		Metrics:   &configv1.Metrics{MaxMethods: number(7), MaxServices: number(8)},
+		Connections: &configv1.Connections{
+			MaxPendingRpcs: number(9), MaxConnectionsPerInstance: number(10),
+		},
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(ctx) }()
+	conn, err := grpc.NewClient(s.Address(sideOutbound), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+
+	// The two maps of names have room for one each.
+	call := func(authority, path string) codes.Code {
+		return status.Code(conn.Invoke(ctx, path, &healthpb.HealthCheckRequest{}, &healthpb.HealthCheckResponse{}, grpc.CallAuthority(authority)))
+	}
+	if code := call("first", "/a.First/"+strings.Repeat("m", 50)); code != codes.Unimplemented {
+		t.Errorf("an RPC to the first name: %v", code)
+	}
+	if code := call("second", "/a.Second/M"); code != codes.ResourceExhausted {
+		t.Errorf("an RPC to a second name of one: %v", code)
+	}
+	ask, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(ctx, grpc.CallAuthority("localhost"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ask.Send(&reflectionpb.ServerReflectionRequest{Host: strings.Repeat("h", 100)}); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := ask.Recv(); err != nil || !strings.Contains(answer.GetErrorResponse().GetErrorMessage(), "longer than 64 bytes") {
+		t.Errorf("a long question: %v, %v", answer, err)
+	}
+
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Address(sideAdmin)+"/live", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("X", strings.Repeat("x", 10_000))
+	request.Close = true
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if answer.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("large headers at the admin port: %s", answer.Status)
+	}
+
+	if s.counters.MaxServices != 8 {
+		t.Errorf("%d services are counted", s.counters.MaxServices)
+	}
+	made := newSettings(s.cfg, &s.counters)
+	if made.http2.HeaderTableSize != 8192 || made.instances.HTTP2.HeaderTableSize != 8192 {
+		t.Error("the limits of HTTP/2 are not in force")
+	}
+	if made.instances.MaxWaiting != 9 || made.app.MaxConns != 10 {
+		t.Error("the limits of connections are not in force")
+	}
+
+	_ = conn.Close()
+	stop()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+	if lines, err := os.ReadFile(log); err != nil || !strings.Contains(string(lines), `"path":"/a.First/`+strings.Repeat("m", 11)+`"`) {
+		t.Errorf("the access log has %s, %v", lines, err)
+	}
 }
