@@ -217,7 +217,7 @@ func halfCloses(t *testing.T, r *rig) {
 		if counts := under.judge(t, r.broken()...); counts[codes.Unavailable] == 0 {
 			t.Errorf("half-close %v: %v", direction, counts)
 		}
-		if took := time.Since(began); took > grace+time.Second {
+		if took := time.Since(began); took > small.timeout/2 {
 			t.Errorf("half-close %v: over after %v", direction, took)
 		}
 		r.heal(t, alone)

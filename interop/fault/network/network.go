@@ -65,16 +65,6 @@ func (n *Network) Host(t testing.TB, name string) *Host {
 	return h
 }
 
-// Possible says why no host can be made here, nil if one can.
-func Possible() error {
-	h, err := newHost("trial", netip.AddrFrom4([4]byte{10, 99, 0, 1}))
-	if err == nil {
-		h.close()
-	}
-
-	return err
-}
-
 // Set decides what happens to packets from one host to another.
 func (n *Network) Set(from, to *Host, w Wire) {
 	n.mu.Lock()
