@@ -53,6 +53,8 @@ test-unit: tool-grpc ## Run the product's own tests
 .PHONY: test-interop
 test-interop: build race tool-grpc tool-ghz tool-consul ## Drive the real binary with programs that are not ours
 	cd interop && $(interop_env) $(GO) test -race -count=1 -p 1 -timeout 25m $(TESTFLAGS) ./...
+	@{ unshare --net true && test -w /dev/net/tun; } 2>/dev/null || \
+		echo "skipped: the partitions in interop/faults, which need root (CAP_NET_ADMIN, CAP_SYS_ADMIN) and /dev/net/tun" >&2
 
 .PHONY: race
 race:
