@@ -203,7 +203,7 @@ func TestTheOverloadEnds(t *testing.T) {
 func TestStreamsWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
 	const service = 20 * time.Millisecond
-	a := newApp(t, &Concurrency{InitialLimit: 10}, 100, service, 1)
+	a := newApp(t, &Concurrency{MaxLimit: 20}, 100, service, 1)
 	a.arrivals(100).run(5 * time.Second)
 	a.look()
 	open := 0

@@ -260,3 +260,32 @@ func TestThrottleWhereOneIsOverloaded(t *testing.T) {
 		t.Errorf("%d of 10,000 RPCs went to the instance that is well", elsewhere)
 	}
 }
+
+// RPCs that end without an answer show that the app is slow, but not how slow it is
+// without a queue: they do not count while that is measured or not known.
+func TestUnansweredRPCs(t *testing.T) {
+	t.Parallel()
+	l := newLimiter(Concurrency{}, new(telemetry.Admission), time.Now())
+	unanswered := func(took time.Duration) int64 {
+		l.samples.clear()
+		l.unanswered(0, took)
+		return l.samples.count.Load()
+	}
+	l.due.Store(int64(time.Hour))
+	if unanswered(time.Minute) != 0 {
+		t.Error("one counts though nothing is known yet")
+	}
+	l.ctl.latency = 10 * time.Millisecond
+	l.publish()
+	if unanswered(12*time.Millisecond) != 0 {
+		t.Error("one counts that was given up early")
+	}
+	if unanswered(13*time.Millisecond) != 1 {
+		t.Error("one does not count that took longer than it should")
+	}
+	l.ctl.measure(window{}, 5)
+	l.publish()
+	if unanswered(time.Minute) != 0 {
+		t.Error("one counts while the latency without a queue is measured")
+	}
+}
