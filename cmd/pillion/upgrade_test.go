@@ -1,0 +1,115 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pillion-proxy/pillion/cmd/pillion/handover"
+)
+
+// replaced notes what an upgrade does to a sidecar.
+type replaced struct {
+	yielded, resumed, succeeded atomic.Int64
+}
+
+func (*replaced) Estate() handover.Estate    { return handover.Estate{} }
+func (r *replaced) Yield()                   { r.yielded.Add(1) }
+func (r *replaced) Resume() error            { r.resumed.Add(1); return nil }
+func (r *replaced) Succeeded(func(int) bool) { r.succeeded.Add(1) }
+
+func TestOneUpgradeAtATime(t *testing.T) {
+	t.Parallel()
+	var u upgrade
+	if err := u.begin(); err != nil || !u.serving() {
+		t.Fatalf("the first: %v", err)
+	}
+	if err := u.begin(); err == nil || !strings.Contains(err.Error(), "under way") {
+		t.Errorf("during the first: %v", err)
+	}
+	u.set(serving)
+	if err := u.begin(); err != nil {
+		t.Errorf("after one that failed: %v", err)
+	}
+	u.set(succeeded)
+	if err := u.begin(); err == nil || !strings.Contains(err.Error(), "taken over") || u.serving() {
+		t.Errorf("after one that succeeded: %v", err)
+	}
+}
+
+func TestWhoMayBeReplaced(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pid                 int
+		bySystemd, notifies bool
+		says                string
+	}{
+		{1, false, false, "a container ends with that"},
+		{2, true, false, "Type=notify"},
+		{2, true, true, ""},
+		{2, false, false, ""},
+		{2, false, true, ""},
+	} {
+		err := replaceableProcess(c.pid, c.bySystemd, c.notifies)
+		if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%+v: got %v", c, err)
+		}
+	}
+}
+
+// A successor that fails before it is ready has cost nothing, and one that fails
+// later gives back what was let go of for it.
+func TestAFailedUpgradeIsUndone(t *testing.T) {
+	for name, c := range map[string]struct {
+		script           string
+		yielded, resumed int64
+	}{
+		"before it is ready": {"exit 3", 0, 0},
+		// It hears what there is to take over, says that it is ready, and ends.
+		"after": {`dd bs=65536 count=1 <&3 >/dev/null 2>&1; printf '{"say":"ready"}' >&3; exit 3`, 1, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "successor")
+			if err := os.WriteFile(path, []byte("#!/bin/sh\n"+c.script+"\n"), 0o700); err != nil { //nolint:gosec // it is to be run
+				t.Fatal(err)
+			}
+			was := startedAs
+			startedAs = path
+			defer func() { startedAs = was }()
+			sidecar := &replaced{}
+			u := &upgrade{logger: slog.New(slog.DiscardHandler), sidecar: sidecar, timeout: time.Minute}
+			if err := u.begin(); err != nil {
+				t.Fatal(err)
+			}
+			u.run(t.Context(), func() string { return "" })
+			if got := sidecar.yielded.Load(); got != c.yielded {
+				t.Errorf("yielded %d times, want %d", got, c.yielded)
+			}
+			if got := sidecar.resumed.Load(); got != c.resumed {
+				t.Errorf("resumed %d times, want %d", got, c.resumed)
+			}
+			if sidecar.succeeded.Load() != 0 || !u.serving() {
+				t.Error("it counts as succeeded")
+			}
+			if err := u.begin(); err != nil {
+				t.Errorf("another one: %v", err)
+			}
+		})
+	}
+}
+
+func TestSelf(t *testing.T) {
+	t.Parallel()
+	command, err := self()
+	if err != nil || !filepath.IsAbs(command.Path) || len(command.Args) == 0 {
+		t.Errorf("%+v, %v", command, err)
+	}
+	if _, err := os.Stat(command.Path); errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
