@@ -120,6 +120,10 @@ var errUnexpected = errors.New("the request is not what the client sent")
 func (in *instance) serve(s *stream, fields []hpack.HeaderField) {
 	w := in.w
 	defer s.abandon()
+	if field(fields, ":path") == probePath {
+		in.answerProbe(s, fields)
+		return
+	}
 	r := w.rpcOf(fields)
 	if r == nil {
 		w.violate(nil, "%s got an RPC that nobody sent: %v", in.name, fields)

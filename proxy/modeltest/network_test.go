@@ -84,7 +84,7 @@ func (n *network) dial(ctx context.Context, from, address string) (*end, error) 
 	case hung:
 		<-ctx.Done()
 		return nil, ctx.Err()
-	case down:
+	case down || n.w.tearingDown():
 		return nil, syscall.ECONNREFUSED
 	}
 	c := &conn{name: name, from: from, to: address, there: newPipe(style), back: newPipe(style)}

@@ -25,6 +25,7 @@ type windows struct {
 	pending      []pendingSettings
 	recvWindow   int64 // of the connection
 	unreturned   int64 // consumed, and not given back
+	hoards       bool  // nothing is given back for now
 
 }
 
@@ -169,7 +170,7 @@ func (s *stream) giveBack(size int64) {
 // returned gives the connection's window back, in steps. e.mu is held.
 func (e *endpoint) returned(size int64) {
 	e.unreturned += size
-	if e.unreturned >= e.style.connWindow/3 && e.dead == nil {
+	if !e.hoards && e.unreturned >= e.style.connWindow/3 && e.dead == nil {
 		e.must(e.framer.WriteWindowUpdate(0, uint32(e.unreturned)))
 		e.recvWindow += e.unreturned
 		e.unreturned = 0

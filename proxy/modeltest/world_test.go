@@ -269,6 +269,7 @@ func (w *world) settle() {
 			e.checkWindows()
 		}
 	}
+	w.probe()
 	for _, c := range w.outbound.Clusters() {
 		for _, in := range c.Status().Instances {
 			if in.InFlight != 0 || in.Waiting != 0 {
