@@ -144,17 +144,23 @@ func (c *call) receive(want uint32) error {
 		if err != nil {
 			return err
 		}
-		h, err := parse(m, answer, seq)
-		switch {
-		case err != nil:
-			c.wrong = err
-		case seq >= want:
-			c.wrong = fmt.Errorf("an answer too many: %+v", h)
-		case h.id != c.id || h.messages != c.messages || h.size != c.size:
-			c.wrong = fmt.Errorf("an answer to something else came: %+v", h)
-		}
-		if c.wrong != nil {
+		if c.wrong = c.check(m, seq, want); c.wrong != nil {
 			return nil
 		}
 	}
+}
+
+// check says what is wrong with an answer.
+func (c *call) check(m []byte, seq, want uint32) error {
+	h, err := parse(m, answer, seq)
+	switch {
+	case err != nil:
+		return err
+	case seq >= want:
+		return fmt.Errorf("an answer too many: %+v", h)
+	case h.id != c.id || h.messages != c.messages || h.size != c.size:
+		return fmt.Errorf("an answer to something else came: %+v", h)
+	}
+
+	return nil
 }

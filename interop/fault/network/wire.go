@@ -66,17 +66,18 @@ type packet struct {
 
 type due []packet
 
-func (d due) Len() int { return len(d) }
+func (d *due) Len() int { return len(*d) }
 
-func (d due) Less(i, j int) bool {
-	if d[i].at.Equal(d[j].at) {
-		return d[i].number < d[j].number
+func (d *due) Less(i, j int) bool {
+	one, two := (*d)[i], (*d)[j]
+	if one.at.Equal(two.at) {
+		return one.number < two.number
 	}
 
-	return d[i].at.Before(d[j].at)
+	return one.at.Before(two.at)
 }
 
-func (d due) Swap(i, j int) { d[i], d[j] = d[j], d[i] }
+func (d *due) Swap(i, j int) { (*d)[i], (*d)[j] = (*d)[j], (*d)[i] }
 
 func (d *due) Push(x any) { *d = append(*d, x.(packet)) }
 
