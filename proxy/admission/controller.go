@@ -48,9 +48,11 @@ const (
 	// windowTime is the shortest time over which latencies are gathered; it is at
 	// least as long as one latency.
 	windowTime = 100 * time.Millisecond
-	// windowSamples is how many latencies it takes; after lowRateTime fewSamples
-	// have to do.
+	// windowSamples is how many latencies it takes. Where they show no queue so far,
+	// growSamples will do, so that a low limit is soon left, and after lowRateTime
+	// fewSamples have to.
 	windowSamples = 20
+	growSamples   = 10
 	lowRateTime   = 2 * time.Second
 	fewSamples    = 5
 	// The gradient's bounds: how much a single window may change the limit.
@@ -140,10 +142,17 @@ func (c *controller) complete(w window) bool {
 	switch {
 	case w.samples >= windowSamples:
 		return true
+	case c.state == steady && w.samples >= growSamples && w.median <= c.allowed():
+		return true
 	case c.state == measuring:
 		return w.took >= max(measurePatience, giveUp*c.latency, giveUp*c.last)
 	}
 	return w.samples >= fewSamples && w.took >= lowRateTime
+}
+
+// allowed is the latency up to which the limit grows.
+func (c *controller) allowed() time.Duration {
+	return time.Duration((1 + c.Tolerance) * float64(c.latency))
 }
 
 // step judges a window that is complete.
@@ -184,7 +193,7 @@ func (c *controller) adjust(w window) {
 	if w.median < c.latency {
 		c.follow(w)
 	}
-	gradient := (1 + c.Tolerance) * float64(c.latency) / float64(w.median)
+	gradient := float64(c.allowed()) / float64(w.median)
 	limit := c.limit * min(max(gradient, leastGradient), mostGradient)
 	c.set(limit + math.Sqrt(limit))
 }

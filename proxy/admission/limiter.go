@@ -99,13 +99,12 @@ func (l *limiter) tick(now time.Duration) {
 	l.age(now)
 	w := window{
 		now: now, took: now - time.Duration(l.from.Load()),
-		samples: l.samples.count.Load(), peak: l.peak.Load(),
+		samples: l.samples.count.Load(), median: l.samples.median(), peak: l.peak.Load(),
 	}
 	if !l.ctl.complete(w) {
 		l.due.Store(int64(now + windowTime/4))
 		return
 	}
-	w.median = l.samples.median()
 	before, was := int64(l.ctl.limit), l.ctl.state
 	l.ctl.step(w)
 	from := now
@@ -123,7 +122,7 @@ func (l *limiter) tick(now time.Duration) {
 func (l *limiter) publish() {
 	l.counts.Limit.Store(int64(l.ctl.limit))
 	l.counts.Latency.Store(int64(l.ctl.latency))
-	least := time.Duration((1 + l.ctl.Tolerance) * float64(l.ctl.latency))
+	least := l.ctl.allowed()
 	if l.ctl.latency == 0 || l.ctl.state == measuring {
 		least = mostPatience // it would be taken for the latency without a queue
 	}
