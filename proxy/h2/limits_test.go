@@ -90,6 +90,17 @@ func TestLimitsAreConfigurable(t *testing.T) {
 			}
 			<-r.served
 		}},
+		"MaxControl": {Config{MaxOutput: 16 << 10, MaxControl: 20 << 10, StallTimeout: 5 * time.Second}, func(r *rig) {
+			r.room(0)
+			for range 1900 {
+				r.must(r.WritePing(false, [8]byte{}))
+				synctest.Wait() // each read brings one
+			}
+			if n := r.waiting(); n < 20<<10 || n > 21<<10 {
+				r.t.Errorf("%d bytes wait in the output, want 20 KiB", n)
+			}
+			<-r.served
+		}},
 		"LingerTimeout": {Config{LingerTimeout: 7 * time.Second}, func(r *rig) {
 			r.room(0)
 			start := time.Now()
