@@ -8,6 +8,9 @@ GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # How long `make fuzz` stays with each target.
 FUZZTIME ?= 20s
+# How many seeds `make model` plays, and the first of them.
+SEEDS    ?= 1000
+FIRST    ?= 1
 
 root  := $(CURDIR)
 cache := $(root)/.cache
@@ -59,6 +62,10 @@ test-interop: build race tool-grpc tool-ghz tool-consul ## Drive the real binary
 .PHONY: race
 race:
 	CGO_ENABLED=1 $(GO) build -race -o $(cache)/bin/pillion-race ./cmd/pillion
+
+.PHONY: model
+model: ## Play SEEDS (1000) against the model of the data plane, from FIRST (1) on
+	$(GO) test -race -timeout=0 ./proxy/modeltest -run '^TestModel$$' -seeds=$(SEEDS) -first=$(FIRST)
 
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME (20s), going on from earlier runs
