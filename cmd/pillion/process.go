@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/pillion-proxy/pillion/cmd/pillion/handover"
@@ -87,11 +88,11 @@ func (p *process) reopen() {
 
 // status is the service in a line, for `systemctl status`.
 func (p *process) status() string {
-	text := "serving:"
+	text := []string{"serving:"}
 	for _, side := range []string{"outbound", "inbound", "admin"} {
 		if where := p.sidecar.Address(side); where != "" {
-			text += " " + side + " " + where
+			text = append(text, side, where)
 		}
 	}
-	return text
+	return strings.Join(text, " ")
 }

@@ -19,9 +19,9 @@ import (
 //
 // It is in one of these states:
 //
-//	serving     begin -> upgrading
-//	upgrading   the successor failed -> serving; it serves -> succeeded
-//	succeeded   the sidecar drains
+//	serving    until SIGHUP
+//	upgrading  until the successor serves (succeeded), or fails (serving)
+//	succeeded  for good: the sidecar drains
 type upgrade struct {
 	logger  *slog.Logger
 	manager *systemd.Manager

@@ -105,7 +105,7 @@ func succeed(role string) int {
 // estate is two sockets, one of them Unix, and one more that is of no use.
 func estate(t *testing.T) (Estate, string) {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "pillion") // t.TempDir is too long for a socket
+	folder, err := os.MkdirTemp("", "pillion") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func successor(t *testing.T, role string, e Estate) *Successor {
 	}
 	script := filepath.Join(t.TempDir(), "successor")
 	text := fmt.Sprintf("#!/bin/sh\nHANDOVER_TEST_ROLE=%s HANDOVER_TEST_B=%s exec %s <%s\n", role, e.Sockets[1].Listen, program, fifo(t))
-	if err := os.WriteFile(script, []byte(text), 0o700); err != nil { //nolint:gosec // it is to be run
+	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	s, err := Start(Command{Path: script, Args: []string{script}}, e)

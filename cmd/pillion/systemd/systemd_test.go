@@ -36,7 +36,7 @@ type manager struct {
 
 func newManager(t *testing.T) *manager {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "pillion") // t.TempDir is too long for a socket
+	folder, err := os.MkdirTemp("", "pillion") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
