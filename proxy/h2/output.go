@@ -171,7 +171,7 @@ func (p *parked) free(g *Budget) {
 // turn. It ends the stream, and returns nil, where the process keeps too many
 // already. c.mu is held.
 func (c *Conn) park(b *Batch, s *Stream, n int) *parked {
-	if !c.cfg.Budget.TakeShare(c.kept, n) {
+	if !c.mayKeep(s, n) {
 		b.events = append(b.events, event{kind: eventOverBudget, stream: s, gen: s.gen})
 		c.resetStream(b, s, EnhanceYourCalm)
 		return nil
@@ -183,6 +183,23 @@ func (c *Conn) park(b *Batch, s *Stream, n int) *parked {
 	s.parked.kept += n
 	c.kept += int64(n)
 	return s.parked
+}
+
+// modest is how many bytes a stream may have parked whatever else the connection
+// keeps: a connection to an instance is shared, and those who fill it must not leave
+// the small RPCs of others without room.
+const modest = 4 << 10
+
+// mayKeep takes n bytes of the budget to be parked on s. c.mu is held.
+func (c *Conn) mayKeep(s *Stream, n int) bool {
+	total := n
+	if s.parked != nil {
+		total += s.parked.kept
+	}
+	if total <= modest {
+		return c.cfg.Budget.Take(n)
+	}
+	return c.cfg.Budget.TakeShare(c.kept, n)
 }
 
 // went gives the budget n bytes back that went on.
