@@ -24,6 +24,9 @@ const patience = 60 * time.Second
 // rig is a sidecar, the app behind it, and well-behaved clients' RPCs through it.
 type rig struct {
 	sidecar *harness.Sidecar
+	// behind is the sidecar that the attacked one talks to, if any: what is done to
+	// the one must not reach the other, nor come between the two.
+	behind *harness.Sidecar
 	// port is what is attacked.
 	port string
 	load *load.Load
@@ -34,29 +37,38 @@ type rig struct {
 
 // Sides of a sidecar.
 const (
-	outbound = "outbound"
+	outbound = "outbound" // with an inbound one behind it
 	inbound  = "inbound"
 )
 
 // startRig starts a sidecar with one side, the load through it included.
-// settings are top-level fields of the bootstrap.
+// settings are top-level fields of its bootstrap.
 func startRig(t testing.TB, side string, plain bool, settings map[string]any) *rig {
 	t.Helper()
 
-	config := harness.Config{Settings: settings, Mesh: harness.NewMesh(t, nil)}
+	binary := harness.Pillion(t)
 	if plain {
-		config.Binary = harness.PlainPillion(t)
+		binary = harness.PlainPillion(t)
 	}
-	address := startVictim(t)
+	beside := harness.Config{
+		Binary: binary, Service: harness.RouteService, App: startVictim(t), Mesh: harness.NewMesh(t, nil),
+	}
+	r := &rig{plain: plain}
 	switch side {
 	case outbound:
-		config.Outbound, config.Default = true, harness.RouteService
-		config.Mesh.Set(t, harness.RouteService, harness.Service{Endpoints: harness.Endpoints(address)})
+		r.behind = harness.StartSidecar(t, beside)
+		r.sidecar = harness.StartSidecar(t, harness.Config{
+			Binary: binary, Outbound: true, Default: harness.RouteService, Settings: settings,
+			Mesh: harness.NewMesh(t, map[string]harness.Service{
+				harness.RouteService: {Endpoints: harness.Endpoints(r.behind.Inbound)},
+			}),
+		})
+		r.port = r.sidecar.Outbound
 	case inbound:
-		config.Service, config.App = harness.RouteService, address
+		beside.Settings = settings
+		r.sidecar = harness.StartSidecar(t, beside)
+		r.port = r.sidecar.Inbound
 	}
-	r := &rig{sidecar: harness.StartSidecar(t, config), plain: plain}
-	r.port = r.sidecar.Outbound + r.sidecar.Inbound // it has one of them
 	r.load = load.Start(t, load.Dial(t, r.port), load.Options{PerSecond: 100, StreamEvery: 10})
 	r.load.More(t, 0)
 
@@ -68,18 +80,29 @@ func startRig(t testing.TB, side string, plain bool, settings map[string]any) *r
 func (r *rig) during(t *testing.T, memory int64, what func()) (peak int64) {
 	t.Helper()
 
-	pid := r.sidecar.PID()
-	resetPeak(t, pid)
-	what()
-	r.load.Check(t, t.Name())
-	peak = peakMemory(t, pid)
-	if r.plain && memory > 0 && peak > memory {
-		t.Errorf("the sidecar had up to %d MiB resident, want at most %d MiB", peak>>20, memory>>20)
+	sidecars := []*harness.Sidecar{r.sidecar}
+	if r.behind != nil {
+		sidecars = append(sidecars, r.behind)
 	}
-	select {
-	case <-r.sidecar.Done():
-		t.Fatal("the sidecar has ended")
-	default:
+	for _, sidecar := range sidecars {
+		resetPeak(t, sidecar.PID())
+	}
+	before, _ := r.load.Failed()
+	what()
+	if failed, errs := r.load.Failed(); failed > before {
+		t.Errorf("%d RPCs of others failed, of all that did the first: %v", failed-before, errs)
+	}
+	for _, sidecar := range sidecars {
+		select {
+		case <-sidecar.Done():
+			t.Fatal("a sidecar has ended")
+		default:
+		}
+		now := peakMemory(t, sidecar.PID())
+		if r.plain && memory > 0 && now > memory {
+			t.Errorf("a sidecar had up to %d MiB resident, want at most %d MiB", now>>20, memory>>20)
+		}
+		peak = max(peak, now)
 	}
 
 	return peak

@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"cmp"
 	"context"
 	"slices"
 )
@@ -13,10 +14,12 @@ type Client struct {
 	// Want are the ends that are right, as [End.String] writes them.
 	Want []string
 	// Memory is the most that the process may ever have resident meanwhile, in
-	// bytes.
+	// bytes, where attacks before had no higher bound.
 	Memory int64
 	// Lasts says that an attack is not ended by the sidecar, but only by its time.
 	Lasts bool
+	// Brief attacks say one thing and wait for the end.
+	Brief bool
 	// Slow attacks wait for the sidecar's patience to end, and take no CPU.
 	Slow bool
 	// Run attacks once, over connections of its own, until it is ended or ctx is.
@@ -34,6 +37,7 @@ const (
 	flow       = "GOAWAY FLOW_CONTROL_ERROR"
 	size       = "GOAWAY FRAME_SIZE_ERROR"
 	compressed = "GOAWAY COMPRESSION_ERROR"
+	refused    = "RST_STREAM REFUSED_STREAM"
 	tooSlow    = "GOAWAY SETTINGS_TIMEOUT"
 	gone       = "closed"
 	held       = "held"
@@ -44,15 +48,20 @@ const (
 const (
 	// ordinary is for what leaves nothing behind.
 	ordinary = 64 << 20
-	// bounded is for what the budget of buffered bytes (64 MiB by default) bounds:
-	// that, as much again that waits for the garbage collector, and what is there
-	// at rest.
-	bounded = 192 << 20
+	// bounded is for what the budget of buffered bytes (64 MiB by default) bounds.
+	// The memory that it takes is more: pieces that are not full, buffers on their
+	// way to a socket, and as much again as all that until the garbage collector
+	// has been there.
+	bounded = 384 << 20
 )
 
-// Clients are all attacks of clients.
+// Clients are all attacks of clients, those that may leave much memory behind last.
 func Clients() []Client {
-	return slices.Concat(
-		clientResets(),
+	all := slices.Concat(
+		clientResets(), clientHeaders(), clientFloods(), clientWindows(), clientFrames(),
+		clientStrangers(), clientSlow(),
 	)
+	slices.SortStableFunc(all, func(a, b Client) int { return cmp.Compare(a.Memory, b.Memory) })
+
+	return all
 }
