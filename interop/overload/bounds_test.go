@@ -77,7 +77,7 @@ func TestMaxRPCs(t *testing.T) {
 // Refusing has to cost less than serving, or an overload feeds itself. The test is
 // not parallel: it keeps the machine busy.
 func TestRefusingIsCheap(t *testing.T) {
-	const count, rounds, callers = 20_000, 10, 50
+	const count, rounds, callers = 10_000, 10, 50
 
 	serving := startCounted(t, 1000)
 	serving.release()
