@@ -22,10 +22,11 @@
 // a long average, which under an overload that lasts becomes the overload's own:
 // the limit drifts up, and the latency with it. Envoy measures, once a minute,
 // with next to nothing let through meanwhile: right, but every healthy app
-// refuses RPCs each minute. Here it is measured as Envoy does, but by halving the
-// limit only, and only where the limit is in force. In its balance the limit is
-// little above what the app can do at once, so half of it leaves no queue. An app
-// that is not pressed is measured as it goes, and never refuses for that.
+// refuses RPCs each minute. Here it is measured as Envoy does, but only where the
+// limit is in force, and with the limit lowered no further than it takes for the
+// queue to go: to what the app answers times its latency as known so far (Little's
+// law), and to half at most. An app that is not pressed is measured as it goes, and
+// never refuses for that.
 //
 // The limit does not change while less than half of it is used: the latency says
 // nothing about a limit that nobody meets.
