@@ -157,10 +157,14 @@ func faceBesideAGoodOne(t *testing.T, conn *grpc.ClientConn, instance attack.Ins
 			}
 		}
 	}
-	// The good one has its half of them in any case.
+	// The good one has its half of them in any case, though where deadlines are
+	// short, a busy machine does, too.
 	most := rounds * atOnce / 2
-	if instance.Elsewhere {
+	switch {
+	case instance.Elsewhere:
 		most = 0
+	case slices.Contains(instance.Codes, codes.DeadlineExceeded):
+		most = rounds * atOnce
 	}
 	if failed > most {
 		t.Errorf("%d of %d RPCs failed though there is a good instance, want at most %d, the last: %v", failed, rounds*atOnce, most, last)

@@ -48,6 +48,9 @@ type Instance struct {
 	// service: the bad one provably processes nothing.
 	Elsewhere bool
 
+	// Life is after how long each connection is closed at the latest. 0: not at all.
+	Life time.Duration
+
 	settings  []http2.Setting
 	onConn    func(net.Conn)           // instead of all that follows
 	onOpen    func(*peer)              // after the SETTINGS
@@ -88,7 +91,6 @@ type Running struct {
 
 	listener net.Listener
 	pick     func(conn int) Instance
-	life     time.Duration
 	running  sync.WaitGroup
 
 	mu    sync.Mutex
@@ -104,19 +106,18 @@ type Running struct {
 
 // Start serves on a loopback port until Stop.
 func (i Instance) Start() (*Running, error) {
-	return StartInTurn(func(int) Instance { return i }, 0)
+	return StartInTurn(func(int) Instance { return i })
 }
 
 // StartInTurn serves on a loopback port until Stop, each connection as another
-// instance: pick is told how many connections there were before. None lives longer
-// than life, where that is not 0.
-func StartInTurn(pick func(conn int) Instance, life time.Duration) (*Running, error) {
+// instance: pick is told how many connections there were before.
+func StartInTurn(pick func(conn int) Instance) (*Running, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	r := &Running{
-		Address: listener.Addr().String(), listener: listener, pick: pick, life: life,
+		Address: listener.Addr().String(), listener: listener, pick: pick,
 		open: map[net.Conn]bool{}, ends: map[http2.ErrCode]int{}, away: make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
@@ -144,8 +145,8 @@ func (r *Running) accept() {
 		}
 		r.running.Go(func() {
 			defer r.closed(conn)
-			if r.life > 0 {
-				defer time.AfterFunc(r.life, func() { _ = conn.Close() }).Stop()
+			if instance.Life > 0 {
+				defer time.AfterFunc(instance.Life, func() { _ = conn.Close() }).Stop()
 			}
 			r.serve(conn, instance)
 		})
