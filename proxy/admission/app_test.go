@@ -27,9 +27,7 @@ type app struct {
 	workers int
 	service func() time.Duration // how long an RPC takes a worker
 	rate    float64              // RPCs asked for per second
-	// closed callers wait for an answer before they ask again, instead of a rate.
-	timeout time.Duration // callers give up after this; 0: never
-	onEnd   func(took time.Duration)
+	timeout time.Duration        // callers give up after this; 0: never
 
 	seen
 }
@@ -56,12 +54,13 @@ type event struct {
 
 type events []event
 
-func (e events) Len() int { return len(e) }
-func (e events) Less(i, j int) bool {
-	return e[i].at < e[j].at || e[i].at == e[j].at && e[i].serial < e[j].serial
+func (e *events) Len() int { return len(*e) }
+func (e *events) Less(i, j int) bool {
+	a, b := (*e)[i], (*e)[j]
+	return a.at < b.at || a.at == b.at && a.serial < b.serial
 }
-func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
-func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
+func (e *events) Swap(i, j int) { (*e)[i], (*e)[j] = (*e)[j], (*e)[i] }
+func (e *events) Push(x any)    { *e = append(*e, x.(event)) }
 func (e *events) Pop() any {
 	last := (*e)[len(*e)-1]
 	*e = (*e)[:len(*e)-1]
