@@ -222,7 +222,7 @@ func (in *Instance) connected(b *h2.Batch, c *conn) {
 // watchStuck sees to it that nobody waits long for connections that let nobody in.
 // in.mu is held.
 func (in *Instance) watchStuck() {
-	if in.stuck == nil && !in.slow.Load() && in.blocked() {
+	if in.stuck == nil {
 		in.stuck = time.AfterFunc(in.opts.SlowConnect, in.unblock)
 	}
 }
@@ -244,7 +244,12 @@ func (in *Instance) blocked() bool {
 func (in *Instance) unblock() {
 	in.mu.Lock()
 	in.stuck = nil
-	if in.closed || in.waiting.len == 0 || !in.blocked() {
+	if in.closed || in.waiting.len == 0 {
+		in.mu.Unlock()
+		return
+	}
+	if in.slow.Load() || !in.blocked() {
+		in.watchStuck() // it may come to that yet
 		in.mu.Unlock()
 		return
 	}

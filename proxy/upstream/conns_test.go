@@ -224,7 +224,7 @@ func TestAPeerThatNeverAllowsAStream(t *testing.T) {
 // and it gets another connection.
 func TestAPeerThatAllowsNoStreamAnyMore(t *testing.T) {
 	simulated(t, func(t *testing.T) {
-		r := newRig(t, Options{SlowConnect: time.Second}, "a:1")
+		r := newRig(t, Options{SlowConnect: time.Second, MaxConns: 1}, "a:1")
 		a := r.net.Listen("a:1", maxStreams(1))
 		in := r.instance("a:1")
 		first := r.call(in)
@@ -239,6 +239,15 @@ func TestAPeerThatAllowsNoStreamAnyMore(t *testing.T) {
 			t.Errorf("told %d times, %d connections", c.woken, len(a.Conns()))
 		}
 		first.want("open") // and goes on over the old one
+
+		// So it is for those who wait already when it comes to that.
+		waits := r.call(in)
+		waits.want("waits")
+		time.Sleep(10 * time.Second)
+		a.Conn().Settings(maxStreams(0))
+		waits.want("waits")
+		time.Sleep(time.Second + time.Millisecond)
+		waits.want("open")
 	})
 }
 

@@ -44,7 +44,7 @@ type Instance struct {
 	waiting  waitList
 	closed   bool
 	draining int                // connections that are no longer used, and not yet closed
-	stuck    *time.Timer        // set while somebody waits and nobody can be let in
+	stuck    *time.Timer        // set while somebody waits
 	dialing  bool               // a connection is being made
 	cancel   context.CancelFunc // of that
 	slowly   *time.Timer        // of that; nil where there was a connection already
@@ -133,9 +133,8 @@ func (in *Instance) Open(b *h2.Batch, s *h2.Stream, fields []hpack.Field, end bo
 	in.queued.Store(int32(in.waiting.len))
 	if in.wantsConn() {
 		in.dial()
-	} else {
-		in.watchStuck()
 	}
+	in.watchStuck()
 	return 0, true, nil
 }
 

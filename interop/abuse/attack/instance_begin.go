@@ -198,7 +198,7 @@ func instancesWithBadSettings() []Instance {
 			settings: []http2.Setting{setting(http2.SettingMaxConcurrentStreams, 0)}, onRequest: good,
 		},
 		{
-			Name: "SETTINGS: MAX_CONCURRENT_STREAMS falls to 0",
+			Name:  "SETTINGS: MAX_CONCURRENT_STREAMS falls to 0",
 			Codes: []codes.Code{codes.OK, codes.Unavailable}, Elsewhere: true,
 			settings: []http2.Setting{setting(http2.SettingMaxConcurrentStreams, 1)},
 			onRequest: func(p *peer, id uint32) {
