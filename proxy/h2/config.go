@@ -168,6 +168,9 @@ const (
 type Budget struct {
 	limit int64
 	used  *atomic.Int64
+	// stuck is how many bytes may wait in the outputs of connections whose sockets do
+	// not take them. They are not used up: none can be refused its own.
+	stuck atomic.Int64
 }
 
 // NewBudget returns a budget of limit bytes.
@@ -213,6 +216,18 @@ func (g *Budget) Used() int64 {
 		return 0
 	}
 	return g.used.Load()
+}
+
+// stick notes n bytes more that may wait for a socket.
+func (g *Budget) stick(n int) {
+	if g != nil {
+		g.stuck.Add(int64(n))
+	}
+}
+
+// crowded says that as many bytes as half of the budget may wait for sockets.
+func (g *Budget) crowded() bool {
+	return g != nil && g.stuck.Load() > g.limit/2
 }
 
 // tight says that more than half is used: windows must not grow now.

@@ -48,6 +48,7 @@ type Conn struct {
 	appended    uint64
 	written     uint64
 	writing     bool
+	stuck       bool // the socket does not take all: the writer goroutine writes
 	closedWrite bool
 	touchedBy   *Batch
 	enc         *hpack.Encoder

@@ -22,6 +22,29 @@ func (o *output) free() {
 	}
 }
 
+// setStuck notes whether the socket takes what there is to write. c.mu is held.
+func (c *Conn) setStuck(stuck bool) {
+	if c.stuck != stuck {
+		c.stuck = stuck
+		n := int(c.cfg.MaxOutput)
+		if !stuck {
+			n = -n
+		}
+		c.cfg.Budget.stick(n)
+	}
+}
+
+// fit returns the output after n bytes, and how many of it are written: a buffer
+// that is much too large for what is left is not held for as long as a peer likes.
+func (o *output) fit(n int) (*output, int) {
+	if rest := o.b[n:]; 2*len(rest)+crowdedOutput < cap(o.b) {
+		fitting := &output{b: append([]byte(nil), rest...)}
+		o.free()
+		return fitting, 0
+	}
+	return o, n
+}
+
 func (o *output) appendWindowUpdate(id, increment uint32) {
 	o.b = appendWindowUpdate(o.b, id, increment)
 }
@@ -29,7 +52,11 @@ func (o *output) appendWindowUpdate(id, increment uint32) {
 // output returns the buffer to append to. c.mu is held, and the caller touches c.
 func (c *Conn) output() *output {
 	if c.out == nil {
-		c.out = outputs.Get().(*output)
+		if c.stuck && c.cfg.Budget.crowded() {
+			c.out = new(output) // the pool's may be large
+		} else {
+			c.out = outputs.Get().(*output)
+		}
 		c.outputEpoch++
 	}
 	return c.out
@@ -42,7 +69,18 @@ func (c *Conn) owe() *output {
 	return c.output()
 }
 
-func (c *Conn) outputFull() bool { return c.out != nil && len(c.out.b) >= int(c.cfg.MaxOutput) }
+// crowdedOutput is what may wait in the output of a connection that takes nothing,
+// where too much waits in those of all of them together: thousands that take
+// nothing must not hold MaxOutput each. It is a large unary answer's worth.
+const crowdedOutput = 16 << 10
+
+func (c *Conn) outputFull() bool {
+	if c.out == nil {
+		return false
+	}
+	n := len(c.out.b)
+	return n >= int(c.cfg.MaxOutput) || n >= crowdedOutput && c.stuck && c.cfg.Budget.crowded()
+}
 
 // writeHeaders appends a header section of s to the output; a stream that waits
 // to be opened gets its id here, so that ids rise in the order they are sent
@@ -376,11 +414,13 @@ func (c *Conn) flush(b *Batch) {
 			c.stopWriting()
 			return
 		}
-		c.mu.Unlock()
 		if i == maxFlushes {
+			c.setStuck(true)
+			c.mu.Unlock()
 			go c.keepWriting(o, 0)
 			return
 		}
+		c.mu.Unlock()
 		n, err := c.t.TryWrite(o.b)
 		if err != nil {
 			o.free()
@@ -390,6 +430,7 @@ func (c *Conn) flush(b *Batch) {
 		c.mu.Lock()
 		c.written += uint64(n)
 		if n < len(o.b) {
+			c.setStuck(true)
 			c.mu.Unlock()
 			go c.keepWriting(o, n)
 			return
@@ -402,6 +443,7 @@ func (c *Conn) flush(b *Batch) {
 // did not take whole, until nothing is left to write.
 func (c *Conn) keepWriting(o *output, n int) {
 	var b Batch
+	o, n = o.fit(n)
 	for o != nil {
 		m, err := c.t.Write(o.b[n:], c.cfg.StallTimeout)
 		o.free()
@@ -427,6 +469,7 @@ func (c *Conn) keepWriting(o *output, n int) {
 // It unlocks c.mu, which is held.
 func (c *Conn) stopWriting() {
 	c.writing = false
+	c.setStuck(false)
 	last := c.dead && !c.closedWrite
 	c.closedWrite = c.closedWrite || c.dead
 	c.room.Broadcast()
@@ -444,6 +487,7 @@ func (c *Conn) writeFailed(b *Batch, n int, err error) {
 	c.mu.Lock()
 	c.written += uint64(n)
 	c.writing = false
+	c.setStuck(false)
 	c.closedWrite = true
 	c.writeErr = err
 	c.dropOutput()
