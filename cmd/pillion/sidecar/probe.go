@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"syscall"
 
@@ -51,7 +52,7 @@ func exhausted(err error) bool {
 }
 
 // ping makes a connection and waits until the sidecar has answered on it: to the
-// PING, or by GOAWAY where it wants no more connections.
+// PING, or, where there are too many connections, by GOAWAY or by closing it.
 func ping(ctx context.Context, network, where string) error {
 	nc, err := new(net.Dialer).DialContext(ctx, network, where)
 	if err != nil {
@@ -72,12 +73,12 @@ func ping(ctx context.Context, network, where string) error {
 		return err
 	}
 	if _, err := nc.Write(hello.Bytes()); err != nil {
-		return err
+		return turnedAway(err)
 	}
 	for {
 		frame, err := framer.ReadFrame()
 		if err != nil {
-			return fmt.Errorf("no answer to a PING: %w", err)
+			return turnedAway(err)
 		}
 		switch f := frame.(type) {
 		case *http2.PingFrame:
@@ -88,4 +89,15 @@ func ping(ctx context.Context, network, where string) error {
 			return nil
 		}
 	}
+}
+
+// turnedAway is nil where an error says that the connection was accepted and then
+// ended, which takes a data plane that moves.
+func turnedAway(err error) error {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, e) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no answer to a PING: %w", err)
 }
