@@ -164,7 +164,7 @@ type stream struct {
 
 	// first takes what comes after a pause, so that a connection that waits holds
 	// no buffer; more says that it was filled, and the rest waits behind it.
-	first [64]byte
+	first [1024]byte
 	more  bool
 }
 
