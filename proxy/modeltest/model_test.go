@@ -14,7 +14,7 @@ import (
 
 var (
 	seedFlag    = flag.String("seed", "", "play this `seed` alone")
-	seedsFlag   = flag.Int("seeds", 0, "how many seeds are played (default 60, or 10 with -short)")
+	seedsFlag   = flag.Int("seeds", 0, "how many seeds are played (default 40, or 8 with -short)")
 	firstFlag   = flag.Uint64("first", 1, "the first of them")
 	withoutFlag = flag.String("without", "", "`indices` of faults to leave out, as in 3,5, or all")
 	onlyFlag    = flag.String("clients", "", "`indices` of the only clients that make RPCs")
@@ -78,8 +78,8 @@ func TestModel(t *testing.T) {
 	}
 	n := *seedsFlag
 	if n == 0 {
-		if n = 60; testing.Short() {
-			n = 10
+		if n = 40; testing.Short() {
+			n = 8
 		}
 	}
 	for i := range n {
@@ -128,7 +128,7 @@ func (w *world) report() {
 	}
 	lines = append(lines, "what went wrong elsewhere:")
 	lines = append(lines, shown(w.events, "    ")...)
-	w.t.Errorf("%s\n\nPlay it again with\n  go test ./proxy/modeltest -run TestModel -seed=%#x\nand leave out faults with -without=0,1 or all, clients with -clients=0.\n%s",
+	w.t.Errorf("%s\n\nPlay it again with\n  go test ./proxy/modeltest -run TestModel -seed=%#x\n(with -cpu=1 what happens at one moment happens in nearly the same order each time), and leave out faults with -without=0,1 or all, clients with -clients=0.\n%s",
 		strings.Join(lines, "\n"), w.plan.seed, w.summary())
 }
 

@@ -138,7 +138,8 @@ func (e *endpoint) onData(f *http2.DataFrame) {
 		}
 		return
 	}
-	if s.recvWindow -= size; s.recvWindow+e.slack() < 0 {
+	// Without a byte in it a frame needs no window (RFC 9113 section 6.9.1).
+	if s.recvWindow -= size; size > 0 && s.recvWindow+e.slack() < 0 {
 		e.violate("DATA beyond the window of stream %d by %d bytes", s.id, -s.recvWindow)
 	}
 	s.push(event{data: slices.Clone(f.Data()), size: size, end: f.StreamEnded()})
