@@ -76,6 +76,7 @@ func TestCommands(t *testing.T) {
 	// command has to be in here.
 	says := []struct{ command, output string }{
 		{"make ", ""},
+		{"go test ", ""},
 		{"pillion run ", ""},  // newWorld has run it
 		{"pillion demo ", ""}, // TestDemo runs it
 		{"pillion check ", "ok: pillion.yaml, mesh.yaml (2 services, 3 endpoints)"},
@@ -119,6 +120,9 @@ func (w *world) run(t *testing.T, line string) string {
 	case "make":
 		hasTarget(t, strings.Fields(rest)[0])
 		return ""
+	case "go":
+		hasTest(t, strings.Fields(rest)[1:])
+		return ""
 	case "curl":
 		return w.get(t, strings.Trim(strings.TrimPrefix(rest, "-s "), "'"))
 	case "grpcurl":
@@ -153,6 +157,27 @@ func hasTarget(t *testing.T, target string) {
 	}
 	if !strings.Contains(string(makefile), "\n"+target+":") {
 		t.Errorf("the Makefile has no target %s", target)
+	}
+}
+
+// testName is the test that go test is told to run, or to fuzz.
+var testName = regexp.MustCompile(`^-(?:run|fuzz)[ =]'?\^?((?:Test|Fuzz)\w+)`)
+
+// hasTest fails where there is no package, or no test in it, such as the arguments
+// of go test name.
+func hasTest(t *testing.T, args []string) {
+	t.Helper()
+	match := testName.FindStringSubmatch(args[1] + " " + args[2])
+	if match == nil {
+		match = testName.FindStringSubmatch(args[2])
+	}
+	if match == nil {
+		t.Fatalf("it names no test: %q", args)
+	}
+	cmd := exec.CommandContext(t.Context(), "grep", "-rqE", `^func `+match[1]+`\(`, "--include=*_test.go", args[0])
+	cmd.Dir = ".."
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("no %s in %s: %v %s", match[1], args[0], err, output)
 	}
 }
 
