@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -373,8 +372,6 @@ func (l *logLines) records() (map[string][]record, error) {
 	}
 	return all, nil
 }
-
-var _ net.Listener = (*listener)(nil)
 
 // shown are the last of some notes, one a line.
 func shown(notes []note, prefix string) (lines []string) {
