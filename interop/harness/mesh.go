@@ -64,6 +64,17 @@ func (m *Mesh) Set(t testing.TB, name string, service Service) {
 	m.write(t)
 }
 
+// Remove takes one service out.
+func (m *Mesh) Remove(t testing.TB, name string) {
+	t.Helper()
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+
+	delete(m.services, name)
+	m.write(t)
+}
+
 func (m *Mesh) write(t testing.TB) {
 	t.Helper()
 

@@ -30,15 +30,26 @@ type App struct {
 	served chan struct{}
 }
 
+// New returns an app for a server of the caller's own, made with its [App.Options].
+// Kill is not for it.
+func New(name string, ledger *Ledger) *App { return &App{Name: name, ledger: ledger} }
+
+// Options make a server answer the RPCs of [Call], beside the services in protobuf
+// that are registered with it.
+func (a *App) Options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodec(codec{}), grpc.MaxRecvMsgSize(maxMessage),
+		grpc.UnknownServiceHandler(a.handle),
+	}
+}
+
 // Serve starts an app, which ends with the test.
 func Serve(t testing.TB, listener net.Listener, name string, ledger *Ledger, options ...grpc.ServerOption) *App {
 	t.Helper()
 
-	a := &App{Name: name, Address: listener.Addr().String(), ledger: ledger, served: make(chan struct{})}
-	a.server = grpc.NewServer(append([]grpc.ServerOption{
-		grpc.ForceServerCodec(codec{}), grpc.MaxRecvMsgSize(maxMessage),
-		grpc.UnknownServiceHandler(a.handle),
-	}, options...)...)
+	a := New(name, ledger)
+	a.Address, a.served = listener.Addr().String(), make(chan struct{})
+	a.server = grpc.NewServer(append(a.Options(), options...)...)
 	go func() {
 		defer close(a.served)
 		_ = a.server.Serve(listener)

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // Every message begins with the RPC's id, its own number, how many its stream
@@ -69,26 +71,32 @@ func parse(m []byte, w way, seq uint32) (head, error) {
 	return h, nil
 }
 
-// codec takes messages as bytes.
+// codec takes messages as bytes, and those of protobuf as such: an app may answer
+// other services too.
 type codec struct{}
 
 func (codec) Name() string { return "exact" }
 
 func (codec) Marshal(v any) ([]byte, error) {
-	m, is := v.(*[]byte)
-	if !is {
-		return nil, fmt.Errorf("message is %T, want *[]byte", v)
+	switch m := v.(type) {
+	case *[]byte:
+		return *m, nil
+	case proto.Message:
+		return proto.Marshal(m)
 	}
 
-	return *m, nil
+	return nil, fmt.Errorf("message is %T, want *[]byte or a proto.Message", v)
 }
 
 func (codec) Unmarshal(data []byte, v any) error {
-	m, is := v.(*[]byte)
-	if !is {
-		return fmt.Errorf("message is %T, want *[]byte", v)
-	}
-	*m = append([]byte(nil), data...)
+	switch m := v.(type) {
+	case *[]byte:
+		*m = append([]byte(nil), data...)
 
-	return nil
+		return nil
+	case proto.Message:
+		return proto.Unmarshal(data, m)
+	}
+
+	return fmt.Errorf("message is %T, want *[]byte or a proto.Message", v)
 }

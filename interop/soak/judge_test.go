@@ -1,0 +1,81 @@
+package soak
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Tolerances of what is judged. A short run proves that the soak works rather
+// than that nothing leaks: few samples, and the pools are still filling.
+const (
+	short = 2 * time.Minute
+	// few is how many goroutines or descriptors more than before may be there: of
+	// whoever asks, and of timers that are just running.
+	few = 3
+)
+
+// tolerance is how much memory may grow: by a share of what it was, and some
+// bytes.
+type tolerance struct{ share, bytes float64 }
+
+func (l tolerance) most(before float64) float64 { return before*(1+l.share) + l.bytes }
+
+func flatTolerance(run time.Duration) tolerance {
+	if run < short {
+		return tolerance{0.5, 64 << 20}
+	}
+
+	return tolerance{0.15, 8 << 20}
+}
+
+func liveTolerance(run time.Duration) tolerance {
+	if run < short {
+		return tolerance{0.25, 4 << 20}
+	}
+
+	return tolerance{0.1, 1 << 20}
+}
+
+// flat compares the last third of a series with the one before, by their medians:
+// peaks are not what is looked for.
+func flat(what string, values []float64, allowed tolerance) error {
+	third := len(values) / 3
+	if third == 0 {
+		return nil
+	}
+	middle := median(values[len(values)-2*third : len(values)-third])
+	last := median(values[len(values)-third:])
+	if last > allowed.most(middle) {
+		return fmt.Errorf("%s grows: %.1f MiB in the last third, %.1f MiB in the one before", what, last/(1<<20), middle/(1<<20))
+	}
+
+	return nil
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+
+	return sorted[len(sorted)/2]
+}
+
+// left says what is there that was not there before, nil where nothing is.
+func left(before, now rest) error {
+	var more []string
+	compare := func(what string, before, now, allowed int) {
+		if now > before+allowed {
+			more = append(more, fmt.Sprintf("%d %s, before %d", now, what, before))
+		}
+	}
+	compare("goroutines", before.Goroutines, now.Goroutines, few)
+	compare("open files", before.FDs, now.FDs, few)
+	compare("RPCs under way", 0, now.InFlight, 0)
+	compare("buffered bytes", 0, now.Buffered, 0)
+	compare("connections of callers", 0, now.Downstream, 0)
+	compare("connections to instances", 0, now.Upstream, 0)
+	if more == nil {
+		return nil
+	}
+
+	return fmt.Errorf("there are %q", more)
+}
