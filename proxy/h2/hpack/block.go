@@ -3,6 +3,7 @@ package hpack
 import (
 	"slices"
 	"strings"
+	"sync"
 	"unsafe"
 )
 
@@ -21,6 +22,15 @@ const (
 	firstFields = 16
 	firstArena  = 256
 )
+
+// maxPooledFields is how long a list may be that is used again beyond maxKeptFields, by its capacity:
+// some 180 KB. Twice as many as the usual SETTINGS_MAX_HEADER_LIST_SIZE allows.
+const maxPooledFields = 4608
+
+// longLists are lists of over maxKeptFields fields, each a *[]Field, for the next one
+// that gets so long. They are rare, but who sends nothing else would have the garbage
+// collector fall behind.
+var longLists sync.Pool
 
 // Field is one header field.
 type Field struct {
@@ -49,11 +59,14 @@ type Block struct {
 // Reset empties the block for the next use. Memory is kept up to a bound, so that one huge block
 // does not pin it.
 func (b *Block) Reset() {
+	clear(b.Fields) // or a pooled block would pin what the tables have long evicted
+	b.Fields = b.Fields[:0]
 	if cap(b.Fields) > maxKeptFields {
+		if cap(b.Fields) <= maxPooledFields {
+			long := b.Fields
+			longLists.Put(&long)
+		}
 		b.Fields = nil
-	} else {
-		clear(b.Fields) // or a pooled block would pin what the tables have long evicted
-		b.Fields = b.Fields[:0]
 	}
 	if cap(b.arena) > maxKeptArena {
 		b.arena = nil
@@ -121,6 +134,11 @@ func (b *Block) next() *Field {
 func growFields(fields []Field) []Field {
 	if len(fields) < cap(fields) {
 		return fields
+	}
+	if len(fields) >= maxKeptFields {
+		if long, ok := longLists.Get().(*[]Field); ok && len(fields) < cap(*long) {
+			return append(*long, fields...)
+		}
 	}
 	return slices.Grow(fields, max(firstFields, len(fields)))
 }
