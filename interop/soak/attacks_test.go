@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -106,6 +107,11 @@ func (a *acting) callHostile(instance attack.Instance) {
 	a.mesh.Set(a.s, hostileService, harness.Service{Endpoints: harness.Endpoints(running.Address)})
 	defer a.mesh.Set(a.s, hostileService, harness.Service{Endpoints: []harness.Endpoint{}})
 
+	for page := "/endpoints?service=" + hostileService; !strings.Contains(a.outbound.Get(a.s, page), running.Address); {
+		if !a.pause(20*time.Millisecond, 20*time.Millisecond) {
+			return
+		}
+	}
 	timeout := min(instance.Deadline, 2*time.Second)
 	conn, hangUp := a.dial(a.outbound.Outbound, hostileService)
 	defer hangUp()

@@ -144,6 +144,9 @@ func churnRegistry(a *acting) {
 				a.mesh.Set(a.s, name, harness.Service{Endpoints: harness.Endpoints(target)})
 				added[name] = true
 			}
+			if a.IntN(2) == 0 {
+				a.pause(0, time.Second) // the sidecar knows of it by now
+			}
 			conn, hangUp := a.dial(a.outbound.Outbound, name)
 			a.disturbed(a.ctx, "service that comes and goes", conn, exact.Unary, exact.Shape{}, 5*time.Second,
 				codes.OK, codes.Unavailable, codes.Unimplemented, codes.Canceled, codes.ResourceExhausted, codes.DeadlineExceeded)

@@ -78,7 +78,7 @@ func churnConsul(a *acting) {
 			a.event("consul: the agent crashes")
 			a.agent.Kill()
 			a.pause(0, 3*time.Second)
-			a.agent.Start(a.s)
+			a.agent.Start(a.t) // it outlives the part
 
 			continue
 		}

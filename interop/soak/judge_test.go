@@ -31,10 +31,10 @@ func flatTolerance(run time.Duration) tolerance {
 
 func liveTolerance(run time.Duration) tolerance {
 	if run < short {
-		return tolerance{0.25, 4 << 20}
+		return tolerance{0.25, 16 << 20}
 	}
 
-	return tolerance{0.1, 1 << 20}
+	return tolerance{0.15, 1 << 20}
 }
 
 // flat compares the last third of a series with the one before, by their medians:
@@ -57,6 +57,17 @@ func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 
 	return sorted[len(sorted)/2]
+}
+
+// grown says how much more live heap there is than before, nil where it is none to
+// speak of.
+func grown(before, now rest) error {
+	if most := liveTolerance(*duration).most(float64(before.Live)); float64(now.Live) > most {
+		return fmt.Errorf("there are %.1f MiB of live heap, before %.1f MiB, want at most %.1f MiB",
+			float64(now.Live)/(1<<20), float64(before.Live)/(1<<20), most/(1<<20))
+	}
+
+	return nil
 }
 
 // left says what is there that was not there before, nil where nothing is.
