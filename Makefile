@@ -11,6 +11,8 @@ FUZZTIME ?= 20s
 # How many seeds `make model` plays, and the first of them.
 SEEDS    ?= 1000
 FIRST    ?= 1
+# What `make soak` is told, such as -for=4h, -seed=7, -detector (see docs/testing.md).
+SOAKFLAGS ?=
 
 root  := $(CURDIR)
 cache := $(root)/.cache
@@ -66,6 +68,11 @@ race:
 .PHONY: model
 model: ## Play SEEDS (1000) against the model of the data plane, from FIRST (1) on
 	$(GO) test -race -timeout=0 ./proxy/modeltest -run '^TestModel$$' -seeds=$(SEEDS) -first=$(FIRST)
+
+.PHONY: soak
+soak: build race tool-consul ## Churn everything around sidecars for 3m (SOAKFLAGS=-for=4h), and look what is left of it
+	@out=$(cache)/soak/$$(date +%Y%m%d-%H%M%S) && echo "measurements, plots and logs: $$out" && cd interop && \
+	$(interop_env) $(GO) test -count=1 -timeout=0 -v ./soak -run '^TestSoak$$' -for=3m -out=$$out $(SOAKFLAGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME (20s), going on from earlier runs
