@@ -62,7 +62,7 @@ func (r *rig) play(ctx context.Context, phase string) {
 		}
 		playing.Go(func() {
 			a := &acting{rig: r, Rand: r.random(phase + p.name), ctx: ctx, s: newScope(r.t)}
-			defer r.event("%s: over", p.name)
+			defer r.eventf("%s: over", p.name)
 			defer a.s.end()
 			p.run(a)
 		})

@@ -43,7 +43,7 @@ func scrape(a *acting) {
 func rotateLogs(a *acting) {
 	for a.pause(2*time.Second, 4*time.Second) {
 		for _, o := range a.observed() {
-			a.event("rotation: %s", o.name)
+			a.eventf("rotation: %s", o.name)
 			if err := os.Rename(o.log, o.log+".1"); err != nil {
 				a.s.Errorf("the access log of %s: %v", o.name, err)
 

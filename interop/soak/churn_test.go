@@ -88,13 +88,13 @@ func churnInstances(a *acting) {
 		s := slots[a.IntN(len(slots))]
 		switch {
 		case s.life == nil:
-			a.event("instances: %s starts", s.name)
+			a.eventf("instances: %s starts", s.name)
 			s.start(a)
 		case a.IntN(2) == 0:
-			a.event("instances: %s crashes", s.name)
+			a.eventf("instances: %s crashes", s.name)
 			s.stop()
 		default:
-			a.event("instances: %s drains", s.name)
+			a.eventf("instances: %s drains", s.name)
 			s.drain(a)
 		}
 		if a.IntN(3) == 0 {
@@ -124,7 +124,7 @@ func churnRegistry(a *acting) {
 		switch a.IntN(4) {
 		case 0:
 			bad := []string{"", "services: [", "services: {x: {endpoints: [{address: nowhere}]}}", "\x00\xff", "polices: []"}[a.IntN(5)]
-			a.event("registry: a bad file: %q", bad)
+			a.eventf("registry: a bad file: %q", bad)
 			if bad == "" {
 				break // an empty file is a mesh without services
 			}
@@ -136,11 +136,11 @@ func churnRegistry(a *acting) {
 		default:
 			name := fmt.Sprintf("added-%d", a.IntN(names))
 			if added[name] {
-				a.event("registry: %s goes", name)
+				a.eventf("registry: %s goes", name)
 				a.mesh.Remove(a.s, name)
 				delete(added, name)
 			} else {
-				a.event("registry: %s comes", name)
+				a.eventf("registry: %s comes", name)
 				a.mesh.Set(a.s, name, harness.Service{Endpoints: harness.Endpoints(target)})
 				added[name] = true
 			}

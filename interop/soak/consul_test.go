@@ -75,7 +75,7 @@ func churnConsul(a *acting) {
 	for a.pause(100*time.Millisecond, time.Second) {
 		if time.Now().After(restart) {
 			restart = time.Now().Add(20*time.Second + a.duration(20*time.Second))
-			a.event("consul: the agent crashes")
+			a.eventf("consul: the agent crashes")
 			a.agent.Kill()
 			a.pause(0, 3*time.Second)
 			a.agent.Start(a.t) // it outlives the part
@@ -87,14 +87,14 @@ func churnConsul(a *acting) {
 		var err error
 		switch what := a.IntN(4); what {
 		case 0:
-			a.event("consul: %s goes", id)
+			a.eventf("consul: %s goes", id)
 			err = client.ServiceDeregister(id)
 		case 1, 2:
 			health := api.HealthPassing
 			if what == 2 {
 				health = []string{api.HealthWarning, api.HealthCritical}[a.IntN(2)]
 			}
-			a.event("consul: %s is %s", id, health)
+			a.eventf("consul: %s is %s", id, health)
 			err = client.ServiceRegister(&api.AgentServiceRegistration{
 				ID: id, Name: consulService, Port: port, Address: "127.0.0.1",
 				Check: &api.AgentServiceCheck{TTL: "1h", Status: health},
@@ -105,7 +105,7 @@ func churnConsul(a *acting) {
 		}
 		if err != nil {
 			// An instance that is not there cannot go; the agent itself is there.
-			a.event("consul: %v", err)
+			a.eventf("consul: %v", err)
 		}
 	}
 }

@@ -54,13 +54,13 @@ func (a *acting) proxy(target string) *fault.Proxy {
 func (a *acting) spoil(proxy *fault.Proxy) {
 	for a.pause(100*time.Millisecond, time.Second) {
 		f := a.faults()
-		a.event("faults: %v at %s", f, proxy.Address())
+		a.eventf("faults: %v at %s", f, proxy.Address())
 		if err := proxy.Set(f); err != nil {
 			a.s.Fatal(err)
 		}
 		if a.IntN(4) == 0 {
 			how := []fault.Ending{fault.Close, fault.Abort, fault.HalfClose, fault.Vanish}[a.IntN(4)]
-			a.event("faults: %v all at %s", how, proxy.Address())
+			a.eventf("faults: %v all at %s", how, proxy.Address())
 			proxy.EndAll(how)
 		}
 		a.pause(100*time.Millisecond, 2*time.Second)

@@ -178,8 +178,8 @@ func (r *rig) random(who string) *rand.Rand {
 	return rand.New(rand.NewPCG(r.seed, h.Sum64()))
 }
 
-// event writes what was done into the log of the run.
-func (r *rig) event(format string, args ...any) {
+// eventf writes what was done into the log of the run.
+func (r *rig) eventf(format string, args ...any) {
 	r.eventsMu.Lock()
 	defer r.eventsMu.Unlock()
 	_, _ = fmt.Fprintf(r.events, "%9.3f %s\n", time.Since(r.began).Seconds(), fmt.Sprintf(format, args...))

@@ -33,7 +33,7 @@ func (s *scope) Cleanup(f func()) {
 
 // TempDir is a folder that is removed when the scope ends.
 func (s *scope) TempDir() string {
-	folder, err := os.MkdirTemp("", "soak") //nolint:usetesting // that is what this replaces
+	folder, err := os.MkdirTemp("", "soak")
 	if err != nil {
 		s.Fatal(err)
 	}

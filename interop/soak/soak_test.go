@@ -128,7 +128,7 @@ func replay(seed uint64) string {
 func (r *rig) churn(t *testing.T, rec *record, phase string, while time.Duration) {
 	t.Helper()
 
-	r.event("%s begins", phase)
+	r.eventf("%s begins", phase)
 	// No deadline: RPCs would tell sidecars of it.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -187,7 +187,7 @@ func (r *rig) measure(t *testing.T, rec *record) {
 func (r *rig) quiet(t *testing.T, rec *record, before map[*observed]rest) map[*observed]rest {
 	t.Helper()
 
-	r.event("quiet")
+	r.eventf("quiet")
 	now := map[*observed]rest{}
 	for _, o := range r.observed() {
 		wanted, known := before[o]
