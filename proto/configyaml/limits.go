@@ -18,6 +18,7 @@ func limitHTTP2(h *configv1.HTTP2) {
 	setValue(&h.HeaderTableSize, 4<<10)
 	setValue(&h.MaxContinuationFrames, max(64, h.GetMaxHeaderListSize()/smallestFrame+1))
 	setValue(&h.MaxUnproductiveFrames, 2000)
+	setValue(&h.MaxConnectionRate, 2000)
 	setValue(&h.MaxPrematureResets, 500)
 	setDuration(&h.PrematureResetAge, 100*time.Millisecond)
 	setValue(&h.MaxOutboundControlFrames, 12_000)

@@ -27,6 +27,9 @@ type Options struct {
 	// socket for a moment, are bounded too: [Sockets] says how many sockets there
 	// are at most, and what is more is closed without a word. 0: no bound.
 	MaxConns int
+	// ConnsPerSecond bounds how many connections are accepted in a second; one
+	// second's may come at once. 0: no bound.
+	ConnsPerSecond int
 	// DeadAfter is about how long a caller's host that is gone without a word is
 	// believed to be there; its RPCs go on for as long. 0: as the system has it.
 	DeadAfter time.Duration
@@ -56,6 +59,7 @@ type Server struct {
 	// offences are connections ended for an error of the caller's, refusals those
 	// that were not taken at all.
 	offences, refusals endings
+	pace               pace
 
 	mu        sync.Mutex
 	listeners map[net.Listener]bool
@@ -80,6 +84,7 @@ func New(o Options) *Server {
 	return &Server{
 		opts: o, listeners: map[net.Listener]bool{}, conns: map[*h2.Conn]bool{},
 		stopping: make(chan struct{}), idle: make(chan struct{}),
+		pace: pace{perSecond: float64(o.ConnsPerSecond)},
 		offences: endings{
 			logger: o.Logger, level: slog.LevelInfo,
 			one: "a caller's connection was ended", more: "more callers' connections were ended",
@@ -108,6 +113,7 @@ func (s *Server) Serve(l net.Listener) error {
 		nc, err := l.Accept()
 		if err == nil {
 			pause = 0
+			s.pace.wait(s.stopping)
 			s.serve(nc)
 			continue
 		}

@@ -29,12 +29,14 @@ type Options struct {
 	Upstream         upstream.Options
 	Retry            relay.Retry
 	MaxConns         int
-	RefusalTimeout   time.Duration // see [relay.Config]
-	Gate             *admission.Gate
-	Metrics          *telemetry.Metrics
-	Counters         *telemetry.Counters
-	AccessLog        *telemetry.AccessLog
-	Logger           *slog.Logger
+	// ConnsPerSecond bounds how many callers may connect in a second; 0: no bound.
+	ConnsPerSecond int
+	RefusalTimeout time.Duration // see [relay.Config]
+	Gate           *admission.Gate
+	Metrics        *telemetry.Metrics
+	Counters       *telemetry.Counters
+	AccessLog      *telemetry.AccessLog
+	Logger         *slog.Logger
 }
 
 // Proxy is the inbound side.
@@ -56,7 +58,7 @@ func New(o Options) *Proxy {
 	return &Proxy{
 		app: app,
 		callers: downstream.New(downstream.Options{
-			HTTP2: o.HTTP2, NewStream: r.NewStream, MaxConns: o.MaxConns, DeadAfter: up.DeadAfter,
+			HTTP2: o.HTTP2, NewStream: r.NewStream, MaxConns: o.MaxConns, ConnsPerSecond: o.ConnsPerSecond, DeadAfter: up.DeadAfter,
 			Open: &o.Counters.DownstreamConnections[telemetry.Inbound], Logger: o.Logger,
 		}),
 	}

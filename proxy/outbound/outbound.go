@@ -35,15 +35,17 @@ type Options struct {
 	LearnNames bool
 	Limits     Limits
 
-	HTTP2     *h2.Config
-	Upstream  upstream.Options
-	Retry     relay.Retry
-	MaxConns  int
-	Gate      *admission.Gate
-	Metrics   *telemetry.Metrics
-	Counters  *telemetry.Counters
-	AccessLog *telemetry.AccessLog
-	Logger    *slog.Logger
+	HTTP2    *h2.Config
+	Upstream upstream.Options
+	Retry    relay.Retry
+	MaxConns int
+	// ConnsPerSecond bounds how many callers may connect in a second; 0: no bound.
+	ConnsPerSecond int
+	Gate           *admission.Gate
+	Metrics        *telemetry.Metrics
+	Counters       *telemetry.Counters
+	AccessLog      *telemetry.AccessLog
+	Logger         *slog.Logger
 }
 
 // Proxy is the outbound side.
@@ -83,7 +85,7 @@ func New(o Options) *Proxy {
 		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget,
 	}
 	p.callers = downstream.New(downstream.Options{
-		HTTP2: o.HTTP2, NewStream: relay.New(rc).NewStream, MaxConns: o.MaxConns, DeadAfter: up.DeadAfter,
+		HTTP2: o.HTTP2, NewStream: relay.New(rc).NewStream, MaxConns: o.MaxConns, ConnsPerSecond: o.ConnsPerSecond, DeadAfter: up.DeadAfter,
 		Open: &o.Counters.DownstreamConnections[telemetry.Outbound], Logger: o.Logger,
 	})
 	p.own = newOwn(rc, o.HTTP2, o.Logger)

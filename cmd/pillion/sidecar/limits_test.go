@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -45,7 +47,7 @@ func TestEveryLimitArrives(t *testing.T) {
 			return c
 		}, []protoreflect.Name{
 			"max_concurrent_streams", "initial_stream_window", "max_stream_window", "connection_window", "max_header_list_size",
-			"max_frame_size", "max_connections", "buffer_budget", "refusal_timeout",
+			"max_frame_size", "max_connections", "max_connection_rate", "buffer_budget", "refusal_timeout",
 		}},
 		"connections": {conns, func() any {
 			var o upstream.Options
@@ -200,5 +202,38 @@ func TestLimitsAreInForce(t *testing.T) {
 	}
 	if lines, err := os.ReadFile(log); err != nil || !strings.Contains(string(lines), `"path":"/a.First/`+strings.Repeat("m", 11)+`"`) {
 		t.Errorf("the access log has %s, %v", lines, err)
+	}
+}
+
+// Callers that connect faster than they may wait for their turn.
+func TestConnectionRateIsInForce(t *testing.T) {
+	s := newSidecar(t, &configv1.Bootstrap{
+		Outbound: &configv1.Outbound{Listen: anyPort},
+		Registry: &configv1.Registry{Source: &configv1.Registry_Static{Static: &configv1.StaticRegistry{}}},
+		Http2:    &configv1.HTTP2{MaxConnectionRate: proto.Uint32(2)},
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(ctx) }()
+	start := time.Now()
+	for range 4 { // two at once, and two in the second after
+		conn, err := net.Dial("tcp", s.Address(sideOutbound))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte(http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+	}
+	if took := time.Since(start); took < 900*time.Millisecond {
+		t.Errorf("four connections took %v, with two allowed a second", took)
+	}
+	stop()
+	if err := <-ran; err != nil {
+		t.Error(err)
 	}
 }

@@ -120,6 +120,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 	retry := retryLimits(s.cfg.GetRetry())
 	refusal := s.cfg.GetHttp2().GetRefusalTimeout().AsDuration()
 	maxConns := s.connectionBound()
+	connRate := int(s.cfg.GetHttp2().GetMaxConnectionRate())
 	if s.listeners[sideOutbound] != nil {
 		out := s.cfg.GetOutbound()
 		policy, _ := balance.ParsePolicy(out.GetLoadBalancing()) // the schema allows no other
@@ -130,7 +131,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			DefaultTimeout: out.GetDefaultTimeout().AsDuration(), MaxTimeout: out.GetMaxTimeout().AsDuration(),
 			ResolveTimeout: out.GetResolveTimeout().AsDuration(), IdleTimeout: s.source.idleTimeout,
 			LearnNames: s.source.small, HTTP2: settings.http2, Upstream: settings.instances, Retry: retry, Gate: settings.gates[telemetry.Outbound],
-			MaxConns: maxConns, Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
+			MaxConns: maxConns, ConnsPerSecond: connRate, Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
 			Limits: outboundLimits(out), RefusalTimeout: refusal,
 		})
 	}
@@ -140,7 +141,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 		service := s.cfg.GetService()
 		s.inbound = inbound.New(inbound.Options{
 			Service: service.GetName(), Address: service.GetAddress(),
-			HTTP2: settings.http2, Upstream: settings.app, Retry: retry, MaxConns: maxConns, Gate: settings.gates[telemetry.Inbound],
+			HTTP2: settings.http2, Upstream: settings.app, Retry: retry, MaxConns: maxConns, ConnsPerSecond: connRate, Gate: settings.gates[telemetry.Inbound],
 			Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger, RefusalTimeout: refusal,
 		})
 		s.app = newAppReflection(service, m)

@@ -99,6 +99,9 @@ type HTTP2 struct {
 	// How long the end of a request that is no gRPC is waited for, before it is
 	// answered with a plain HTTP status. Default: 5s.
 	RefusalTimeout *durationpb.Duration `protobuf:"bytes,19,opt,name=refusal_timeout,json=refusalTimeout,proto3" json:"refusal_timeout,omitempty"`
+	// The most connections that are accepted in a second, per listener; one second's
+	// may come at once, more wait. Default: 2000; 0: any number.
+	MaxConnectionRate *uint32 `protobuf:"varint,21,opt,name=max_connection_rate,json=maxConnectionRate,proto3,oneof" json:"max_connection_rate,omitempty"`
 	// The age up to which an RPC that its client ends unanswered counts for
 	// `max_premature_resets`; a shorter deadline of its own excuses it sooner.
 	// Default: 100ms.
@@ -270,6 +273,13 @@ func (x *HTTP2) GetRefusalTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *HTTP2) GetMaxConnectionRate() uint32 {
+	if x != nil && x.MaxConnectionRate != nil {
+		return *x.MaxConnectionRate
+	}
+	return 0
+}
+
 func (x *HTTP2) GetPrematureResetAge() *durationpb.Duration {
 	if x != nil {
 		return x.PrematureResetAge
@@ -281,7 +291,7 @@ var File_pillion_config_v1_http2_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_http2_proto_rawDesc = "" +
 	"\n" +
-	"\x1dpillion/config/v1/http2.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x84\x0e\n" +
+	"\x1dpillion/config/v1/http2.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xdc\x0e\n" +
 	"\x05HTTP2\x12H\n" +
 	"\x16max_concurrent_streams\x18\x01 \x01(\rB\r\xbaH\n" +
 	"*\b\x18\xff\xff\xff\xff\a(\x01H\x00R\x14maxConcurrentStreams\x88\x01\x01\x12G\n" +
@@ -311,7 +321,8 @@ const file_pillion_config_v1_http2_proto_rawDesc = "" +
 	"\rstall_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\fstallTimeout\x12R\n" +
 	"\x0elinger_timeout\x18\x12 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x02\b<2\x04\x10\xc0\x84=R\rlingerTimeout\x12U\n" +
-	"\x0frefusal_timeout\x18\x13 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0erefusalTimeout\x12[\n" +
+	"\x0frefusal_timeout\x18\x13 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0erefusalTimeout\x12>\n" +
+	"\x13max_connection_rate\x18\x15 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x0fR\x11maxConnectionRate\x88\x01\x01\x12[\n" +
 	"\x13premature_reset_age\x18\x14 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x02\b<2\x04\x10\xc0\x84=R\x11prematureResetAgeB\x19\n" +
 	"\x17_max_concurrent_streamsB\x18\n" +
@@ -328,7 +339,8 @@ const file_pillion_config_v1_http2_proto_rawDesc = "" +
 	"\x15_max_premature_resetsB\x1e\n" +
 	"\x1c_max_outbound_control_framesB\x10\n" +
 	"\x0e_output_bufferB\r\n" +
-	"\v_max_outputBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\v_max_outputB\x16\n" +
+	"\x14_max_connection_rateBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_http2_proto_rawDescOnce sync.Once
