@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -42,13 +43,19 @@ func (a *acting) attack(slow bool, while, pause time.Duration) {
 				ctx, cancel := context.WithTimeout(a.ctx, while)
 				_, err := client.Run(ctx, address)
 				// The deadline of the attack shows in the network before it does in ctx.
-				if err != nil && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
+				if err != nil && ctx.Err() == nil && !timedOut(err) {
 					a.s.Errorf("the attacker %q: %v", client.Name, err)
 				}
 				cancel()
 			}
 		}
 	}
+}
+
+func timedOut(err error) bool {
+	var timeout net.Error
+
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // callTooMuch makes more RPCs than the sidecars allow, for a moment.

@@ -70,6 +70,15 @@ func grown(before, now rest) error {
 	return nil
 }
 
+// idle says what is still going on, nil where nothing is.
+func (r rest) idle() error { return left(r, r) }
+
+// like says whether a sidecar that was like before has come to rest: the heap may
+// still go down by what pools and timers held.
+func (r rest) like(before rest) bool {
+	return r.Goroutines == before.Goroutines && r.FDs == before.FDs && float64(r.Live) > 0.98*float64(before.Live)
+}
+
 // left says what is there that was not there before, nil where nothing is.
 func left(before, now rest) error {
 	var more []string

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ const (
 	// patience bounds every wait, on a busy machine too.
 	patience = 90 * time.Second
 	// settled is how often in a row a sidecar has to say the same of itself.
-	settled = 4
+	settled = 3
 )
 
 // After a time of everything at once, sidecars are what they were after a shorter
@@ -189,35 +190,38 @@ func (r *rig) quiet(t *testing.T, rec *record, before map[*observed]rest) map[*o
 
 	r.eventf("quiet")
 	now := map[*observed]rest{}
-	for _, o := range r.observed() {
-		wanted, known := before[o]
-		var last rest
-		same := 0
-		for deadline := time.Now().Add(patience); ; {
-			r.measure(t, rec)
+	same := map[*observed]int{}
+	restless := r.observed()
+	for deadline := time.Now().Add(patience); len(restless) > 0 && time.Now().Before(deadline); {
+		time.Sleep(300 * time.Millisecond) // it can only be asked
+		r.measure(t, rec)
+		restless = slices.DeleteFunc(restless, func(o *observed) bool {
 			at := o.rest(t)
-			if left(rest{Goroutines: at.Goroutines, FDs: at.FDs}, at) == nil { // RPCs and connections are over
+			if at.idle() == nil {
 				at.Live = o.live(t)
 			}
-			now[o] = at
+			wanted, known := before[o]
 			switch {
+			case at.idle() != nil:
+				same[o] = 0
 			case known && left(wanted, at) == nil && grown(wanted, at) == nil:
-				same = settled
-			case !known && at.Live > 0 && at.Goroutines == last.Goroutines && at.FDs == last.FDs && float64(at.Live) > 0.98*float64(last.Live):
-				same++
+				same[o] = settled
+			case !known && at.like(now[o]):
+				same[o]++
 			default:
-				same = 0
+				same[o] = 0
 			}
-			last = at
-			if same == settled || time.Now().After(deadline) {
-				break
-			}
-			time.Sleep(500 * time.Millisecond) // it can only be asked
-		}
-		if err := left(rest{Goroutines: now[o].Goroutines, FDs: now[o].FDs}, now[o]); err != nil {
+			now[o] = at
+
+			return same[o] == settled
+		})
+	}
+	for _, o := range restless {
+		if err := now[o].idle(); err != nil {
 			t.Fatalf("%s does not come to rest: %v", o.name, err)
 		}
 	}
+	r.eventf("quiet enough")
 
 	return now
 }
