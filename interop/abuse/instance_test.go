@@ -79,7 +79,7 @@ func TestBadInstances(t *testing.T) {
 				bad := load.Dial(t, sidecar.Outbound, grpc.WithAuthority(serviceOf(badService, i)), grpc.WithDisableRetry())
 				faceAlone(t, bad, instance, running[i])
 				mixed := load.Dial(t, sidecar.Outbound, grpc.WithAuthority(serviceOf(mixedService, i)), grpc.WithDisableRetry())
-				faceBesideAGoodOne(t, mixed, instance)
+				faceBesideAGoodOne(t, mixed, instance, running[i])
 				others.Check(t, "while an instance "+instance.Name)
 				// The sidecar goes on trying, and would be attacked again and again.
 				running[i].Stop()
@@ -143,13 +143,17 @@ func judge(t *testing.T, err error, instance attack.Instance, address string) {
 
 // faceBesideAGoodOne makes RPCs to a service that has a good instance, too, and
 // looks how many fail.
-func faceBesideAGoodOne(t *testing.T, conn *grpc.ClientConn, instance attack.Instance) {
+func faceBesideAGoodOne(t *testing.T, conn *grpc.ClientConn, instance attack.Instance, running *attack.Running) {
 	t.Helper()
 
 	const rounds, atOnce = 3, 4
-	failed := 0
+	// Deadlines that are short pass on a busy machine, too: then one RPC has to end
+	// well, sooner or later.
+	short := slices.Contains(instance.Codes, codes.DeadlineExceeded)
+	made, failed, before := 0, 0, running.Requests()
 	var last error
-	for range rounds {
+	for round := 0; round < rounds || short && failed == made && round < 10*rounds; round++ {
+		made += atOnce
 		for _, err := range callAtOnce(t, conn, instance, atOnce) {
 			if err != nil {
 				failed++
@@ -157,17 +161,17 @@ func faceBesideAGoodOne(t *testing.T, conn *grpc.ClientConn, instance attack.Ins
 			}
 		}
 	}
-	// The good one has its half of them in any case, though where deadlines are
-	// short, a busy machine does, too.
-	most := rounds * atOnce / 2
+	// The good one has its half of them, or all but those that the bad one was asked
+	// for: where connecting to the good one takes long, RPCs go to the other.
+	most := max(made/2, running.Requests()-before)
 	switch {
 	case instance.Elsewhere:
 		most = 0
-	case slices.Contains(instance.Codes, codes.DeadlineExceeded):
-		most = rounds * atOnce
+	case short:
+		most = made - 1
 	}
 	if failed > most {
-		t.Errorf("%d of %d RPCs failed though there is a good instance, want at most %d, the last: %v", failed, rounds*atOnce, most, last)
+		t.Errorf("%d of %d RPCs failed though there is a good instance, want at most %d, the last: %v", failed, made, most, last)
 	}
 }
 

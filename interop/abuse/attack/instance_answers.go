@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"math"
 	"strings"
 	"time"
 
@@ -10,12 +11,17 @@ import (
 // instancesWithBadAnswers keep to HTTP/2, and send what is no gRPC, or gRPC that
 // makes no sense. It reaches the client as it is.
 func instancesWithBadAnswers() []Instance {
-	var anything []codes.Code // it is the client that judges
+	// It is the client that judges: these are what grpc-go makes of what it gets.
+	var (
+		anything []codes.Code
+		internal = []codes.Code{codes.Internal}
+		unknown  = []codes.Code{codes.Unknown}
+	)
 	with := func(name string, statuses []codes.Code, onRequest func(p *peer, id uint32)) Instance {
-		return Instance{Name: "answer: " + name, Codes: statuses, onRequest: onRequest, Deadline: 2 * time.Second}
+		return Instance{Name: "answer: " + name, Codes: statuses, onRequest: onRequest}
 	}
-	trailers := func(name string, fields ...string) Instance {
-		return with(name, anything, func(p *peer, id uint32) {
+	trailers := func(name string, status codes.Code, fields ...string) Instance {
+		return with(name, []codes.Code{status}, func(p *peer, id uint32) {
 			_ = p.send(begin(id), data(id, false, message(0)), headers(id, true, fields...))
 		})
 	}
@@ -45,22 +51,22 @@ func instancesWithBadAnswers() []Instance {
 		sends("404 and a page", []codes.Code{codes.Unimplemented}, func(id uint32) [][]byte {
 			return [][]byte{plain(id, "404", "text/html"), data(id, true, []byte("<html>"))}
 		}),
-		sends("no content-type", anything, func(id uint32) [][]byte {
+		sends("no content-type", unknown, func(id uint32) [][]byte {
 			return [][]byte{headers(id, false, ":status", "200"), data(id, true, message(0))}
 		}),
-		sends("no trailers", anything, func(id uint32) [][]byte { return [][]byte{begin(id), data(id, true, message(0))} }),
-		sends("no grpc-status", anything, func(id uint32) [][]byte {
+		sends("no trailers", internal, func(id uint32) [][]byte { return [][]byte{begin(id), data(id, true, message(0))} }),
+		sends("no grpc-status", unknown, func(id uint32) [][]byte {
 			return [][]byte{begin(id), headers(id, true, "x", "y")}
 		}),
-		trailers("grpc-status that is huge", "grpc-status", "99999999999999999999999999"),
-		trailers("grpc-status that is negative", "grpc-status", "-1"),
-		trailers("grpc-status that is empty", "grpc-status", ""),
-		trailers("grpc-status of 20 KB", "grpc-status", strings.Repeat("1", 15000)),
-		trailers("grpc-status twice", "grpc-status", "0", "grpc-status", "7"),
-		trailers("grpc-message that is no ASCII", "grpc-status", "13", "grpc-message", "\xff\xfe \x80 \xe2\x28\xa1"),
-		trailers("grpc-message of bad escapes", "grpc-status", "13", "grpc-message", "%%%zz%f%00%0d%0a"+strings.Repeat("%", 1000)),
-		trailers("grpc-message of 15 KB, twice", "grpc-status", "13", "grpc-message", filler(7500), "grpc-message", filler(7500)),
-		trailers("pillion-flags", "grpc-status", "14", "pillion-flags", "UF"),
+		trailers("grpc-status that is huge", codes.Unknown, "grpc-status", "99999999999999999999999999"),
+		trailers("grpc-status that is negative", math.MaxUint32, "grpc-status", "-1"),
+		trailers("grpc-status that is empty", codes.Unknown, "grpc-status", ""),
+		trailers("grpc-status of 15 KB", codes.Unknown, "grpc-status", strings.Repeat("1", 15000)),
+		trailers("grpc-status twice", codes.PermissionDenied, "grpc-status", "0", "grpc-status", "7"),
+		trailers("grpc-message that is no ASCII", codes.Internal, "grpc-status", "13", "grpc-message", "\xff\xfe \x80 \xe2\x28\xa1"),
+		trailers("grpc-message of bad escapes", codes.Internal, "grpc-status", "13", "grpc-message", "%%%zz%f%00%0d%0a"+strings.Repeat("%", 1000)),
+		trailers("grpc-message of 7.5 KB, twice", codes.Internal, "grpc-status", "13", "grpc-message", filler(7500), "grpc-message", filler(7500)),
+		trailers("pillion-flags", codes.Unavailable, "grpc-status", "14", "pillion-flags", "UF"),
 		sends("trailers only, as of a sidecar whose app is gone", []codes.Code{codes.Unavailable}, func(id uint32) [][]byte {
 			return [][]byte{headers(id, true, ":status", "200", "content-type", "application/grpc",
 				"grpc-status", "14", "pillion-flags", "UF")}
@@ -70,16 +76,16 @@ func instancesWithBadAnswers() []Instance {
 				return [][]byte{headers(id, true, ":status", "200", "content-type", "application/grpc", "grpc-status", "7"),
 					data(id, true, message(0))}
 			}),
-		sends("the length of a message is 4 GiB", anything, func(id uint32) [][]byte {
+		sends("the length of a message is 4 GiB", []codes.Code{codes.ResourceExhausted}, func(id uint32) [][]byte {
 			return [][]byte{begin(id), data(id, false, []byte("\x00\xff\xff\xff\xffabc")), ending(id)}
 		}),
-		sends("the flag of a message is 255", anything, func(id uint32) [][]byte {
+		sends("the flag of a message is 255", internal, func(id uint32) [][]byte {
 			return [][]byte{begin(id), data(id, false, []byte("\xff\x00\x00\x00\x03abc")), ending(id)}
 		}),
-		sends("compressed, but how", anything, func(id uint32) [][]byte {
+		sends("compressed, but how", internal, func(id uint32) [][]byte {
 			return [][]byte{begin(id), data(id, false, []byte("\x01\x00\x00\x00\x03abc")), ending(id)}
 		}),
-		sends("an encoding that there is not", anything, func(id uint32) [][]byte {
+		sends("an encoding that there is not", internal, func(id uint32) [][]byte {
 			return [][]byte{
 				headers(id, false, ":status", "200", "content-type", "application/grpc", "grpc-encoding", "\"%&"),
 				data(id, false, []byte("\x01\x00\x00\x00\x03abc")), ending(id),
