@@ -257,8 +257,15 @@ func (c *Conn) offerIfRoom(b *Batch) {
 	}
 }
 
-// inUse is how many streams count against the peer's limit. c.mu is held.
+// inUse is how many streams count against the peer's limit, those that are about to
+// be opened included. c.mu is held.
 func (c *Conn) inUse() uint32 { return uint32(c.active + len(c.postponed.resets)) }
+
+// mayOpen is how many streams the peer's limit lets begin now, below 0 where it was
+// lowered. c.mu is held.
+func (c *Conn) mayOpen() int {
+	return int(c.maxStreams()) - len(c.streams) - len(c.postponed.resets)
+}
 
 // forget removes a stream from everything. c.mu is held.
 func (c *Conn) forget(b *Batch, s *Stream) {
@@ -281,7 +288,7 @@ func (c *Conn) forget(b *Batch, s *Stream) {
 // whose requests have not gone out yet, as far as the limit allows them now (RFC
 // 9113 section 5.1.2). c.mu is held.
 func (c *Conn) openMore(b *Batch) {
-	for room := int64(c.maxStreams()) - int64(len(c.streams)); room > 0 && c.unopened.head != nil; room-- {
+	for room := c.mayOpen(); room > 0 && c.unopened.head != nil; room-- {
 		b.touch(c)
 		c.ready.push(c.unopened.pop())
 	}

@@ -99,6 +99,7 @@ func (c *Conn) growWindows(b *Batch, window int32) {
 	for _, s := range c.streams {
 		s.recvWindow += delta
 	}
+	c.resets.grow(delta)
 	if more := 2*window - c.recvTarget; more > 0 && c.recvTarget < 16<<20 {
 		c.recvTarget += more
 		c.recvWindow += more

@@ -298,7 +298,7 @@ func (c *Conn) refill(b *Batch) {
 // sendParked sends what it can of one stream, at most a frame of DATA, and
 // queues the stream again where more could go. c.mu is held.
 func (c *Conn) sendParked(b *Batch, s *Stream) {
-	if s.id == 0 && int64(len(c.streams)) >= int64(c.maxStreams()) {
+	if s.id == 0 && c.mayOpen() <= 0 {
 		c.unopened.push(s) // the peer has lowered its limit since
 		return
 	}

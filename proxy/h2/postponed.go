@@ -70,6 +70,7 @@ func (c *Conn) sendPostponed() {
 	} else {
 		p.timer.Reset(time.Duration(p.resets[0].at - now))
 	}
+	c.openMore(&b)
 	c.offerIfRoom(&b)
 }
 

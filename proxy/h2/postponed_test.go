@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -111,5 +112,52 @@ func TestPostponedResetsAreBorne(t *testing.T) {
 			server.wantNoEnd()
 			time.Sleep(100 * time.Millisecond)
 		}
+	})
+}
+
+// A peer that has not heard yet that a stream is reset may use the larger window
+// that it was told of meanwhile.
+func TestWindowsGrowWhileAResetIsPostponed(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newClient(t, Config{PrematureResets: 2, InitialStreamWindow: 64 << 10})
+		r.open(false, post...).rst(Cancel) // half of PrematureResets is reset at once
+		r.open(false, post...).rst(Cancel)
+		want(t, "frames", r.frames(), "HEADERS 1*", "RST_STREAM 1*", "HEADERS 3*")
+		do(func(b *Batch) {
+			r.c.mu.Lock()
+			defer r.c.mu.Unlock()
+			r.c.growWindows(b, 128<<10)
+		})
+		want(t, "the larger window", r.frames(), "SETTINGS 4=131072")
+		r.headers(3, false, ok...)
+		for range 8 {
+			r.must(r.WriteData(3, false, make([]byte, 16<<10)))
+		}
+		for _, line := range r.frames() {
+			if !strings.HasPrefix(line, "WINDOW_UPDATE 0") {
+				t.Error(line)
+			}
+		}
+		r.must(r.WriteData(3, false, []byte{0}))
+		if lines := r.frames(); len(lines) == 0 || !strings.Contains(lines[0], "FLOW_CONTROL_ERROR") {
+			t.Errorf("beyond the larger window: %q", lines)
+		}
+	})
+}
+
+// A stream whose reset is postponed takes the place of one that was to begin when
+// the peer lowers its limit.
+func TestPostponedResetsCountAgainstALoweredLimit(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newClient(t, Config{PrematureResets: 2}, maxStreams(10))
+		r.open(false, post...).rst(Cancel)
+		r.open(false, post...).rst(Cancel)
+		r.frames()
+		r.fillOutput(func() *recorder { return r.open(false, post...) })
+		r.must(r.WriteSettings(maxStreams(1)))
+		synctest.Wait()
+		want(t, "beyond the limit", r.others(r.drain()), "SETTINGS ack")
+		time.Sleep(250 * time.Millisecond)
+		want(t, "once it is reset", r.frames(), "RST_STREAM 3*", "HEADERS 5*")
 	})
 }

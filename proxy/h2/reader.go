@@ -82,9 +82,10 @@ func (r *reader) run() {
 			return
 		}
 		if !r.ended() {
-			rest, err := r.consume(r.lent[:r.have+n])
+			all := r.lent[:r.have+n]
+			rest, err := r.consume(all)
 			if err == nil {
-				err = r.keep(rest)
+				err = r.keep(rest, len(rest) < len(all))
 			}
 			if err != nil {
 				r.drop()
@@ -120,14 +121,15 @@ func (r *reader) ended() bool {
 	return c.dead
 }
 
-// keep carries an incomplete frame over to the next read.
-func (r *reader) keep(rest []byte) error {
+// keep carries an incomplete frame over to the next read. moved says that it is not
+// the one that was carried over the last time.
+func (r *reader) keep(rest []byte, moved bool) error {
 	if len(rest) == 0 {
 		r.carry = nil
 	} else {
 		r.carry = append(r.carry[:0], rest...)
 	}
-	return r.unfinished.note(r.c, r.batch.Now(), len(rest), len(r.block), r.open.id != 0)
+	return r.unfinished.note(r.c, r.batch.Now(), len(rest), len(r.block), r.open.id, moved)
 }
 
 // drop lets go of what is incomplete, and will never be completed.

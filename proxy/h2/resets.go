@@ -61,6 +61,14 @@ func (r *resetSet) spend(id uint32, n int) bool {
 	return true
 }
 
+// grow lets n bytes more come on each stream: a peer that has not heard of the reset
+// yet, which may be postponed, counts a larger initial window for it as well.
+func (r *resetSet) grow(n int32) {
+	for id := range r.windows {
+		r.windows[id] += n
+	}
+}
+
 // late says whether a frame on a stream that is not open is only late: we have
 // reset the stream, or said by GOAWAY that we will not look at it. cost is what
 // it costs as a nuisance, end that no other will follow. c.mu is held.

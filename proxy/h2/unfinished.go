@@ -7,7 +7,8 @@ import "time"
 // would for ever. It belongs to the reader, but for what its timer looks at, which
 // is guarded by Conn.mu.
 type unfinished struct {
-	reserved int // bytes of the budget
+	reserved int    // bytes of the budget
+	open     uint32 // the stream of the header block that was open after the last read
 
 	timer *time.Timer // runs, or is nil
 	since time.Time   // zero: nothing is unfinished
@@ -18,8 +19,10 @@ type unfinished struct {
 const freeUnfinished = 4 << 10
 
 // note takes what is unfinished after a read: carry bytes of a frame, block bytes
-// of a header block, which is open.
-func (u *unfinished) note(c *Conn, now time.Time, carry, block int, open bool) error {
+// of a header block, which is open where its stream's id is not 0. moved says that
+// the read has brought the end of the frame that was unfinished before: a peer that
+// keeps the reader busy may have each read end within another one.
+func (u *unfinished) note(c *Conn, now time.Time, carry, block int, open uint32, moved bool) error {
 	if n := carry + block; n > freeUnfinished || u.reserved > 0 {
 		if n <= freeUnfinished {
 			n = 0
@@ -32,17 +35,18 @@ func (u *unfinished) note(c *Conn, now time.Time, carry, block int, open bool) e
 		}
 		u.reserved = n
 	}
-	begun := carry > 0 || open
-	if begun != u.since.IsZero() {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !begun {
+	another := moved && (open == 0 || open != u.open)
+	u.open = open
+	switch begun := carry > 0 || open != 0; {
+	case begun && (another || u.since.IsZero()):
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		u.start(c, now)
+	case !begun && !u.since.IsZero():
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		u.since = time.Time{} // the timer runs on, and finds that out
-		return nil
 	}
-	u.start(c, now)
 	return nil
 }
 

@@ -96,3 +96,22 @@ func TestUnfinishedBlocksCountAgainstTheBudget(t *testing.T) {
 		}
 	})
 }
+
+// A peer that keeps the reader busy may have each read end within a frame, for as
+// long as it is another one each time.
+func TestReadsThatEndWithinFrames(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newServer(t, Config{StallTimeout: 10 * time.Second})
+		ping := appendPing(nil, false, [8]byte{})
+		_, _ = r.raw(ping[:10])
+		for range 30 {
+			time.Sleep(time.Second)
+			_, _ = r.raw(append(ping[10:len(ping):len(ping)], ping[:10]...))
+			want(t, "the answer", r.frames(), "PING ack*")
+		}
+		time.Sleep(10 * time.Second)
+		if !r.toldToCalmDown() {
+			t.Error("the last one is waited for without an end")
+		}
+	})
+}

@@ -272,11 +272,12 @@ func (in *Instance) unblock() {
 	b.Done()
 }
 
-// dialMore opens another connection if somebody still waits whom it would help.
+// dialMore opens another connection if somebody still waits whom it would help, or
+// if nobody comes any more because unblock could not have one made.
 func (in *Instance) dialMore() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.waiting.len > 0 && in.wantsConn() {
+	if (in.waiting.len > 0 || in.slow.Load() && !in.avoided.Load()) && in.wantsConn() {
 		in.dial()
 	}
 }

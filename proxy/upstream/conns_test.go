@@ -289,6 +289,35 @@ func TestMaxDraining(t *testing.T) {
 	})
 }
 
+// An instance that had no room when somebody waited is used again once it has, even
+// if nobody waits any more.
+func TestRoomAfterEverybodyHasGone(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{MaxDraining: 1, SlowConnect: time.Second}, "a:1")
+		a := r.net.Listen("a:1")
+		in := r.instance("a:1")
+		first := r.call(in)
+		first.want("open")
+		a.Conn().GoAway(1<<31-1, http2.ErrCodeNo, "")
+		second := r.call(in)
+		second.want("waits")
+		time.Sleep(time.Second - time.Millisecond)
+		second.cancel()
+		third := r.call(in)
+		time.Sleep(2 * time.Millisecond)
+		third.want("waits")
+		third.cancel()
+		if in.Usable() {
+			t.Fatal("it is used as if it had room")
+		}
+		first.cancel()
+		synctest.Wait()
+		if !in.Usable() {
+			t.Error("it has room, and is not used")
+		}
+	})
+}
+
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newRig(t, Options{IdleTimeout: time.Minute}, "a:1")
