@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sort"
 	"sync"
@@ -59,6 +60,7 @@ type Server struct {
 	// offences are connections ended for an error of the caller's, refusals those
 	// that were not taken at all.
 	offences, refusals endings
+	credits            credits
 	pace               pace
 
 	mu        sync.Mutex
@@ -84,7 +86,8 @@ func New(o Options) *Server {
 	return &Server{
 		opts: o, listeners: map[net.Listener]bool{}, conns: map[*h2.Conn]bool{},
 		stopping: make(chan struct{}), idle: make(chan struct{}),
-		pace: pace{perSecond: float64(o.ConnsPerSecond)},
+		credits: credits{cfg: o.HTTP2},
+		pace:    pace{perSecond: float64(o.ConnsPerSecond)},
 		offences: endings{
 			logger: o.Logger, level: slog.LevelInfo,
 			one: "a caller's connection was ended", more: "more callers' connections were ended",
@@ -167,11 +170,28 @@ func (s *Server) serve(nc net.Conn) {
 				s.opts.Logger.Debug("a caller's host is not watched", "peer", nc.RemoteAddr().String(), "err", err)
 			}
 		}
+		s.grant(c)
 		c.Serve()
 		s.mu.Lock()
 		s.held--
 		s.mu.Unlock()
 	})
+}
+
+// grant gives a connection what is left of its caller's credit. Who has overdrawn it
+// waits before he is heard.
+func (s *Server) grant(c *h2.Conn) {
+	credit := s.credits.get(c.RemoteAddr(), time.Now())
+	if wait := credit.Wait(s.opts.HTTP2, time.Now()); wait > 0 {
+		// Those who came at the same time shall not all begin at the same time.
+		timer := time.NewTimer(wait/2 + rand.N(wait/2+1))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-s.stopping:
+		}
+	}
+	c.Grant(credit)
 }
 
 // Shutdown stops accepting and ends all connections gracefully (RFC 9113 section
@@ -256,6 +276,9 @@ func (h *handler) OnConnDraining(*h2.Batch, *h2.Conn) {}
 // OnConnClosed implements h2.Handler.
 func (h *handler) OnConnClosed(_ *h2.Batch, c *h2.Conn, err error) {
 	h.opts.Open.Add(-1)
+	if now := time.Now(); !isRefusal(err) {
+		h.credits.charge(c.RemoteAddr(), now, c.Spent(now))
+	}
 	if offends(err) {
 		h.offences.note(c.RemoteAddr().String(), err)
 	}
@@ -270,7 +293,13 @@ func (h *handler) OnConnClosed(_ *h2.Batch, c *h2.Conn, err error) {
 func offends(err error) bool {
 	var protocol *h2.ConnError
 	if errors.As(err, &protocol) {
-		return !protocol.Remote && protocol.Code != h2.NoError && protocol.Reason != errTooMany.Error()
+		return !protocol.Remote && protocol.Code != h2.NoError && !isRefusal(err)
 	}
 	return errors.Is(err, h2.ErrHTTP1)
+}
+
+// isRefusal says whether a connection was not taken because there were too many.
+func isRefusal(err error) bool {
+	var protocol *h2.ConnError
+	return errors.As(err, &protocol) && !protocol.Remote && protocol.Reason == errTooMany.Error()
 }

@@ -15,6 +15,10 @@ type calm struct {
 	premature uint32 // of those, reset by it or for its errors before an answer
 	// spare are those that may end so, whatever their share.
 	spare allowance
+	// granted is what spare was when the connection began, and abandoned how many
+	// streams its end has ended early (see Credit).
+	granted   allowance
+	abandoned uint32
 }
 
 const (
@@ -83,11 +87,7 @@ func (c *Conn) noteOpened() {
 // lived for a second at least; beyond that it must not be most of what it does.
 // c.mu is held.
 func (c *Conn) endedEarly(s *Stream, now int64) error {
-	age, patience := now-s.openedAt, int64(c.cfg.PrematureAge)
-	if s.patience > 0 {
-		patience = min(patience, max(s.patience, leastPatience))
-	}
-	if c.role != Server || s.answered || age > patience {
+	if !c.early(s, now) {
 		return nil
 	}
 	m := &c.calm
@@ -99,4 +99,13 @@ func (c *Conn) endedEarly(s *Stream, now int64) error {
 		return connError(EnhanceYourCalm, "too many streams reset before they were answered")
 	}
 	return nil
+}
+
+// early says whether the end of a stream, now, is premature. c.mu is held.
+func (c *Conn) early(s *Stream, now int64) bool {
+	age, patience := now-s.openedAt, int64(c.cfg.PrematureAge)
+	if s.patience > 0 {
+		patience = min(patience, max(s.patience, leastPatience))
+	}
+	return c.role == Server && !s.answered && age <= patience
 }

@@ -393,7 +393,9 @@ func (c *Conn) end(b *Batch, err error) {
 		add(s)
 	}
 	c.unsent(add)
+	now := b.Now().UnixNano()
 	for _, e := range all {
+		c.abandon(e.s, now)
 		c.forget(b, e.s)
 	}
 	c.room.Broadcast()

@@ -92,14 +92,19 @@ type allowance struct {
 
 // take uses one, where there is one: of most, with perSecond more in each second.
 func (a *allowance) take(now int64, most, perSecond uint32) bool {
-	step := max(1, int64(time.Second)/int64(max(perSecond, 1)))
-	if back := (now - a.at) / step; back > 0 {
-		a.used -= uint32(min(back, int64(a.used)))
-		a.at = now
-	}
+	a.grow(now, perSecond)
 	if a.used >= most {
 		return false
 	}
 	a.used++
 	return true
+}
+
+// grow gives back what has grown again.
+func (a *allowance) grow(now int64, perSecond uint32) {
+	step := max(1, int64(time.Second)/int64(max(perSecond, 1)))
+	if back := (now - a.at) / step; back > 0 {
+		a.used -= uint32(min(back, int64(a.used)))
+		a.at = now
+	}
 }
