@@ -17,9 +17,10 @@ const (
 	patient = 30 * time.Second
 	// late is how long after its deadline an RPC may end.
 	late = 10 * time.Second
-	// large messages are refused where attackers have taken the budget of buffered
-	// bytes (http2.buffer_budget).
-	large = 64 << 10
+	// free is how many bytes an RPC may have without the budget of buffered bytes
+	// (http2.buffer_budget), a little less than docs/limits.md says. Larger ones are
+	// refused where attackers have taken all of it, which takes two connections.
+	free = 3 << 10
 
 	// undisturbedGroup begins the names of groups of RPCs that nothing disturbs.
 	undisturbedGroup = "undisturbed, "
@@ -56,7 +57,8 @@ func (r *rig) undisturbed(group string, conn *grpc.ClientConn, kind exact.Kind, 
 	case result.Err == nil:
 	case r.bursts.excuse(result.Err, began, time.Now()):
 		r.tally.excuse()
-	case shape.Size > large && result.Code == codes.ResourceExhausted:
+	case shape.Size*shape.Messages > free && result.Code == codes.ResourceExhausted:
+		r.tally.starve()
 	default:
 		wrong = fmt.Errorf("an RPC of %+v failed that nothing disturbed: %v", shape, result)
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	duration = flag.Duration("for", 8*time.Second, "how long everything churns, after a warm-up of a third of that, of 2m at most")
+	duration = flag.Duration("for", 6*time.Second, "how long everything churns, after a warm-up of a third of that, of 2m at most")
 	seed     = flag.Uint64("seed", 0, "decides what is random; 0 chooses one")
 	detector = flag.Bool("detector", false, "observe sidecars that are built with the race detector; their memory is not judged")
 	folder   = flag.String("out", "", "where measurements, plots and logs go; by default a temporary folder, which is kept after a failure only")

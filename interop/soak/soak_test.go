@@ -79,6 +79,9 @@ func TestSoak(t *testing.T) {
 	if running := r.ledger.Running(); running != 0 {
 		t.Errorf("apps still have %d RPCs under way", running)
 	}
+	if err := r.tally.tooManyStarved(); err != nil {
+		t.Error(err)
+	}
 	if r.tally.undisturbed() == 0 {
 		t.Error("no RPC was made that nothing disturbed: nothing is proven")
 	}

@@ -23,6 +23,7 @@ type tally struct {
 	wrong   int
 	total   int
 	excused int
+	starved int
 }
 
 // note counts an end; wrong says why it must not be, if it must not.
@@ -55,6 +56,25 @@ func (y *tally) excuse() {
 	y.excused++
 }
 
+func (y *tally) starve() {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.starved++
+}
+
+// tooManyStarved says whether attackers who take the budget of buffered bytes do
+// more harm than for the moment of it: to one RPC in fifty.
+func (y *tally) tooManyStarved() error {
+	all := y.undisturbed()
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if y.starved > 5+all/50 {
+		return fmt.Errorf("%d RPCs were refused because the budget of buffered bytes was taken, beside %d that nothing disturbed", y.starved, all)
+	}
+
+	return nil
+}
+
 // undisturbed is how many RPCs ended well that nothing disturbed.
 func (y *tally) undisturbed() int {
 	y.mu.Lock()
@@ -76,7 +96,7 @@ func (y *tally) String() string {
 	defer y.mu.Unlock()
 
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d RPCs, %d of them refused in bursts that were too much, %d wrong\n", y.total, y.excused, y.wrong)
+	fmt.Fprintf(&b, "%d RPCs, %d of them refused in bursts that were too much, %d while the buffer budget was taken, %d wrong\n", y.total, y.excused, y.starved, y.wrong)
 	for _, group := range slices.Sorted(maps.Keys(y.ends)) {
 		fmt.Fprintf(&b, "  %s: %v\n", group, y.ends[group])
 	}
