@@ -23,7 +23,14 @@ import (
 	"github.com/pillion-proxy/pillion/interop/harness"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if nextPath != "" {
+			_ = os.RemoveAll(filepath.Dir(nextPath))
+		}
+		os.Exit(code)
+	}))
+}
 
 // patience bounds every wait.
 const patience = 60 * time.Second
@@ -175,14 +182,14 @@ func makeNext(program string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("pillion-next-%d", os.Getuid()))
-	fresh := fmt.Sprintf("%s.%d", path, os.Getpid())
-	if err := os.WriteFile(fresh, append(content, "next version"...), 0o700); err != nil { //nolint:gosec // it is to be run
+	folder, err := os.MkdirTemp("", "pillion-next-") // many tests use it: TestMain removes it
+	if err != nil {
 		return "", err
 	}
+	path := filepath.Join(folder, "pillion")
 	nextPath = path
 
-	return path, os.Rename(fresh, path)
+	return path, os.WriteFile(path, append(content, "next version"...), 0o700) //nolint:gosec // it is to be run
 }
 
 // runs says whether the process that serves is of this program.
