@@ -1,11 +1,7 @@
 package abuse
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -14,8 +10,6 @@ import (
 
 	"github.com/pillion-proxy/pillion/interop/harness"
 	"github.com/pillion-proxy/pillion/interop/load"
-	"google.golang.org/grpc"
-	testpb "google.golang.org/grpc/interop/grpc_testing"
 )
 
 // patience bounds every wait.
@@ -41,6 +35,10 @@ const (
 	inbound  = "inbound"
 )
 
+// others is the service that well-behaved clients of the outbound side call: what
+// becomes of the attacked one is not theirs to feel.
+const others = "others"
+
 // startRig starts a sidecar with one side, the load through it included.
 // settings are top-level fields of its bootstrap.
 func startRig(t testing.TB, side string, plain bool, settings map[string]any) *rig {
@@ -58,9 +56,10 @@ func startRig(t testing.TB, side string, plain bool, settings map[string]any) *r
 	case outbound:
 		r.behind = harness.StartSidecar(t, beside)
 		r.sidecar = harness.StartSidecar(t, harness.Config{
-			Binary: binary, Outbound: true, Default: harness.RouteService, Settings: settings,
+			Binary: binary, Outbound: true, Default: others, Settings: settings,
 			Mesh: harness.NewMesh(t, map[string]harness.Service{
 				harness.RouteService: {Endpoints: harness.Endpoints(r.behind.Inbound)},
+				others:               {Endpoints: harness.Endpoints(load.StartApp(t, others, "").Address)},
 			}),
 		})
 		r.port = r.sidecar.Outbound
@@ -139,61 +138,4 @@ func peakMemory(t testing.TB, pid int) int64 {
 	t.Fatalf("no VmHWM in\n%s", text)
 
 	return 0
-}
-
-// victim is an app with the methods that attacks call, and those of the load.
-type victim struct {
-	load.App
-}
-
-func startVictim(t testing.TB) (address string) {
-	t.Helper()
-
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	testpb.RegisterTestServiceServer(server, &victim{App: load.App{Name: "victim"}})
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = server.Serve(listener)
-	}()
-	t.Cleanup(func() {
-		server.Stop()
-		<-served
-	})
-
-	return listener.Addr().String()
-}
-
-// EmptyCall answers nothing until the RPC is cancelled.
-func (*victim) EmptyCall(ctx context.Context, _ *testpb.Empty) (*testpb.Empty, error) {
-	<-ctx.Done()
-
-	return nil, ctx.Err()
-}
-
-// StreamingOutputCall answers without end.
-func (*victim) StreamingOutputCall(_ *testpb.StreamingOutputCallRequest, stream grpc.ServerStreamingServer[testpb.StreamingOutputCallResponse]) error {
-	answer := &testpb.StreamingOutputCallResponse{Payload: &testpb.Payload{Body: make([]byte, 16<<10)}}
-	for {
-		if err := stream.Send(answer); err != nil {
-			return err
-		}
-	}
-}
-
-// StreamingInputCall reads without end.
-func (*victim) StreamingInputCall(stream grpc.ClientStreamingServer[testpb.StreamingInputCallRequest, testpb.StreamingInputCallResponse]) error {
-	for {
-		if _, err := stream.Recv(); err != nil {
-			if errors.Is(err, io.EOF) {
-				return stream.SendAndClose(&testpb.StreamingInputCallResponse{})
-			}
-
-			return err
-		}
-	}
 }
