@@ -173,7 +173,7 @@ func (a *app) answer(c *call) {
 	c.over = true
 	at := a.epoch.Add(a.now)
 	c.pass.Answered(at, a.epoch.Add(c.began))
-	c.pass.End(at, true)
+	c.pass.End(at, a.epoch.Add(c.began), true)
 	c.pass.Exit()
 	a.served++
 	a.took = append(a.took, a.now-c.began)
@@ -185,7 +185,7 @@ func (a *app) giveUp(c *call) {
 	}
 	c.over = true
 	a.lost++
-	c.pass.End(a.epoch.Add(a.now), false)
+	c.pass.End(a.epoch.Add(a.now), a.epoch.Add(c.began), false)
 	c.pass.Exit()
 }
 

@@ -29,7 +29,7 @@ func BenchmarkPass(b *testing.B) {
 					}
 					g.Enter(&p, now, "/a.B/C")
 					p.Answered(now, now)
-					p.End(now, true)
+					p.End(now, now, true)
 					p.Exit()
 				}
 			})

@@ -57,8 +57,7 @@ func NewGate(o Options) *Gate {
 // the zero value has not entered.
 type Pass struct {
 	gate   *Gate
-	cohort *cohort // nil: the limiter does not count it, or not any more
-	began  time.Duration
+	cohort *cohort       // nil: the limiter does not count it, or not any more
 	took   time.Duration // what the app took; 0: not known
 	// Count is how many RPCs were under way when this one came, itself included.
 	Count int64
@@ -87,16 +86,12 @@ func (g *Gate) Enter(p *Pass, now time.Time, path string) Verdict {
 	if g.limiter == nil {
 		return Admitted
 	}
-	p.began = now.Sub(g.limiter.made)
-	if p.cohort = g.limiter.enter(p.began); p.cohort == nil && !strings.HasPrefix(path, healthPrefix) {
+	if p.cohort = g.limiter.enter(now.Sub(g.limiter.made)); p.cohort == nil && !strings.HasPrefix(path, healthPrefix) {
 		g.counts.Shed[telemetry.ShedConcurrency].Add(1)
 		return OverLimit
 	}
 	return Admitted
 }
-
-// Limits says that Answered and End are worth calling.
-func (p *Pass) Limits() bool { return p.cohort != nil || p.took > 0 }
 
 // Answered says that the app has begun to answer. asked is when the request was
 // complete, the zero time where it is not: then how long the app took depends on
@@ -112,9 +107,11 @@ func (p *Pass) Answered(now, asked time.Time) {
 	}
 }
 
-// End says that the RPC is over. typical says that how long it took tells what
-// others will: it was answered well, and was no stream.
-func (p *Pass) End(now time.Time, typical bool) {
+// End says that the RPC is over. asked is as of Answered: what ends before all of the
+// request is there says nothing of the app, however long its caller took. typical
+// says that how long it took tells what others will: it was answered well, and was no
+// stream.
+func (p *Pass) End(now, asked time.Time, typical bool) {
 	if p.gate == nil || p.gate.limiter == nil {
 		return
 	}
@@ -124,7 +121,9 @@ func (p *Pass) End(now time.Time, typical bool) {
 	case p.cohort != nil:
 		l.leave(p.cohort)
 		p.cohort = nil
-		l.unanswered(p.began, at)
+		if !asked.IsZero() {
+			l.unanswered(at, now.Sub(asked))
+		}
 	case p.took > 0 && typical:
 		l.answered(at, p.took)
 	}

@@ -79,10 +79,10 @@ func (l *limiter) answered(now, took time.Duration) {
 	l.tick(now)
 }
 
-// unanswered notes that an RPC ended without an answer: it would have taken even
-// longer.
-func (l *limiter) unanswered(began, now time.Duration) {
-	if took := now - began; took >= time.Duration(l.least.Load()) {
+// unanswered notes that an RPC ended without an answer after the app had so long: it
+// would have taken even longer.
+func (l *limiter) unanswered(now, took time.Duration) {
+	if took >= time.Duration(l.least.Load()) {
 		l.answered(now, took)
 	}
 }

@@ -202,7 +202,7 @@ func TestNoGate(t *testing.T) {
 		t.Error("refused")
 	}
 	p.Answered(time.Now(), time.Now())
-	p.End(time.Now(), true)
+	p.End(time.Now(), time.Now(), true)
 	p.Exit()
 }
 
@@ -230,7 +230,7 @@ func TestManyAtOnce(t *testing.T) {
 				if verdict == Admitted && random.IntN(3) > 0 {
 					p.Answered(now, begun)
 				}
-				p.End(now, random.IntN(2) > 0)
+				p.End(now, begun, random.IntN(2) > 0)
 				p.Exit()
 			}
 		})
@@ -268,7 +268,7 @@ func TestUnansweredRPCs(t *testing.T) {
 	l := newLimiter(Concurrency{}, new(telemetry.Admission), time.Now())
 	unanswered := func(took time.Duration) int64 {
 		l.samples.clear()
-		l.unanswered(0, took)
+		l.unanswered(took, took)
 		return l.samples.count.Load()
 	}
 	l.due.Store(int64(time.Hour))
@@ -287,5 +287,30 @@ func TestUnansweredRPCs(t *testing.T) {
 	l.publish()
 	if unanswered(time.Minute) != 0 {
 		t.Error("one counts while the latency without a queue is measured")
+	}
+}
+
+// A caller that takes its time with a request, and then gives up, does not make the
+// app look slow.
+func TestRequestsThatNeverWereComplete(t *testing.T) {
+	t.Parallel()
+	g := NewGate(Options{Concurrency: &Concurrency{}})
+	l := g.limiter
+	l.due.Store(int64(time.Hour))
+	l.ctl.latency = 10 * time.Millisecond
+	l.publish()
+	now := time.Now()
+	for _, c := range []struct {
+		asked   time.Time
+		samples int64
+	}{{time.Time{}, 0}, {now.Add(4995 * time.Millisecond), 0}, {now, 1}} {
+		var p Pass
+		g.Enter(&p, now, "/a.B/C")
+		p.End(now.Add(5*time.Second), c.asked, false)
+		if n := l.samples.count.Load(); n != c.samples {
+			t.Errorf("asked at %v: %d latencies, want %d", c.asked, n, c.samples)
+		}
+		l.samples.clear()
+		p.Exit()
 	}
 }

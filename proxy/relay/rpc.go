@@ -136,7 +136,7 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 		r.timer.Stop()
 	}
 	r.forgetRequest()
-	r.pass.End(b.Now(), code == codes.OK && r.reqMsgs <= 1 && r.respMsgs <= 1)
+	r.pass.End(b.Now(), r.asked, code == codes.OK && r.reqMsgs <= 1 && r.respMsgs <= 1)
 	took := b.Now().Sub(r.start)
 	r.count()
 	r.method.Handled(code, took)
