@@ -81,7 +81,7 @@ func tryCases(t *testing.T, client, server *peer, r route) {
 				t.Skip(why)
 			}
 			said, there := outcomes[name]
-			switch want := codesOf(name, client.Name, server.Name); {
+			switch want := codesOf(name, client.Name, server.Name, r.proxied()); {
 			case !there:
 				t.Error("the client said nothing of it")
 			case said.Error != "":

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/pillion-proxy/pillion/interop/languages/go/peerpb"
@@ -193,9 +194,15 @@ func withEcho(ctx context.Context) context.Context {
 
 func sameMetadata(header, trailer metadata.MD) error {
 	return errors.Join(
-		same("x-echo", header["x-echo"], texts), same("x-echo-bin", header["x-echo-bin"], binaries),
-		same("x-trail", trailer["x-trail"], texts), same("x-trail-bin", trailer["x-trail-bin"], binaries),
+		same("x-echo", split(header["x-echo"]), texts), same("x-echo-bin", header["x-echo-bin"], binaries),
+		same("x-trail", split(trailer["x-trail"]), texts), same("x-trail-bin", trailer["x-trail-bin"], binaries),
 	)
+}
+
+// split undoes what grpc-js does with repeated values: it joins them with a comma,
+// as HTTP allows.
+func split(values []string) []string {
+	return strings.Split(strings.Join(values, ", "), ", ")
 }
 
 func (c *client) metadata() (codes.Code, error) {

@@ -44,18 +44,20 @@ class Peer(peer_pb2_grpc.PeerServicer):
             return self.ends.setdefault(hold, threading.Event())
 
     def hold(self, request, context):
+        """Notes the RPC's end, and gives an event of it."""
         ended = self.end(request.hold)
         if not context.add_callback(ended.set):
             ended.set()
-        ended.wait(PATIENCE)
+        return ended
 
     def Unary(self, request, context):
-        echo_metadata(context)
+        # The headers say it, so it has to be known before they are sent.
         if request.gzip:
             context.set_compression(grpc.Compression.Gzip)
+        echo_metadata(context)
         fail(request, context)
         if request.hold:
-            self.hold(request, context)
+            self.hold(request, context).wait(PATIENCE)
         return answer(request, context)
 
     def Collect(self, requests, context):
@@ -77,9 +79,11 @@ class Peer(peer_pb2_grpc.PeerServicer):
         echo_metadata(context)
         for request in requests:
             fail(request, context)
+            # Before the answer: where the RPC is cancelled with it, nothing after it runs.
+            ended = self.hold(request, context) if request.hold else None
             yield answer(request, context)
-            if request.hold:
-                self.hold(request, context)
+            if ended:
+                ended.wait(PATIENCE)
                 return
 
     def Ended(self, request, context):
@@ -148,6 +152,11 @@ def same(what, got, want):
 
 def values(metadata, key):
     return [item.value for item in metadata if item.key == key]
+
+
+def texts(metadata, key):
+    """The values; grpc-js joins repeated ones with a comma, as HTTP allows."""
+    return [text for value in values(metadata, key) for text in value.split(", ")]
 
 
 def failed(call):
@@ -221,9 +230,9 @@ class Client:
         stream = self.peer.Spread(peer_pb2.Request(answers=1), metadata=ECHO, timeout=PATIENCE)
         same("answers", len(list(stream)), 1)
         for kind, rpc in ("unary", call), ("streaming", stream):
-            same(f"{kind} x-echo", values(rpc.initial_metadata(), "x-echo"), TEXTS)
+            same(f"{kind} x-echo", texts(rpc.initial_metadata(), "x-echo"), TEXTS)
             same(f"{kind} x-echo-bin", values(rpc.initial_metadata(), "x-echo-bin"), BINARIES)
-            same(f"{kind} x-trail", values(rpc.trailing_metadata(), "x-trail"), TEXTS)
+            same(f"{kind} x-trail", texts(rpc.trailing_metadata(), "x-trail"), TEXTS)
             same(f"{kind} x-trail-bin", values(rpc.trailing_metadata(), "x-trail-bin"), BINARIES)
 
     def same_status(self, error):

@@ -59,8 +59,9 @@ pub async fn run(options: &HashMap<String, String>) -> Result<(), Failure> {
 }
 
 fn dial(target: &str, authority: &str) -> Result<Channel, Failure> {
-    let mut endpoint =
-        Endpoint::try_from(format!("http://{target}"))?.http2_keep_alive_interval(KEEPALIVE).keep_alive_while_idle(true);
+    let mut endpoint = Endpoint::try_from(format!("http://{target}"))?
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_while_idle(true);
     if !authority.is_empty() {
         endpoint = endpoint.origin(format!("http://{authority}").parse()?);
     }
@@ -100,12 +101,15 @@ fn with_echo(message: Request) -> tonic::Request<Request> {
 }
 
 fn same_texts(metadata: &MetadataMap, key: &str) -> Result<(), Failure> {
-    let got: Vec<_> = metadata.get_all(key).iter().map(|value| value.to_str().unwrap_or("?")).collect();
+    // Grpc-js joins repeated values with a comma, as HTTP allows.
+    let got: Vec<_> =
+        metadata.get_all(key).iter().flat_map(|value| value.to_str().unwrap_or("?").split(", ")).collect();
     same(key, got, TEXTS.to_vec())
 }
 
 fn same_binaries(metadata: &MetadataMap, key: &str) -> Result<(), Failure> {
-    let got: Vec<_> = metadata.get_all_bin(key).iter().map(|value| value.to_bytes().unwrap_or_default().to_vec()).collect();
+    let got: Vec<_> =
+        metadata.get_all_bin(key).iter().map(|value| value.to_bytes().unwrap_or_default().to_vec()).collect();
     same(key, got, BINARIES.iter().map(|value| value.to_vec()).collect())
 }
 
@@ -270,16 +274,16 @@ impl Client {
         Ok(Code::Ok)
     }
 
-    /// Tonic cancels what is dropped, so there is no status to see.
+    /// Tonic cancels an RPC once both its requests and its answers are dropped, so
+    /// there is no status to see.
     async fn cancel(&self) -> Outcome {
         let hold = format!("{}-cancel", self.unique);
         let (to, requests) = mpsc::channel(1);
         to.send(Request { hold: hold.clone(), ..Default::default() }).await?;
         let mut stream = self.peer().chat(ReceiverStream::new(requests)).await?.into_inner();
         stream.message().await?.ok_or("the stream ended early")?;
-        drop(stream);
+        drop((to, stream));
         self.ended(hold).await?;
-        drop(to);
         Ok(Code::Cancelled)
     }
 
@@ -303,10 +307,8 @@ impl Client {
     }
 
     async fn gzip(&self) -> Outcome {
-        let mut peer = self
-            .peer()
-            .send_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Gzip);
+        let mut peer =
+            self.peer().send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
         let asked = Request { payload: vec![0; 1 << 20], answer_size: 1 << 20, gzip: true, ..Default::default() };
         let response = peer.unary(request(asked)).await?.into_inner();
         same("bytes", response.bytes, 1 << 20)?;
@@ -334,7 +336,9 @@ impl Client {
         let mut stream = reflection.server_reflection_info(tokio_stream::once(asked)).await?.into_inner();
         let response = stream.next().await.ok_or("no answer came")??;
         match response.message_response {
-            Some(MessageResponse::FileDescriptorResponse(files)) if !files.file_descriptor_proto.is_empty() => Ok(Code::Ok),
+            Some(MessageResponse::FileDescriptorResponse(files)) if !files.file_descriptor_proto.is_empty() => {
+                Ok(Code::Ok)
+            }
             other => Err(format!("no descriptor came: {other:?}").into()),
         }
     }

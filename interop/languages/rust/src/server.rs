@@ -29,9 +29,9 @@ pub async fn serve() -> Result<(), Failure> {
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(
-            tokio::net::TcpListener::from_std(listener)?,
-        ))
+        .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(tokio::net::TcpListener::from_std(
+            listener,
+        )?))
         .await?;
     Ok(())
 }
@@ -84,10 +84,7 @@ impl peer_server::Peer for Peer {
         Ok(response)
     }
 
-    async fn collect(
-        &self,
-        request: tonic::Request<Streaming<Request>>,
-    ) -> Result<tonic::Response<Response>, Status> {
+    async fn collect(&self, request: tonic::Request<Streaming<Request>>) -> Result<tonic::Response<Response>, Status> {
         let mut requests = request.into_inner();
         let mut response = Response::default();
         while let Some(request) = requests.message().await? {

@@ -187,9 +187,11 @@ final class PeerClient implements AutoCloseable {
     return metadata;
   }
 
+  /** Of repeated values: grpc-js joins them with a comma, as HTTP allows. */
   private static void sameTexts(Metadata metadata, Metadata.Key<String> key) {
     List<String> got = new ArrayList<>();
-    Objects.requireNonNullElse(metadata.getAll(key), List.<String>of()).forEach(got::add);
+    Objects.requireNonNullElse(metadata.getAll(key), List.<String>of())
+        .forEach(value -> got.addAll(List.of(value.split(", "))));
     same(key.name(), got, TEXTS);
   }
 

@@ -20,6 +20,7 @@ import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicReference;
 import pillion.languages.v1.EndedRequest;
 import pillion.languages.v1.EndedResponse;
 import pillion.languages.v1.PeerGrpc;
@@ -122,8 +123,11 @@ final class PeerServer extends PeerGrpc.PeerImplBase {
 
   @Override
   public StreamObserver<Request> chat(StreamObserver<Response> answers) {
+    AtomicReference<String> hold = new AtomicReference<>("");
+    // The requests' onError is not called where the client had ended its side before.
+    ((ServerCallStreamObserver<Response>) answers)
+        .setOnCancelHandler(() -> end(hold.get()).countDown());
     return new StreamObserver<>() {
-      private String hold = "";
 
       @Override
       public void onNext(Request request) {
@@ -131,18 +135,16 @@ final class PeerServer extends PeerGrpc.PeerImplBase {
           answers.onError(failure(request));
           return;
         }
-        hold = request.getHold();
+        hold.set(request.getHold());
         answers.onNext(answer(request));
       }
 
       @Override
-      public void onError(Throwable cancelled) {
-        end(hold).countDown();
-      }
+      public void onError(Throwable cancelled) {}
 
       @Override
       public void onCompleted() {
-        if (hold.isEmpty()) {
+        if (hold.get().isEmpty()) {
           answers.onCompleted();
         }
       }
