@@ -102,15 +102,31 @@ func (o *outcome) measureAll(ctx context.Context, dir, self string, h2 *h2load) 
 		}
 	}
 	pillion, ok := o.participant(pillionName)
-	if !ok || o.opts.vs != "" || !o.opts.has(partScale) {
+	if !ok || o.opts.vs != "" {
 		return nil
 	}
-	r, err := newRig(scaleSetting)
-	if err != nil {
-		return err
+	for _, part := range []struct {
+		name    string
+		setting setting
+		measure func(*rig) error
+	}{
+		{partAbuse, abuseSetting, func(r *rig) error { return r.abuse(ctx, pillion) }},
+		{partScale, scaleSetting, func(r *rig) error { return r.scale(ctx, pillion.bin) }},
+	} {
+		if !o.opts.has(part.name) {
+			continue
+		}
+		r, err := newRig(part.setting)
+		if err != nil {
+			return err
+		}
+		err = part.measure(r)
+		r.stop()
+		if err != nil {
+			return err
+		}
 	}
-	defer r.stop()
-	return r.scale(ctx, pillion.bin)
+	return nil
 }
 
 // scaleSetting is the first setting under a name of its own.

@@ -26,6 +26,9 @@ const (
 	roleBackend   = "backend"
 	roleGRPCProxy = "grpcproxy"
 	roleTLS       = "tls"
+	roleVictim    = "victim"
+	roleAttack    = "client"
+	roleInstance  = "instance"
 )
 
 func main() {
@@ -48,6 +51,12 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return runGRPCProxy(ctx, args[1:])
 		case roleTLS:
 			return runTLSEngine(ctx, out)
+		case roleVictim:
+			return runVictim(ctx, out)
+		case roleAttack:
+			return runAttack(ctx, args[1:], out)
+		case roleInstance:
+			return runInstance(ctx, args[1:], out)
 		}
 	}
 	opts, err := parseOptions(args, progress)

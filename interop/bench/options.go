@@ -17,10 +17,11 @@ const (
 	partBulk      = "bulk"
 	partScale     = "scale"
 	partBig       = "big"
+	partAbuse     = "abuse"
 )
 
 // allParts are the parts in the order of a run.
-func allParts() []string { return []string{partUnary, partStreaming, partBulk, partBig, partScale} }
+func allParts() []string { return []string{partUnary, partStreaming, partBulk, partBig, partAbuse, partScale} }
 
 // options are what the command line says.
 type options struct {

@@ -54,6 +54,7 @@ func (o *outcome) write(w *bytes.Buffer) {
 		o.writeFailures(w, s)
 	}
 	o.writeBig(w)
+	o.writeAbuse(w)
 	o.writeScale(w)
 }
 
@@ -293,4 +294,24 @@ func (o *outcome) writeBig(w *bytes.Buffer) {
 			}
 		}
 	}
+}
+
+// writeAbuse shows what attacks did to others.
+func (o *outcome) writeAbuse(w *bytes.Buffer) {
+	p, ok := o.participant(pillionName)
+	of := func(s scene, m metric) []float64 { return o.results.of(abuseSetting.name, p.name, s, m) }
+	if !ok || len(of(sceneCalm, sameP99)) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "## Under attack: unary RPCs of others (%d per second), Pillion, %s\n\n", besideRate, abuseSetting.workersText())
+	t := table{head: []string{"", "p50, ms", "p99, ms", "p99 ÷ no attack", "peak memory, MB"}}
+	row := func(s scene, ratio string) {
+		t.row(string(s), figure(of(s, sameP50), perMilli, 2), figure(of(s, sameP99), perMilli, 2), ratio, figure(of(s, peakRSS), megabyte, 1))
+	}
+	row(sceneCalm, "")
+	calm := median(of(sceneCalm, sameP99))
+	for _, a := range abuses() {
+		row(a.scene(), fmt.Sprintf("%.2f", median(of(a.scene(), sameP99))/calm))
+	}
+	t.write(w)
 }

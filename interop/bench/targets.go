@@ -104,6 +104,7 @@ func targets(r results, chosen []setting) []target {
 			})
 		}
 	}
+	all = append(all, abuseTargets(r, pillionName)...)
 	return append(all, scaleTargets(r)...)
 }
 
