@@ -53,6 +53,8 @@ test-short: ## Run the quick unit tests, without the race detector
 .PHONY: test-unit
 test-unit: tool-grpc ## Run the product's own tests
 	PILLION_TOOLS=$(tools) GO=$(GO) interop/tools/gotest -race -count=1 -timeout=15m $(TESTFLAGS) ./...
+	@command -v systemd-analyze >/dev/null || \
+		echo "skipped: systemd's own look at the units in docs/systemd.md, which needs systemd-analyze (Debian: systemd)" >&2
 
 # One package after the other: some tests need a rate or look at a time.
 .PHONY: test-interop
@@ -60,6 +62,10 @@ test-interop: build race tool-grpc tool-ghz tool-consul ## Drive the real binary
 	cd interop && $(interop_env) $(GO) test -race -count=1 -p 1 -timeout 25m $(TESTFLAGS) ./...
 	@{ unshare --net true && test -w /dev/net/tun; } 2>/dev/null || \
 		echo "skipped: the partitions in interop/faults, which need root (CAP_NET_ADMIN, CAP_SYS_ADMIN) and /dev/net/tun" >&2
+	@command -v systemd-socket-activate >/dev/null || \
+		echo "skipped: a start by systemd's own socket activation in interop/upgrade, which needs systemd-socket-activate (Debian: systemd)" >&2
+	@command -v h2load >/dev/null || \
+		echo "skipped: the short run of the benchmarks in interop/bench, which needs h2load (Debian: nghttp2-client)" >&2
 
 .PHONY: race
 race:
