@@ -56,9 +56,6 @@ type Proxy struct {
 	mesh    *meshReflection
 }
 
-// inMemory is the size of the buffers of connections within the process.
-const inMemory = 64 << 10
-
 // New returns an outbound proxy. It begins to watch the default destination.
 func New(o Options) *Proxy {
 	up := o.Upstream.WithDefaults()

@@ -37,7 +37,7 @@ func newMeshReflection(o *Options, inside *bufconn.Listener, http2 *h2.Config) *
 				grpc.WithAuthority(service),
 				grpc.WithTransportCredentials(insecure.NewCredentials()),
 				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-					return inside.DialContext(ctx)
+					return dialInMemory(ctx, inside)
 				}))
 		},
 	}
@@ -50,7 +50,7 @@ func newMeshReflection(o *Options, inside *bufconn.Listener, http2 *h2.Config) *
 
 	const name = "pillion-mesh-reflection"
 	opts := upstream.Options{HTTP2: http2, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return listener.DialContext(ctx)
+		return dialInMemory(ctx, listener)
 	}}.WithDefaults()
 	m.cluster = upstream.NewCluster(name, balance.PickFirst, &opts, o.Counters.Service(telemetry.Outbound, name))
 	m.cluster.Update([]registry.Endpoint{{ID: name, Address: "unix:///" + name, Weight: 1}}, false)
