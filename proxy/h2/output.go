@@ -302,6 +302,9 @@ func (c *Conn) sendParked(b *Batch, s *Stream) {
 		c.unopened.push(s) // the peer has lowered its limit since
 		return
 	}
+	if s.id == 0 {
+		s.openedAt = b.Now().UnixNano() // the peer knows nothing of it before
+	}
 	p := s.parked
 	for i, block := range p.heads {
 		last := p.end && i == len(p.heads)-1 && p.data.len == 0

@@ -23,10 +23,14 @@ type lateReset struct {
 // spareDiv is which part of what a server like ours would allow is used at once.
 const spareDiv = 2
 
+// safeAge is how many times Config.PrematureAge a stream has to be old to be reset
+// at once: the peer may have read of its beginning later than we wrote it.
+const safeAge = 2
+
 // resetPatience is how long an unanswered stream is left open: longer than servers
 // like ours count it as premature, also where they were late to read of its
 // beginning.
-func (c *Conn) resetPatience() time.Duration { return c.cfg.PrematureAge * 5 / 2 }
+func (c *Conn) resetPatience() time.Duration { return c.cfg.PrematureAge * 5 }
 
 // tooEarly says whether the reset of s has to wait. c.mu is held.
 func (c *Conn) tooEarly(b *Batch, s *Stream) bool {
@@ -34,7 +38,7 @@ func (c *Conn) tooEarly(b *Batch, s *Stream) bool {
 		return false
 	}
 	now := b.Now().UnixNano()
-	return now-s.openedAt < int64(c.cfg.PrematureAge) &&
+	return now-s.openedAt < int64(c.cfg.PrematureAge)*safeAge &&
 		!c.postponed.spare.take(now, c.cfg.PrematureResets/spareDiv, c.cfg.MaxConcurrentStreams/spareDiv)
 }
 

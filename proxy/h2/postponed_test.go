@@ -39,13 +39,13 @@ func TestResetsArePostponed(t *testing.T) {
 			}
 			o.mu.Unlock()
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(450 * time.Millisecond)
 		if n := resets(); n != 0 {
-			t.Errorf("%d streams were reset within 200ms", n)
+			t.Errorf("%d streams were reset within 450ms", n)
 		}
 		time.Sleep(50 * time.Millisecond)
 		if n := resets(); n != streams-250 {
-			t.Errorf("%d streams were reset after 250ms, want %d", n, streams-250)
+			t.Errorf("%d streams were reset after 500ms, want %d", n, streams-250)
 		}
 		if n := r.c.inUse(); n != 0 {
 			t.Errorf("%d streams count as open in the end", n)
@@ -157,7 +157,26 @@ func TestPostponedResetsCountAgainstALoweredLimit(t *testing.T) {
 		r.must(r.WriteSettings(maxStreams(1)))
 		synctest.Wait()
 		want(t, "beyond the limit", r.others(r.drain()), "SETTINGS ack")
-		time.Sleep(250 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond)
 		want(t, "once it is reset", r.frames(), "RST_STREAM 3*", "HEADERS 5*")
+	})
+}
+
+// A stream that had to wait is as old as the peer knows it for.
+func TestStreamsAgeFromWhenTheyAreSent(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newClient(t, Config{PrematureResets: 2})
+		r.open(false, post...).rst(Cancel) // half of PrematureResets is reset at once
+		waited := r.fillOutput(func() *recorder { return r.open(false, post...) })
+		time.Sleep(time.Second)
+		r.drain()
+		r.open(false, post...).rst(Cancel) // what has grown again
+		r.frames()
+		waited.rst(Cancel)
+		want(t, "when it was sent", r.frames())
+		time.Sleep(time.Second)
+		if lines := r.frames(); len(lines) != 1 || !strings.HasPrefix(lines[0], "RST_STREAM") {
+			t.Errorf("a second later: %q", lines)
+		}
 	})
 }
