@@ -67,13 +67,13 @@ func (r *rig) undisturbed(group string, conn *grpc.ClientConn, kind exact.Kind, 
 
 // broken are the ends of RPCs to what is being broken.
 var broken = []codes.Code{
-	codes.OK, codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.Internal, codes.ResourceExhausted,
+	codes.OK, codes.DeadlineExceeded, codes.Unavailable, codes.Internal, codes.ResourceExhausted,
 }
 
 // disturbed makes an RPC that may fail, but has to end in time, with one of these
-// statuses, and must not be answered wrongly.
-func (r *rig) disturbed(ctx context.Context, group string, conn *grpc.ClientConn, kind exact.Kind, shape exact.Shape, timeout time.Duration, allowed ...codes.Code) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+// statuses unless life ended, and must not be answered wrongly.
+func (r *rig) disturbed(life context.Context, group string, conn *grpc.ClientConn, kind exact.Kind, shape exact.Shape, timeout time.Duration, allowed ...codes.Code) {
+	ctx, cancel := context.WithTimeout(life, timeout)
 	defer cancel()
 
 	result := exact.Call(ctx, conn, r.ledger, kind, shape)
@@ -81,6 +81,7 @@ func (r *rig) disturbed(ctx context.Context, group string, conn *grpc.ClientConn
 	switch {
 	case wrong != nil:
 		wrong = fmt.Errorf("%v", result)
+	case result.Code == codes.Canceled && life.Err() != nil: // its part is over
 	case !slices.Contains(allowed, result.Code):
 		wrong = fmt.Errorf("%v, want one of %v", result, allowed)
 	case result.Took > timeout+late:

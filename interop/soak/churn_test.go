@@ -149,7 +149,7 @@ func churnRegistry(a *acting) {
 			}
 			conn, hangUp := a.dial(a.outbound.Outbound, name)
 			a.disturbed(a.ctx, "service that comes and goes", conn, exact.Unary, exact.Shape{}, 5*time.Second,
-				codes.OK, codes.Unavailable, codes.Unimplemented, codes.Canceled, codes.ResourceExhausted, codes.DeadlineExceeded)
+				codes.OK, codes.Unavailable, codes.Unimplemented, codes.ResourceExhausted, codes.DeadlineExceeded)
 			hangUp()
 		}
 	}

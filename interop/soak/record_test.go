@@ -18,20 +18,27 @@ import (
 // record is what was measured.
 type record struct{ samples []sample }
 
+// The plots, by their files.
+const (
+	memoryPlot = "memory.svg"
+	countsPlot = "counts.svg"
+	rpcsPlot   = "rpcs.svg"
+)
+
 // columns are what a sample holds, as it is written and drawn.
 var columns = []struct {
-	name   string
-	memory bool
-	of     func(sample) float64
+	name string
+	plot string
+	of   func(sample) float64
 }{
-	{"resident_bytes", true, func(s sample) float64 { return s.Resident }},
-	{"heap_bytes", true, func(s sample) float64 { return s.Heap }},
-	{"buffered_bytes", true, func(s sample) float64 { return s.Buffered }},
-	{"goroutines", false, func(s sample) float64 { return s.Goroutines }},
-	{"open_files", false, func(s sample) float64 { return s.FDs }},
-	{"downstream_connections", false, func(s sample) float64 { return s.Downstream }},
-	{"upstream_connections", false, func(s sample) float64 { return s.Upstream }},
-	{"rpcs_in_flight", false, func(s sample) float64 { return s.InFlight }},
+	{"resident_bytes", memoryPlot, func(s sample) float64 { return s.Resident }},
+	{"heap_bytes", memoryPlot, func(s sample) float64 { return s.Heap }},
+	{"buffered_bytes", memoryPlot, func(s sample) float64 { return s.Buffered }},
+	{"goroutines", countsPlot, func(s sample) float64 { return s.Goroutines }},
+	{"open_files", countsPlot, func(s sample) float64 { return s.FDs }},
+	{"downstream_connections", countsPlot, func(s sample) float64 { return s.Downstream }},
+	{"upstream_connections", countsPlot, func(s sample) float64 { return s.Upstream }},
+	{"rpcs_in_flight", rpcsPlot, func(s sample) float64 { return s.InFlight }},
 }
 
 // series is the memory of a process between two times.
@@ -53,12 +60,8 @@ func (r *record) write(t testing.TB, folder string) {
 	if err := r.table(filepath.Join(folder, "soak.csv")); err != nil {
 		t.Errorf("the table: %v", err)
 	}
-	for _, memory := range []bool{true, false} {
-		name := "counts.svg"
-		if memory {
-			name = "memory.svg"
-		}
-		if err := r.draw(filepath.Join(folder, name), memory); err != nil {
+	for _, name := range []string{memoryPlot, countsPlot, rpcsPlot} {
+		if err := r.draw(folder, name); err != nil {
 			t.Errorf("the plot: %v", err)
 		}
 	}
@@ -88,13 +91,12 @@ func (r *record) table(path string) error {
 	return w.Error()
 }
 
-// draw draws the columns of memory, or those that count, one line for each of
-// each process.
-func (r *record) draw(path string, memory bool) error {
+// draw draws the columns of a plot, one line for each of each process.
+func (r *record) draw(folder, name string) error {
 	p := plot.New()
 	p.X.Label.Text = "seconds"
 	p.Y.Min = 0
-	if memory {
+	if name == memoryPlot {
 		p.Y.Label.Text = "MiB"
 	}
 	p.Legend.Top = true
@@ -110,7 +112,7 @@ func (r *record) draw(path string, memory bool) error {
 	for i, process := range processes {
 		dash := 0
 		for _, c := range columns {
-			if c.memory != memory {
+			if c.plot != name {
 				continue
 			}
 			var points plotter.XYs
@@ -119,7 +121,7 @@ func (r *record) draw(path string, memory bool) error {
 					continue
 				}
 				y := c.of(s)
-				if memory {
+				if name == memoryPlot {
 					y /= 1 << 20
 				}
 				points = append(points, plotter.XY{X: s.At.Seconds(), Y: y})
@@ -136,5 +138,7 @@ func (r *record) draw(path string, memory bool) error {
 		}
 	}
 
-	return p.Save(30*vg.Centimeter, 18*vg.Centimeter, path)
+	p.Y.Max *= 1.4 // room for the legend
+
+	return p.Save(30*vg.Centimeter, 18*vg.Centimeter, filepath.Join(folder, name))
 }
