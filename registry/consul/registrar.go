@@ -33,13 +33,15 @@ const (
 type Registrar struct {
 	agent *agent
 	plan  *plan
-	stop  context.CancelFunc
-	done  chan struct{}
-
 	// first is closed after the first registration.
-	first     chan struct{}
-	closing   sync.Once
-	closed    error
+	first chan struct{}
+
+	life   sync.Mutex // held while the work begins or ends
+	stage  stage
+	closed error // what Close returned
+	stop   context.CancelFunc
+	done   chan struct{} // closed when the work has ended
+
 	mu        sync.Mutex
 	status    RegistrationStatus
 	attempted bool // it may stand at the agent
@@ -51,6 +53,15 @@ type Registrar struct {
 	learned bool // AskGRPC has answered
 	token   string
 }
+
+// stage of a Registrar's life.
+type stage int
+
+const (
+	keeping  stage = iota // until Release or Close
+	released              // until Resume
+	ended                 // for good
+)
 
 // RegistrationStatus is how a registration fares, for people and for metrics.
 type RegistrationStatus struct {
@@ -76,15 +87,25 @@ func (s *Source) Register(registration Registration) (*Registrar, error) {
 	}
 
 	r := &Registrar{
-		agent: s.agent, plan: plan, done: make(chan struct{}), first: make(chan struct{}),
+		agent: s.agent, plan: plan, first: make(chan struct{}),
 		status: RegistrationStatus{Name: plan.Name, ID: plan.ID},
 		names:  slices.Sorted(slices.Values(registration.GRPC)),
 	}
-	var ctx context.Context
-	ctx, r.stop = context.WithCancel(context.Background())
-	go r.run(ctx)
+	r.begin()
 
 	return r, nil
+}
+
+// begin begins the work. r.life is held, or nobody else knows r.
+func (r *Registrar) begin() {
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	done := make(chan struct{})
+	r.done = done
+	go func() {
+		defer close(done)
+		r.run(ctx)
+	}()
 }
 
 // Registered is closed when the agent has accepted the registration for the
@@ -107,30 +128,53 @@ func (r *Registrar) Status() RegistrationStatus {
 // before. After an error the agent forgets by itself what stays critical, where
 // Check.DeregisterAfter is set. Close may be called again; it returns the same.
 func (r *Registrar) Close(ctx context.Context) error {
-	r.closing.Do(func() {
+	r.life.Lock()
+	defer r.life.Unlock()
+
+	if r.stage == keeping {
+		r.stage = ended
 		r.stop()
 		<-r.done
 		r.closed = r.deregister(ctx)
-	})
+	}
 
 	return r.closed
 }
 
 // Release ends the work and leaves the registration as it stands: another process
-// goes on with it, by the same id. Close does nothing then.
+// goes on with it, by the same id. Close does nothing then, until Resume.
 func (r *Registrar) Release() {
-	r.closing.Do(func() {
+	r.life.Lock()
+	defer r.life.Unlock()
+
+	if r.stage == keeping {
+		r.stage = released
 		r.stop()
 		<-r.done
 		r.agent.troubles.forget(r.scope())
-	})
+	}
+}
+
+// Resume undoes Release: the other process does not go on with the registration
+// after all. What that one has made of it is undone.
+func (r *Registrar) Resume() {
+	r.life.Lock()
+	defer r.life.Unlock()
+
+	if r.stage != released {
+		return
+	}
+	r.stage = keeping
+	r.mu.Lock()
+	r.attempted = true          // by the other one
+	r.status.Registered = false // or it stands there otherwise
+	r.mu.Unlock()
+	r.begin()
 }
 
 func (r *Registrar) scope() string { return "registration of " + r.plan.ID }
 
 func (r *Registrar) run(ctx context.Context) {
-	defer close(r.done)
-
 	pause := backoff{base: 2 * failureBase, most: failureMost, random: r.agent.random}
 	var hash string // of the app's registration, read before the last look
 	for ctx.Err() == nil {
