@@ -47,7 +47,6 @@ const (
 var (
 	rateShape    = shape{conns: 8, streams: 32}
 	messageOrder = canned.Order{Messages: 1, Size: 4 << 20}
-	gibOrder     = canned.Order{Messages: gib / streamSize, Size: streamSize}
 	// idleOrder is a message, and the next after a quarter of an hour.
 	idleOrder = canned.Order{Size: 1000, Rate: 1}
 )
@@ -65,7 +64,7 @@ const (
 // big measures what many connections and streams cost, and large transfers and
 // a high rate: each proxy by itself, begun anew for each of the crowds.
 func (r *rig) big(ctx context.Context, all []participant) error {
-	for name, order := range map[string]canned.Order{messageBody: messageOrder, gibBody: gibOrder} {
+	for name, order := range map[string]canned.Order{messageBody: messageOrder, gibBody: r.gibOrder()} {
 		if err := os.WriteFile(r.body(name), order.Request(), 0o600); err != nil {
 			return fmt.Errorf("a request's body: %w", err)
 		}
@@ -104,8 +103,8 @@ func (r *rig) bigOnce(ctx context.Context, p participant) error {
 			run   func(context.Context, *contestant) error
 		}{
 			{sceneRate, r.highRate},
-			{sceneMessage, r.transfer(sceneMessage, messageBody, messageCount, messageOrder)},
-			{sceneGiB, r.transfer(sceneGiB, gibBody, 1, gibOrder)},
+			{sceneMessage, r.transfer(sceneMessage, messageBody, r.few(messageCount), messageOrder)},
+			{sceneGiB, r.transfer(sceneGiB, gibBody, 1, r.gibOrder())},
 		} {
 			if err := resetPeak(c.proc.pid()); err != nil {
 				return err
@@ -153,25 +152,26 @@ func (r *rig) crowd(ctx context.Context, c *contestant, s crowdScene) error {
 		m, err := residentMemory(c.proc.pid())
 		return m.now, err
 	}
-	before, err := crowd.Settle(ctx, memory)
+	before, err := r.settled(ctx, memory)
 	if err != nil {
 		return err
 	}
 	each, whole, body := 1, true, canned.UnaryRequest(unarySize)
-	count := s.conns
+	conns := r.few(s.conns)
+	count := conns
 	if s.streams > 0 {
-		each, whole, body = s.streams, false, idleOrder.Request()
-		count = s.conns * s.streams
+		each, whole, body = r.few(s.streams), false, idleOrder.Request()
+		count = conns * each
 	}
 	members := crowd.Crowd{Address: c.site.listen, Authority: "b", Path: c.path, Body: body}
 	defer members.Close()
-	if err = members.Connect(ctx, s.conns); err == nil {
+	if err = members.Connect(ctx, conns); err == nil {
 		err = members.Open(ctx, each, whole)
 	}
 	if err != nil {
 		return r.excuse(c, s.scene, err)
 	}
-	after, err := crowd.Settle(ctx, memory)
+	after, err := r.settled(ctx, memory)
 	if err != nil {
 		return err
 	}
@@ -184,9 +184,33 @@ func (r *rig) crowd(ctx context.Context, c *contestant, s crowdScene) error {
 	return nil
 }
 
+// gibOrder is a GiB, in a smoke test less.
+func (r *rig) gibOrder() canned.Order {
+	if r.opts.quick {
+		return canned.Order{Messages: quickMessages, Size: streamSize}
+	}
+	return canned.Order{Messages: gib / streamSize, Size: streamSize}
+}
+
+// settled is a process's memory once it has settled, in a smoke test what it is.
+func (r *rig) settled(ctx context.Context, memory func() (int64, error)) (int64, error) {
+	if r.opts.quick {
+		return memory()
+	}
+	return crowd.Settle(ctx, memory)
+}
+
+// few makes a crowd small in a smoke test.
+func (r *rig) few(n int) int {
+	if r.opts.quick {
+		return min(n, 20)
+	}
+	return n
+}
+
 // highRate asks for bigRate, and sees what it gets.
 func (r *rig) highRate(ctx context.Context, c *contestant) error {
-	requests := int(bigRate * r.opts.runTime.Seconds())
+	requests := max(1000, int(bigRate*r.opts.runTime.Seconds()))
 	var result loadResult
 	cpu, err := c.spent(func() (err error) {
 		result, err = r.load.run(ctx, r.unary(c, rateShape, requests, bigRate))
@@ -251,11 +275,11 @@ func (r *rig) behindTLS(ctx context.Context) error {
 		m, err := residentMemory(p.pid())
 		return m.now, err
 	}
-	before, err := crowd.Settle(ctx, memory)
+	before, err := r.settled(ctx, memory)
 	if err != nil {
 		return err
 	}
-	const conns = 5000
+	conns := r.few(5000)
 	members := crowd.Crowd{
 		Address: addr,
 		TLS:     &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS13}, //nolint:gosec // it is the memory that is measured
@@ -264,11 +288,11 @@ func (r *rig) behindTLS(ctx context.Context) error {
 	if err := members.Connect(ctx, conns); err != nil {
 		return p.failed("%w", err)
 	}
-	after, err := crowd.Settle(ctx, memory)
+	after, err := r.settled(ctx, memory)
 	if err = errors.Join(err, members.Held()); err != nil {
 		return p.failed("%w", err)
 	}
-	each := float64(after-before) / conns
+	each := float64(after-before) / float64(conns)
 	r.results.add(key{r.setting.name, roleTLS, sceneTLS, bytesEach}, each)
 	r.sayf("%s %s: %.2f KB each", r.setting.name, sceneTLS, each/kilo)
 	return nil

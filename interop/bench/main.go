@@ -21,6 +21,9 @@ import (
 	"github.com/pillion-proxy/pillion/interop/bench/grpcproxy"
 )
 
+// roles are all of them.
+var roles = []string{roleBackend, roleGRPCProxy, roleTLS, roleVictim, roleAttack, roleInstance}
+
 // Roles that the program runs itself in, as its first argument.
 const (
 	roleBackend   = "backend"

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ import (
 
 // TestMain lets the test's binary be what the program starts of itself.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == roleBackend || os.Args[1] == roleGRPCProxy) {
+	if len(os.Args) > 1 && slices.Contains(roles, os.Args[1]) {
 		if err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -33,7 +34,7 @@ func TestMeasuresTheGRPCGoPassThrough(t *testing.T) {
 	if err := os.WriteFile(page, []byte("before\n"+beginMarker+"\nold\n"+endMarker+"\nafter\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"-quick", "-peers", "grpcgo", "-settings", "two", "-shapes", "2x3", "-n", "200", "-time", "50ms", "-out", page}
+	args := []string{"-quick", "-parts", "unary,streaming,bulk,big", "-peers", "grpcgo", "-settings", "two", "-shapes", "2x3", "-n", "200", "-time", "50ms", "-out", page}
 	if err := run(t.Context(), args, io.Discard, t.Output()); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func TestMeasuresTheGRPCGoPassThrough(t *testing.T) {
 	if !strings.HasPrefix(text, "before\n") || !strings.HasSuffix(text, "\nafter\n") || strings.Contains(text, "old") {
 		t.Error("the page around the markers has changed, or what was between them has not")
 	}
-	for _, want := range []string{"2x3", "grpc-go pass-through", "Streaming", "Unary RPCs (2000 per second) beside", "peak, unary"} {
+	for _, want := range []string{"2x3", "grpc-go pass-through", "Streaming", "Unary RPCs (2000 per second) beside", "peak, unary", "Resident memory for each", "behind crypto/tls takes", "RPC/s asked for"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q", want)
 		}

@@ -21,7 +21,9 @@ const (
 )
 
 // allParts are the parts in the order of a run.
-func allParts() []string { return []string{partUnary, partStreaming, partBulk, partBig, partAbuse, partScale} }
+func allParts() []string {
+	return []string{partUnary, partStreaming, partBulk, partBig, partAbuse, partScale}
+}
 
 // options are what the command line says.
 type options struct {

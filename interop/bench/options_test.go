@@ -20,7 +20,7 @@ func TestDefaultOptions(t *testing.T) {
 	if want := []shape{{8, 32}, {64, 8}, {16, 1}}; !slices.Equal(o.shapes, want) {
 		t.Errorf("shapes %v, want %v", o.shapes, want)
 	}
-	if !slices.Equal(o.settings, settingNames()) || len(o.peers) != 6 || len(o.parts) != 4 {
+	if !slices.Equal(o.settings, settingNames()) || len(o.peers) != 6 || !slices.Equal(o.parts, allParts()) {
 		t.Errorf("settings %v, peers %v, parts %v", o.settings, o.peers, o.parts)
 	}
 }

@@ -8,12 +8,12 @@ import (
 
 func TestConfigurationsAreFilledIn(t *testing.T) {
 	t.Parallel()
-	s := site{
+	s := site{limits: usualLimits,
 		bin: "/bin/x", listen: "127.0.0.1:1001", backend: "127.0.0.1:1002", admin: "127.0.0.1:1003",
 		workers: 2, dir: t.TempDir(),
 	}
 	for name, want := range map[string][]string{
-		"haproxy.cfg": {"nbthread 2", "maxconn 4000", "bind 127.0.0.1:1001 proto h2", "127.0.0.1:1002 proto h2"},
+		"haproxy.cfg": {"nbthread 2", "maxconn 4000", "max-concurrent-streams 1024", "bind 127.0.0.1:1001 proto h2", "127.0.0.1:1002 proto h2"},
 		"tcp.cfg":     {"nbthread 2", "mode tcp", "bind 127.0.0.1:1001", "127.0.0.1:1002"},
 		"nginx.conf":  {"worker_processes 2", "listen 127.0.0.1:1001 http2", "server 127.0.0.1:1002"},
 		"envoy.yaml":  {"port_value: 1001", "port_value: 1002", "port_value: 1003", "address: 127.0.0.1"},
