@@ -54,9 +54,9 @@ type Connections struct {
 	// How long RPCs wait for the first connection to an instance while another
 	// instance could take them. Default: 250ms.
 	SlowConnectTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=slow_connect_timeout,json=slowConnectTimeout,proto3" json:"slow_connect_timeout,omitempty"`
-	// About how long a host that is gone without a word is believed to be there, by
-	// TCP's own means: keepalive probes where nothing is under way, and
-	// unacknowledged bytes where something is (on Linux). Default: 30s.
+	// About how long a host that is gone without a word is believed to be there, an
+	// instance's or a caller's, by TCP's own means: keepalive probes where nothing is
+	// under way, and unacknowledged bytes where something is (on Linux). Default: 30s.
 	DeadPeerTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=dead_peer_timeout,json=deadPeerTimeout,proto3" json:"dead_peer_timeout,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
