@@ -8,6 +8,9 @@ GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # How long `make fuzz` stays with each target.
 FUZZTIME ?= 20s
+# Which languages `make languages` must find ("python,rust"); with all, what is
+# missing is skipped.
+LANGUAGES ?= all
 # How many seeds `make model` plays, and the first of them.
 SEEDS    ?= 1000
 FIRST    ?= 1
@@ -67,6 +70,12 @@ test-interop: build race tool-grpc tool-ghz tool-consul ## Drive the real binary
 	@command -v h2load >/dev/null || \
 		echo "skipped: the short run of the benchmarks in interop/bench, which needs h2load (Debian: nghttp2-client)" >&2
 
+# The first run fetches libraries and compiles them, into a cache of the user's.
+# In its own folder, so that go test shows the summary at the end.
+.PHONY: languages
+languages: race tool-grpc tool-buf ## Drive it with gRPC in Python, Node, Java and Rust, as far as they are on this machine
+	cd interop/languages && $(interop_env) PILLION_LANGUAGES=$(LANGUAGES) $(GO) test -race -count=1 -timeout=60m $(TESTFLAGS)
+
 .PHONY: race
 race:
 	CGO_ENABLED=1 $(GO) build -race -o $(cache)/bin/pillion-race ./cmd/pillion
@@ -105,6 +114,7 @@ lint: tool-lint tool-buf ## Look for what reads badly or is likely wrong
 .PHONY: generate
 generate: tool-grpc tool-buf ## Generate what proto/ says: the Go code, docs/configuration.md
 	PATH="$(tools):$$PATH" $(tools)/buf generate
+	cd interop/languages && PATH="$(tools):$$PATH" $(tools)/buf generate
 
 .PHONY: check-generated
 check-generated: tool-grpc tool-buf ## Check that what is generated is what the schemas say

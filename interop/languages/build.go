@@ -29,8 +29,8 @@ func (e *MissingError) Unwrap() error { return e.Reason }
 // and the version of the first of its tools. The cache's key is made of the
 // sources, the schema, the steps and all tools' versions. The error is a [*MissingError] where the
 // machine lacks the toolchain.
-func Build(l Language, sources, cache string) (folder, versions string, err error) {
-	versions, err = toolchain(l)
+func Build(l Language, sources, cache string) (folder, version string, err error) {
+	versions, err := toolchain(l)
 	if err != nil {
 		return "", "", &MissingError{l, err}
 	}
@@ -41,9 +41,9 @@ func Build(l Language, sources, cache string) (folder, versions string, err erro
 	}
 	built := filepath.Join(cache, l.Name+"-"+key)
 	folder = filepath.Join(built, l.Name)
-	versions, _, _ = strings.Cut(versions, "\n")
+	version, _, _ = strings.Cut(versions, "\n")
 	if _, err := os.Stat(built); err == nil {
-		return folder, versions, nil
+		return folder, version, nil
 	}
 
 	if err := os.MkdirAll(cache, 0o755); err != nil {
@@ -63,7 +63,7 @@ func Build(l Language, sources, cache string) (folder, versions string, err erro
 		return "", "", err
 	}
 
-	return folder, versions, nil
+	return folder, version, nil
 }
 
 func makePeer(l Language, sources, making, cache string) error {

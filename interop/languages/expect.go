@@ -24,9 +24,10 @@ func codesOf(name, client, server string, proxied bool) []codes.Code {
 	case "early_status":
 		return []codes.Code{codes.Aborted}
 	case "deadline_expires":
-		// Tonic's own timer calls it Canceled; whoever is first has the word. And
-		// grpc-js so understands the reset of a server whose timer was first.
-		if client == "rust" || client == "node" && !proxied {
+		// Tonic's own timers call it Canceled, and whoever is first has the word; and
+		// grpc-js takes the reset of a server whose timer was first for that. Pillion
+		// is before all servers.
+		if client == "rust" || !proxied && (client == "node" || server == "rust") {
 			return []codes.Code{codes.DeadlineExceeded, codes.Canceled}
 		}
 

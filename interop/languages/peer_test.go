@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,20 +24,27 @@ type peer struct {
 	Language
 
 	folder string
-	// address is where its server listens, reported what it says of its library.
-	address, library string
+	// version is the toolchain's.
+	version string
+	// address is where its server listens.
+	address string
 	// outbound and inbound are the sidecars between clients and it.
 	outbound, inbound *harness.Sidecar
 }
 
-// buildPeers builds what this machine can, two at a time at most. Languages that
-// PILLION_LANGUAGES names must be there; without names, what is missing is skipped.
+// buildPeers builds what this machine can. Languages that PILLION_LANGUAGES names
+// must be there; where it is "all", what is missing is skipped.
 func buildPeers(t *testing.T) []*peer {
 	t.Helper()
 
 	wanted := os.Getenv("PILLION_LANGUAGES")
 	if wanted == "" {
 		t.Skip("PILLION_LANGUAGES is not set, because the first run fetches and compiles for minutes: run `make languages`")
+	}
+	for _, name := range strings.Split(wanted, ",") {
+		if wanted != "all" && !slices.ContainsFunc(All, func(l Language) bool { return l.Name == name }) {
+			t.Fatalf("PILLION_LANGUAGES names %q, which no folder here has: want all, or some of go, python, node, java and rust with commas between them", name)
+		}
 	}
 	cache, err := cacheFolder()
 	if err != nil {
@@ -46,7 +54,7 @@ func buildPeers(t *testing.T) []*peer {
 	peers := make([]*peer, len(All))
 	t.Run("build", func(t *testing.T) {
 		for i, language := range All {
-			named := strings.Contains(","+wanted+",", ","+language.Name+",")
+			named := slices.Contains(strings.Split(wanted, ","), language.Name)
 			if wanted != "all" && !named && language.Name != "go" {
 				continue
 			}
@@ -54,7 +62,7 @@ func buildPeers(t *testing.T) []*peer {
 				t.Parallel()
 
 				begin := time.Now()
-				folder, versions, err := Build(language, ".", cache)
+				folder, version, err := Build(language, ".", cache)
 				var missing *MissingError
 				if errors.As(err, &missing) && !named {
 					note(&report.skipped, err.Error())
@@ -63,8 +71,8 @@ func buildPeers(t *testing.T) []*peer {
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Logf("%s, built or found in %v", versions, time.Since(begin).Round(time.Millisecond))
-				peers[i] = &peer{Language: language, folder: folder, library: versions}
+				t.Logf("%s, built or found in %v", version, time.Since(begin).Round(time.Millisecond))
+				peers[i] = &peer{Language: language, folder: folder, version: version}
 			})
 		}
 	})
@@ -97,7 +105,7 @@ func (p *peer) serve(t *testing.T) {
 	server := harness.Start(t, harness.Command{Path: command[0], Args: append(command[1:], "server"), Env: env})
 	said := server.Await(t, `^listening on (\S+) \((.*)\)$`)
 	p.address = said[1]
-	note(&report.ran, p.Name+": "+said[2]+" ("+p.library+")")
+	note(&report.ran, p.Name+": "+said[2]+" ("+p.version+")")
 
 	p.inbound = harness.Inbound(t, p.address)
 	mesh := harness.NewMesh(t, map[string]harness.Service{
