@@ -31,8 +31,9 @@ const (
 	// leastPatience is the shortest deadline that excuses the end of a stream: below
 	// it so many could be opened and ended that only their number counts.
 	leastPatience = int64(10 * time.Millisecond)
-	// maxDue bounds what a peer may owe us: more than windows allow in flight.
-	maxDue = 1 << 20
+	// maxDue bounds what a peer may owe us: 100,000 small messages a second are 20,000
+	// frames in a tenth of a second, and nobody shall save up for a flood.
+	maxDue = 1 << 16
 )
 
 // What our own frames may have a peer send. An honest peer may answer a DATA frame

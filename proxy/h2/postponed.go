@@ -109,6 +109,6 @@ func (a *allowance) grow(now int64, perSecond uint32) {
 	step := max(1, int64(time.Second)/int64(max(perSecond, 1)))
 	if back := (now - a.at) / step; back > 0 {
 		a.used -= uint32(min(back, int64(a.used)))
-		a.at = now
+		a.at += back * step // what is left of a step counts for the next
 	}
 }

@@ -180,3 +180,24 @@ func TestStreamsAgeFromWhenTheyAreSent(t *testing.T) {
 		}
 	})
 }
+
+// What is left of a step is not lost, however often is looked.
+func TestAllowanceGrowsEvenly(t *testing.T) {
+	t.Parallel()
+	const most, perSecond = 2000, 1000
+	now := time.Now().UnixNano()
+	var a allowance
+	for range most {
+		a.take(now, most, perSecond)
+	}
+	taken := 0
+	for range 2500 { // a second, in steps of which one does not take a whole number to grow
+		now += int64(400 * time.Microsecond)
+		if a.grow(now, perSecond); a.take(now, most, perSecond) {
+			taken++
+		}
+	}
+	if taken < perSecond-1 || taken > perSecond+1 {
+		t.Errorf("%d in a second, want %d", taken, perSecond)
+	}
+}
