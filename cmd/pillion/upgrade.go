@@ -43,8 +43,8 @@ const (
 // replaceable is a sidecar, as far as it can be replaced.
 type replaceable interface {
 	Estate() handover.Estate
-	Yield()
-	Resume() error
+	Yield() error
+	Resume()
 	Succeeded(took func(n int) bool)
 }
 
@@ -81,7 +81,13 @@ func (u *upgrade) set(state upgradeState) {
 func (u *upgrade) run(ctx context.Context, status func() string) {
 	u.logger.Info("upgrading: starting the binary anew", "timeout", u.timeout.String())
 	u.manager.Reloading("upgrading")
-	if err := u.replace(ctx); err != nil {
+	err := u.replace(ctx)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		u.set(serving)
+		u.logger.Warn("the upgrade was given up, because this process is to end: " + err.Error())
+	default:
 		u.set(serving)
 		u.logger.Error("the upgrade failed, this process goes on as before: " + err.Error())
 		u.manager.Ready(status() + "; the last upgrade failed: " + err.Error())
@@ -106,10 +112,14 @@ func (u *upgrade) replace(ctx context.Context) error {
 		successor.Kill()
 		return fmt.Errorf("the new process %d: %w", successor.PID(), err)
 	}
-	u.sidecar.Yield()
+	if err := u.sidecar.Yield(); err != nil {
+		successor.Kill()
+		return err
+	}
 	if err := successor.Begin(ctx); err != nil {
 		successor.Kill()
-		return errors.Join(fmt.Errorf("the new process %d: %w", successor.PID(), err), u.sidecar.Resume())
+		u.sidecar.Resume()
+		return fmt.Errorf("the new process %d: %w", successor.PID(), err)
 	}
 	u.set(succeeded)
 	u.logger.Info("upgraded: a new process serves, this one drains", "pid", successor.PID())

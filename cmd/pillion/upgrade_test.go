@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -15,12 +16,20 @@ import (
 
 // replaced notes what an upgrade does to a sidecar.
 type replaced struct {
+	leaves                      error // Yield's answer
+	onYield                     func()
 	yielded, resumed, succeeded atomic.Int64
 }
 
-func (*replaced) Estate() handover.Estate    { return handover.Estate{} }
-func (r *replaced) Yield()                   { r.yielded.Add(1) }
-func (r *replaced) Resume() error            { r.resumed.Add(1); return nil }
+func (*replaced) Estate() handover.Estate { return handover.Estate{} }
+func (r *replaced) Yield() error {
+	r.yielded.Add(1)
+	if r.onYield != nil {
+		r.onYield()
+	}
+	return r.leaves
+}
+func (r *replaced) Resume()                  { r.resumed.Add(1) }
 func (r *replaced) Succeeded(func(int) bool) { r.succeeded.Add(1) }
 
 func TestOneUpgradeAtATime(t *testing.T) {
@@ -98,6 +107,47 @@ func TestAFailedUpgradeIsUndone(t *testing.T) {
 			}
 			if err := u.begin(); err != nil {
 				t.Errorf("another one: %v", err)
+			}
+		})
+	}
+}
+
+// SIGTERM while the new process is about to serve ends that one, and gives back what
+// was let go of for it; one that comes before has nothing let go of.
+func TestSignalDuringAnUpgrade(t *testing.T) {
+	for name, leaves := range map[string]error{
+		"what was yielded is resumed":    nil,
+		"what was not yielded stays put": errors.New("it drains"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			// It says that it is ready, and never that it has begun.
+			path := filepath.Join(t.TempDir(), "successor")
+			script := `#!/bin/sh
+dd bs=65536 count=1 <&3 >/dev/null 2>&1; printf '{"say":"ready"}' >&3; exec sleep 1000
+`
+			if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			was := startedAs
+			startedAs = path
+			defer func() { startedAs = was }()
+			ctx, signal := context.WithCancel(t.Context())
+			defer signal()
+			sidecar := &replaced{leaves: leaves, onYield: signal}
+			u := &upgrade{logger: slog.New(slog.DiscardHandler), sidecar: sidecar, timeout: time.Minute}
+			if err := u.begin(); err != nil {
+				t.Fatal(err)
+			}
+			u.run(ctx, func() string {
+				t.Error("the service manager is told that it goes on")
+				return ""
+			})
+			want := int64(1)
+			if leaves != nil {
+				want = 0
+			}
+			if got := sidecar.resumed.Load(); got != want || sidecar.succeeded.Load() != 0 || !u.serving() {
+				t.Errorf("resumed %d times, want %d; succeeded %d times", got, want, sidecar.succeeded.Load())
 			}
 		})
 	}

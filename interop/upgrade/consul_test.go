@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -162,6 +163,48 @@ func TestTheRegistrationPassesOn(t *testing.T) {
 	l.More(t, 300*time.Millisecond)
 	long.finish(t)
 	l.End(t)
+}
+
+// SIGTERM while an upgrade is half done, when the registration is let go of and nobody
+// serves in this process's place yet: the app leaves Consul all the same.
+func TestTheRegistrationEndsWithAnUpgradeHalfDone(t *testing.T) {
+	t.Parallel()
+
+	agent := consul.Start(t)
+	app := load.StartApp(t, "app", "")
+	s := start(t, withApp(agent, app, "v1", harness.FreeAddress(t)))
+	has := func(count int) func() bool {
+		return func() bool {
+			for _, name := range []string{"app", "app-sidecar-proxy"} {
+				entries, _, err := agent.Client.Health().Service(name, "", false, nil)
+				if err != nil || len(entries) != count {
+					return false
+				}
+			}
+
+			return true
+		}
+	}
+	consul.Eventually(t, "the app is in Consul", has(1))
+
+	begin := filepath.Join(t.TempDir(), "begin")
+	s.script(t, `dd bs=65536 count=1 <&3 >/dev/null 2>&1; printf '{"say":"ready"}' >&3
+dd bs=65536 count=1 <&3 >`+begin+` 2>/dev/null; exec sleep 100`)
+	s.signal(t, syscall.SIGHUP)
+	eventually(t, "the new process is told to begin", func() bool {
+		said, _ := os.ReadFile(begin)
+
+		return len(said) > 0
+	})
+	if !has(1)() {
+		t.Error("the app is not in Consul during an upgrade")
+	}
+	s.signal(t, syscall.SIGTERM)
+	eventually(t, "SIGTERM ends the process", func() bool { return gone(s.pid) })
+	s.Await(t, "the upgrade was given up, because this process is to end")
+	if !has(0)() { // Consul's index of one agent is up to date at once
+		t.Error("the app is in Consul after its sidecar's end")
+	}
 }
 
 // Kill -9 under load, of the sidecar beside the client and of one beside an app, each

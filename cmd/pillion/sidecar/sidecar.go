@@ -59,7 +59,8 @@ type Sidecar struct {
 	leaving   atomic.Bool // it drains
 
 	mu           sync.Mutex
-	registration registration // nil: there is none
+	registration registration  // nil: there is none
+	undecided    chan struct{} // closed when it is known who holds it; nil: it is known
 }
 
 // The sides, as readiness and messages name them.
@@ -192,8 +193,8 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		case err = <-failed:
 		}
 	}
-	s.leaving.Store(true)
 	stopAsking()
+	s.depart()
 	err = errors.Join(err, s.drain())
 	serving.Wait()
 	return err

@@ -118,6 +118,8 @@ type registration interface {
 	Close(ctx context.Context) error
 	// Release leaves the entry as it stands: another process goes on with it.
 	Release()
+	// Resume undoes Release.
+	Resume()
 }
 
 // currentRegistration returns the local app's entry, nil for none.

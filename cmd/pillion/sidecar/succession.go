@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -30,15 +31,57 @@ func (s *Sidecar) Estate() handover.Estate {
 }
 
 // Yield lets go of what only one process may hold, the registration, and leaves it
-// as it stands. Should the successor fail after all, Resume takes it back.
-func (s *Sidecar) Yield() {
+// as it stands, until Resume or Succeeded says what becomes of it: a sidecar does not
+// drain before that. Where it drains already Yield does nothing but say so.
+func (s *Sidecar) Yield() error {
+	if err := s.suspend(); err != nil {
+		return err
+	}
 	if r := s.currentRegistration(); r != nil {
 		r.Release()
 	}
+	return nil
 }
 
-// Resume undoes Yield.
-func (s *Sidecar) Resume() error { return s.register() }
+func (s *Sidecar) suspend() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leaving.Load() {
+		return errors.New("this process has begun to drain")
+	}
+	s.undecided = make(chan struct{})
+	return nil
+}
+
+// Resume undoes Yield: there is no successor after all.
+func (s *Sidecar) Resume() {
+	if r := s.currentRegistration(); r != nil {
+		r.Resume()
+	}
+	s.decide()
+}
+
+// decide ends the time in which it is open who holds the registration.
+func (s *Sidecar) decide() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.undecided != nil {
+		close(s.undecided)
+		s.undecided = nil
+	}
+}
+
+// depart has the sidecar drain, and returns once it is known who holds the
+// registration. That takes no time, or as long as the upgrade that is under way.
+func (s *Sidecar) depart() {
+	s.mu.Lock()
+	s.leaving.Store(true)
+	undecided := s.undecided
+	s.mu.Unlock()
+	if undecided != nil {
+		<-undecided
+	}
+}
 
 // Succeeded says that a successor serves in this sidecar's place, and which of the
 // estate's sockets it has taken: the files of those that are Unix sockets stay. Run
@@ -51,6 +94,7 @@ func (s *Sidecar) Succeeded(took func(n int) bool) {
 			}
 		}
 		close(s.succeeded)
+		s.decide()
 	})
 }
 
