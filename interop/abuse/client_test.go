@@ -9,7 +9,9 @@ import (
 
 // Each attack is made again and again for as long as this.
 const (
-	attackTime = 200 * time.Millisecond
+	attackTime = 120 * time.Millisecond
+	// heavyTime is for those that fill something: until it is full.
+	heavyTime = 500 * time.Millisecond
 	// raceTime is less: the race detector looks at what happens, not at how much.
 	raceTime = 50 * time.Millisecond
 	// lightest is the bound of memory of attacks that leave nothing behind.
@@ -39,9 +41,13 @@ func TestClientsThatAttack(t *testing.T) {
 						continue
 					}
 					t.Run(client.Name, func(t *testing.T) {
-						var report attack.Report
-						peak := r.during(t, client.Memory, func() { report = endure(t, client, r.port, port.time) })
+						while := port.time
 						if client.Memory > lightest {
+							while = heavyTime
+						}
+						var report attack.Report
+						peak := r.during(t, client.Memory, func() { report = endure(t, client, r.port, while) })
+						if client.Memory > lightest && port.side == inbound {
 							r.load.More(t, 0) // the app, which is swamped as well, shall have got over it
 						}
 						t.Logf("%s; at most %.0f MiB resident", report, float64(peak)/(1<<20))

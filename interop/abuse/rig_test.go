@@ -91,6 +91,9 @@ func (r *rig) during(t *testing.T, memory int64, what func()) (peak int64) {
 	if failed, errs := r.load.Failed(); failed > before {
 		t.Errorf("%d RPCs of others failed, of all that did the first: %v", failed-before, errs)
 	}
+	if r.behind != nil && strings.Contains(r.behind.Output(), "a caller's connection was ended") {
+		t.Error("the sidecar behind the attacked one has ended the connection between them")
+	}
 	for _, sidecar := range sidecars {
 		select {
 		case <-sidecar.Done():

@@ -43,7 +43,7 @@ func clientSlow() []Client {
 		},
 		{
 			Name: "half of a header block on many connections", What: "sends 64 KiB of a header block on each of 200 connections and never goes on",
-			Want: []string{calm}, Memory: bounded, Slow: true, Run: halfBlocks,
+			Want: []string{calm}, Memory: budgeted, Slow: true, Run: halfBlocks,
 		},
 		{
 			Name: "half of a frame", What: "sends 10 KiB of a HEADERS frame and never the rest",
@@ -56,7 +56,7 @@ func clientSlow() []Client {
 		},
 		{
 			Name: "requests without an end", What: "opens as many streams as it may and never ends them",
-			Want: []string{held}, Memory: bounded, Slow: true, Run: withoutEnd,
+			Want: []string{held}, Memory: budgeted, Slow: true, Run: withoutEnd,
 		},
 	}
 }
@@ -100,6 +100,11 @@ func halfBlocks(ctx context.Context, address string) (End, error) {
 		part = appendFrame(part, http2.FrameContinuation, 0, 1, make([]byte, 16<<10))
 	}
 	var all []*caller
+	defer func() {
+		for _, c := range all {
+			_ = c.Close()
+		}
+	}()
 	for range 200 {
 		c, err := connect(ctx, address, false)
 		if err != nil {
@@ -114,9 +119,6 @@ func halfBlocks(ctx context.Context, address string) (End, error) {
 		if end = c.end(); end.How != GoneAway {
 			break
 		}
-	}
-	for _, c := range all {
-		_ = c.Close()
 	}
 
 	return end, nil

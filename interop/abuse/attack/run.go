@@ -23,8 +23,9 @@ func (r Report) String() string {
 }
 
 const (
-	// briefTimes is how often an attack is made that says one thing only.
-	briefTimes = 2
+	// most is how often an attack is made, and mostBrief one that says one thing
+	// only.
+	most, mostBrief = 10, 2
 	// mostTime is what an attack gets that the sidecar is to end, however busy the
 	// machine is.
 	mostTime = 20 * time.Second
@@ -33,23 +34,19 @@ const (
 // Endure attacks an address again and again for a while. The error says how one
 // attack ended wrong, or that the attacker got nowhere.
 func (c Client) Endure(ctx context.Context, address string, while time.Duration) (report Report, err error) {
-	most := mostTime
-	if c.Lasts {
-		most = while
+	left := most
+	if c.Brief {
+		left = mostBrief
 	}
-	ctx, cancel := context.WithTimeout(ctx, most)
+	ctx, cancel := context.WithTimeout(ctx, mostTime)
 	defer cancel()
 
 	report.Ends = map[string]int{}
 	began := time.Now()
 	defer func() { report.Took = time.Since(began) }()
-	for times := 0; time.Since(began) < while && !(c.Brief && times == briefTimes); times++ {
-		end, err := c.Run(ctx, address)
+	for ; time.Since(began) < while && left > 0; left-- {
+		end, err := c.once(ctx, address, while)
 		if err != nil {
-			if ctx.Err() != nil && times > 0 {
-				break
-			}
-
 			return report, err
 		}
 		report.Ends[end.String()]++
@@ -60,4 +57,22 @@ func (c Client) Endure(ctx context.Context, address string, while time.Duration)
 	}
 
 	return report, nil
+}
+
+// once attacks once; where that ends with its time, the time is longer until it got
+// anywhere: a busy machine may take a while to connect.
+func (c Client) once(ctx context.Context, address string, while time.Duration) (End, error) {
+	if !c.Lasts {
+		return c.Run(ctx, address)
+	}
+	for {
+		some, cancel := context.WithTimeout(ctx, while)
+		end, err := c.Run(some, address)
+		late := some.Err() != nil
+		cancel()
+		if err == nil || !late || ctx.Err() != nil {
+			return end, err
+		}
+		while *= 2
+	}
 }
