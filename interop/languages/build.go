@@ -20,7 +20,7 @@ type MissingError struct {
 }
 
 func (e *MissingError) Error() string {
-	return fmt.Sprintf("%s is skipped, because its toolchain is not here (%v): install %s", e.Language.Name, e.Reason, e.Language.Install)
+	return fmt.Sprintf("the toolchain of %s is not on this machine (%v): install %s", e.Language.Name, e.Reason, e.Language.Install)
 }
 
 func (e *MissingError) Unwrap() error { return e.Reason }

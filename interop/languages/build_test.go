@@ -106,7 +106,7 @@ func TestAMissingToolchainSaysWhatToInstall(t *testing.T) {
 	if !errors.As(err, &missing) {
 		t.Fatalf("error %v", err)
 	}
-	for _, want := range []string{"toy is skipped", "no-such-program-of-the-toy", "install the toy"} {
+	for _, want := range []string{"the toolchain of toy", "no-such-program-of-the-toy", "install the toy"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q says nothing of %q", err, want)
 		}
