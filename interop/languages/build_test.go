@@ -102,8 +102,7 @@ func TestAMissingToolchainSaysWhatToInstall(t *testing.T) {
 	l, sources, cache := toy(t, "true")
 	l.Toolchain = append(l.Toolchain, []string{"no-such-program-of-the-toy", "--version"})
 	_, _, err := Build(l, sources, cache)
-	var missing *MissingError
-	if !errors.As(err, &missing) {
+	if _, missing := errors.AsType[*MissingError](err); !missing {
 		t.Fatalf("error %v", err)
 	}
 	for _, want := range []string{"the toolchain of toy", "no-such-program-of-the-toy", "install the toy"} {

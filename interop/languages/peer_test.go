@@ -41,7 +41,7 @@ func buildPeers(t *testing.T) []*peer {
 	if wanted == "" {
 		t.Skip("PILLION_LANGUAGES is not set, because the first run fetches and compiles for minutes: run `make languages`")
 	}
-	for _, name := range strings.Split(wanted, ",") {
+	for name := range strings.SplitSeq(wanted, ",") {
 		if wanted != "all" && !slices.ContainsFunc(All, func(l Language) bool { return l.Name == name }) {
 			t.Fatalf("PILLION_LANGUAGES names %q, which no folder here has: want all, or some of go, python, node, java and rust with commas between them", name)
 		}
@@ -63,8 +63,7 @@ func buildPeers(t *testing.T) []*peer {
 
 				begin := time.Now()
 				folder, version, err := Build(language, ".", cache)
-				var missing *MissingError
-				if errors.As(err, &missing) && !named {
+				if _, missing := errors.AsType[*MissingError](err); missing && !named {
 					note(&report.skipped, err.Error())
 					t.Skip(err)
 				}
@@ -127,13 +126,14 @@ func (p *peer) startClient(t *testing.T, target, authority string, cases []strin
 	t.Helper()
 
 	command, env := p.Command(p.folder)
-	args := append(command[1:len(command):len(command)], "client", "--target", target,
-		"--details", hex.EncodeToString(statusDetails(t)), "--cases", strings.Join(cases, ","))
+	args := slices.Concat(command[1:], []string{
+		"client", "--target", target, "--details", hex.EncodeToString(statusDetails(t)), "--cases", strings.Join(cases, ","),
+	}, more)
 	if authority != "" {
 		args = append(args, "--authority", authority)
 	}
 
-	return harness.Start(t, harness.Command{Path: command[0], Args: append(args, more...), Env: env})
+	return harness.Start(t, harness.Command{Path: command[0], Args: args, Env: env})
 }
 
 // outcomesOf waits for a client's end and returns what it said, by the case.

@@ -79,20 +79,28 @@ func (c *client) run(names []string) error {
 		if !known {
 			return fmt.Errorf("no case is named %q", name)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-		c.ctx = ctx
-		code, err := try(c)
-		cancel()
-
-		said := outcome{Case: name, Code: int(code)}
+		line, err := json.Marshal(c.outcome(name, try))
 		if err != nil {
-			said.Error = err.Error()
+			return err
 		}
-		line, _ := json.Marshal(said)
 		fmt.Println(string(line))
 	}
 
 	return nil
+}
+
+func (c *client) outcome(name string, try func(*client) (codes.Code, error)) outcome {
+	var cancel context.CancelFunc
+	c.ctx, cancel = context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+
+	code, err := try(c)
+	said := outcome{Case: name, Code: int(code)}
+	if err != nil {
+		said.Error = err.Error()
+	}
+
+	return said
 }
 
 func (c *client) dial(authority string) (*grpc.ClientConn, error) {
@@ -230,7 +238,7 @@ func (c *client) metadata() (codes.Code, error) {
 	return 0, errors.Join(err, sameMetadata(header, stream.Trailer()))
 }
 
-const message = "because of 100 % naïveté: 世界"
+const message = "because of 100 % naïveté: 世界" //nolint:gosmopolitan // what is not ASCII is what is tried
 
 func (c *client) sameStatus(err error) error {
 	details, failure := proto.Marshal(status.Convert(err).Proto())
