@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -82,12 +83,25 @@ func callTooMuch(a *acting) {
 			}
 			calling.Wait()
 			cancel()
+			a.awaitRoom()
 			end()
 			if !a.pause(20*time.Second, 40*time.Second) {
 				return
 			}
 		}
 	}
+}
+
+// awaitRoom waits until the sidecars have seen that the RPCs of a burst are over.
+func (a *acting) awaitRoom() {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if !slices.ContainsFunc(a.observed(), func(o *observed) bool {
+			return o.sample(a.s, a.began).InFlight > mostInbound/2
+		}) {
+			return
+		}
+	}
+	a.s.Errorf("the RPCs of a burst are still there after %v", patience)
 }
 
 // callHostileInstances has instances attack the outbound sidecar, one after the

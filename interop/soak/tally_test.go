@@ -113,8 +113,8 @@ type bursts struct {
 
 type burst struct{ from, to time.Time } // to is zero while it lasts
 
-// after is how long after a burst RPCs may still be refused: until the sidecar
-// has seen that those of the burst are over.
+// after is how long after a burst RPCs may still be refused: answers are on their
+// way, and sidecars held up by others'.
 const after = 2 * time.Second
 
 func (b *bursts) begin() (end func()) {
