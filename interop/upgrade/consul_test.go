@@ -201,10 +201,10 @@ dd bs=65536 count=1 <&3 >`+begin+` 2>/dev/null; exec sleep 100`)
 	}
 	s.signal(t, syscall.SIGTERM)
 	eventually(t, "SIGTERM ends the process", func() bool { return gone(s.pid) })
-	s.Await(t, "the upgrade was given up, because this process is to end")
 	if !has(0)() { // Consul's index of one agent is up to date at once
 		t.Error("the app is in Consul after its sidecar's end")
 	}
+	s.Await(t, "the upgrade was given up, because this process is to end")
 }
 
 // Kill -9 under load, of the sidecar beside the client and of one beside an app, each

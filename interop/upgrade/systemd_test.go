@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pillion-proxy/pillion/interop/harness"
 	"github.com/pillion-proxy/pillion/interop/load"
@@ -171,6 +172,40 @@ func TestTheWatchdogIsNotFooled(t *testing.T) {
 		}
 	}()
 	s.Await(t, `"level":"ERROR","msg":"the data plane makes no progress.*no answer to a PING`)
+}
+
+// Callers that connect faster than they may keep the watchdog's look waiting, for as
+// long as they like. The service is not ended for that.
+func TestTheWatchdogDuringAFlood(t *testing.T) {
+	t.Parallel()
+
+	systemd := startManager(t)
+	s := start(t, options{
+		outbound: harness.FreeAddress(t),
+		settings: map[string]any{"registry": mesh(t, harness.FreeAddress(t)), "http2": map[string]any{"max_connection_rate": 20}},
+		env:      []string{"NOTIFY_SOCKET=" + systemd.path, "WATCHDOG_USEC=900000"},
+	})
+	systemd.await(t, 0, "READY=1")
+	for range 400 { // for 20 s
+		c, err := net.Dial("tcp", s.Outbound)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+	}
+	_, before := systemd.messages()
+	began := time.Now()
+	eventually(t, "the data plane is seen to make progress", func() bool {
+		_, now := systemd.messages()
+
+		return now >= before+10
+	})
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("ten looks took %v", took)
+	}
+	if s.lines("makes no progress") > 0 {
+		t.Error("it was seen to make no progress")
+	}
 }
 
 // listenFor opens a socket as systemd does, to hand on.

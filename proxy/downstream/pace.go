@@ -2,6 +2,7 @@ package downstream
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,6 +11,7 @@ import (
 // that come faster wait in the kernel's queue. It allows one second's at once.
 type pace struct {
 	perSecond float64 // 0: no bound
+	held      atomic.Uint64
 
 	mu    sync.Mutex
 	spare float64 // connections that may come at once; negative: those already late
@@ -36,6 +38,11 @@ func (p *pace) late(now time.Time) time.Duration {
 	return time.Duration(-p.spare / p.perSecond * float64(time.Second))
 }
 
+// HeldBack counts the connections that were accepted, but had to wait because there
+// were more than Options.ConnsPerSecond. As long as it rises the accept loop moves, and
+// who has just connected waits behind others.
+func (s *Server) HeldBack() uint64 { return s.pace.held.Load() }
+
 // wait waits until a connection that was accepted may be served, or until stop.
 func (p *pace) wait(stop <-chan struct{}) {
 	d := p.late(time.Now())
@@ -48,4 +55,5 @@ func (p *pace) wait(stop <-chan struct{}) {
 	case <-timer.C:
 	case <-stop:
 	}
+	p.held.Add(1)
 }

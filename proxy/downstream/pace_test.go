@@ -45,6 +45,9 @@ func TestPace(t *testing.T) {
 		if took := time.Since(start); took != 0 {
 			t.Errorf("waited %v for a server that stops", took)
 		}
+		if held := p.held.Load(); held != 410 {
+			t.Errorf("%d connections were held back", held)
+		}
 	})
 }
 

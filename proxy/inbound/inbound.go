@@ -67,6 +67,9 @@ func New(o Options) *Proxy {
 // Serve accepts connections until Shutdown.
 func (p *Proxy) Serve(l net.Listener) error { return p.callers.Serve(l) }
 
+// HeldBack counts callers' connections, see [downstream.Server.HeldBack].
+func (p *Proxy) HeldBack() uint64 { return p.callers.HeldBack() }
+
 // Shutdown ends the callers' connections gracefully, and with ctx at once.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	err := p.callers.Shutdown(ctx)

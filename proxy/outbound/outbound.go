@@ -105,6 +105,9 @@ func newOwn(rc relay.Config, http2 *h2.Config, logger *slog.Logger) *downstream.
 // Serve accepts connections until Shutdown.
 func (p *Proxy) Serve(l net.Listener) error { return p.callers.Serve(l) }
 
+// HeldBack counts callers' connections, see [downstream.Server.HeldBack].
+func (p *Proxy) HeldBack() uint64 { return p.callers.HeldBack() }
+
 // Shutdown ends the callers' connections gracefully, and with ctx at once.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.mesh.stop()

@@ -2,35 +2,65 @@ package sidecar
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/net/http2"
 )
 
 // Probe finds out whether the data plane makes progress: it connects to each side as
 // a caller does, and has a PING answered. So the accept loop, a reader and the locks
-// of the connections are seen to move; no RPC is made. A sidecar that drains has
-// nothing to probe.
+// of the connections are seen to move; no RPC is made. Where connections come faster
+// than they are taken in, the probe waits behind them: that they are taken in is
+// progress then. A sidecar that drains has nothing to probe.
 func (s *Sidecar) Probe(ctx context.Context) error {
-	for _, side := range []string{sideOutbound, sideInbound} {
-		l := s.listeners[side]
-		if l == nil || s.leaving.Load() {
-			continue
-		}
-		err := ping(ctx, l.Addr().Network(), reachable(l.Addr()))
-		// It may have begun to drain meanwhile. And where this process or machine is
-		// out of something, connections that there are may move all the same.
-		if err != nil && !s.leaving.Load() && !exhausted(err) {
-			return fmt.Errorf("%s: %s: %w", side, address(l), err)
-		}
+	var inbound, outbound error
+	var probing sync.WaitGroup
+	if s.inbound != nil {
+		probing.Go(func() { inbound = s.probe(ctx, sideInbound, s.inbound.HeldBack) })
 	}
-	return nil
+	if s.outbound != nil {
+		probing.Go(func() { outbound = s.probe(ctx, sideOutbound, s.outbound.HeldBack) })
+	}
+	probing.Wait()
+	return cmp.Or(outbound, inbound)
 }
+
+// probe probes one side. heldBack counts the connections that were taken in late: one
+// that nobody is before, as the probe's own where few come, is none of them.
+func (s *Sidecar) probe(ctx context.Context, side string, heldBack func() uint64) error {
+	if s.leaving.Load() {
+		return nil
+	}
+	l, before := s.listeners[side], heldBack()
+	err := ping(ctx, l.Addr().Network(), reachable(l.Addr()))
+	for queueFull(err) && ctx.Err() == nil {
+		select {
+		case <-time.After(fullPause):
+		case <-ctx.Done():
+		}
+		err = ping(ctx, l.Addr().Network(), reachable(l.Addr()))
+	}
+	// It may have begun to drain meanwhile. And where this process or machine is
+	// out of something, connections that there are may move all the same.
+	if err == nil || s.leaving.Load() || exhausted(err) || heldBack() != before {
+		return nil
+	}
+	return fmt.Errorf("%s: %s: %w", side, address(l), err)
+}
+
+// fullPause is the wait until a Unix socket is tried again whose queue is full: unlike
+// TCP, the system says so at once.
+const fullPause = 10 * time.Millisecond
+
+func queueFull(err error) bool { return errors.Is(err, syscall.EAGAIN) }
 
 // reachable is where a listener can be dialled from this machine.
 func reachable(a net.Addr) string {

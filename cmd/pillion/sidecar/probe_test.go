@@ -2,7 +2,10 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -71,6 +74,97 @@ func TestProbeOfAFullSidecar(t *testing.T) {
 	defer cancel()
 	_ = s.inbound.Shutdown(ctx)
 	<-served
+}
+
+// flood makes many connections, which the sidecar has yet to take in.
+func flood(t *testing.T, network, address string, count int) {
+	t.Helper()
+	for range count {
+		c, err := net.Dial(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+	}
+}
+
+// A sidecar that holds back connections, as it is told to, answers the probe late: it
+// is none that stands still.
+func TestProbeDuringAFlood(t *testing.T) {
+	rate := uint32(20)
+	s := newSidecar(t, &configv1.Bootstrap{
+		Service: &configv1.Service{Name: "a", Address: "127.0.0.1:1"},
+		Inbound: &configv1.Inbound{Listen: anyPort},
+		Http2:   &configv1.HTTP2{MaxConnectionRate: &rate},
+	})
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = s.inbound.Serve(s.listeners[sideInbound])
+	}()
+	flood(t, "tcp", s.Address(sideInbound), 200)
+	for range 3 {
+		const timeout = 300 * time.Millisecond
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		began := time.Now()
+		if err := s.Probe(ctx); err != nil {
+			t.Errorf("connections wait: %v", err)
+		}
+		if took := time.Since(began); took < timeout {
+			t.Errorf("it was answered after %v: there was no flood", took)
+		}
+		cancel()
+	}
+	if err := s.inbound.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-served
+}
+
+// Where a Unix socket's queue is full the probe is refused at once. Whether the side
+// moves shows only in its time.
+func TestProbeOfAFullQueue(t *testing.T) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}), syscall.Listen(fd, 1)); err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	l, err := net.FileListener(f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	for full := false; !full; {
+		c, err := net.Dial("unix", path)
+		if full = queueFull(err); err != nil && !full {
+			t.Fatal(err)
+		} else if err == nil {
+			defer func() { _ = c.Close() }()
+		}
+	}
+	s := &Sidecar{listeners: map[string]*socket{sideInbound: {Listener: l}}}
+	for moves, want := range map[string]bool{"it takes none in": false, "it takes some in": true} {
+		const timeout = 100 * time.Millisecond
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		began := time.Now()
+		err := s.probe(ctx, sideInbound, func() uint64 {
+			if want {
+				return uint64(time.Since(began) / (timeout / 2))
+			}
+			return 0
+		})
+		cancel()
+		if (err == nil) != want {
+			t.Errorf("%s: %v", moves, err)
+		}
+		if took := time.Since(began); took < timeout {
+			t.Errorf("%s: that was decided after %v", moves, took)
+		}
+	}
 }
 
 // A machine that is out of something says nothing about the data plane.
