@@ -32,6 +32,7 @@ func limitHTTP2(h *configv1.HTTP2) {
 
 func limitConnections(c *configv1.Connections) {
 	setValue(&c.MaxConnectionsPerInstance, 16)
+	setValue(&c.MaxDrainingConnections, 64)
 	setValue(&c.MaxPendingRpcs, 10_000)
 	setDuration(&c.SlowConnectTimeout, 250*time.Millisecond)
 	setDuration(&c.DeadPeerTimeout, 30*time.Second)

@@ -29,6 +29,7 @@ func limitHTTP2(to *h2.Config, cfg *configv1.HTTP2) {
 
 func limitInstances(to *upstream.Options, cfg *configv1.Connections) {
 	to.MaxConns = int(cfg.GetMaxConnectionsPerInstance())
+	to.MaxDraining = int(cfg.GetMaxDrainingConnections())
 	to.MaxWaiting = int(cfg.GetMaxPendingRpcs())
 	to.SlowConnect = cfg.GetSlowConnectTimeout().AsDuration()
 	to.DeadAfter = cfg.GetDeadPeerTimeout().AsDuration()

@@ -58,8 +58,12 @@ type Connections struct {
 	// instance's or a caller's, by TCP's own means: keepalive probes where nothing is
 	// under way, and unacknowledged bytes where something is (on Linux). Default: 30s.
 	DeadPeerTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=dead_peer_timeout,json=deadPeerTimeout,proto3" json:"dead_peer_timeout,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The most connections to one instance that take no new RPCs, because it said so
+	// (GOAWAY) or for `max_age`, and still have some. As long as there are so many, no
+	// other is opened, and RPCs wait or go elsewhere. Default: 64.
+	MaxDrainingConnections *uint32 `protobuf:"varint,11,opt,name=max_draining_connections,json=maxDrainingConnections,proto3,oneof" json:"max_draining_connections,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *Connections) Reset() {
@@ -160,6 +164,13 @@ func (x *Connections) GetDeadPeerTimeout() *durationpb.Duration {
 		return x.DeadPeerTimeout
 	}
 	return nil
+}
+
+func (x *Connections) GetMaxDrainingConnections() uint32 {
+	if x != nil && x.MaxDrainingConnections != nil {
+		return *x.MaxDrainingConnections
+	}
+	return 0
 }
 
 // Backoff is the wait between tries to connect to one instance: it begins
@@ -285,7 +296,7 @@ var File_pillion_config_v1_connections_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_connections_proto_rawDesc = "" +
 	"\n" +
-	"#pillion/config/v1/connections.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb0\x06\n" +
+	"#pillion/config/v1/connections.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x98\a\n" +
 	"\vConnections\x12U\n" +
 	"\x0fconnect_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0econnectTimeout\x124\n" +
 	"\abackoff\x18\x02 \x01(\v2\x1a.pillion.config.v1.BackoffR\abackoff\x12:\n" +
@@ -298,9 +309,12 @@ const file_pillion_config_v1_connections_proto_rawDesc = "" +
 	"\x10max_pending_rpcs\x18\b \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x01R\x0emaxPendingRpcs\x88\x01\x01\x12^\n" +
 	"\x14slow_connect_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x12slowConnectTimeout\x12V\n" +
 	"\x11dead_peer_timeout\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x0fdeadPeerTimeoutB\x1f\n" +
+	" \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x0fdeadPeerTimeout\x12I\n" +
+	"\x18max_draining_connections\x18\v \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80\b(\x01H\x02R\x16maxDrainingConnections\x88\x01\x01B\x1f\n" +
 	"\x1d_max_connections_per_instanceB\x13\n" +
-	"\x11_max_pending_rpcs\"\x91\x01\n" +
+	"\x11_max_pending_rpcsB\x1b\n" +
+	"\x19_max_draining_connections\"\x91\x01\n" +
 	"\aBackoff\x12F\n" +
 	"\ainitial\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\ainitial\x12>\n" +
 	"\x03max\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\x03max\"\x9b\x01\n" +
