@@ -135,7 +135,12 @@ func (a *app) arrive() {
 func (a *app) call() *call {
 	a.asked++
 	c := &call{began: a.now}
-	if v := a.gate.Enter(&c.pass, a.epoch.Add(a.now), "/a.B/C"); v != Admitted {
+	at := a.epoch.Add(a.now)
+	v := a.gate.Enter(&c.pass, at, "/a.B/C", Begun)
+	if v == Admitted || v == Early { // the message comes right behind the headers
+		v = c.pass.More(at, Whole)
+	}
+	if v != Admitted {
 		a.shed++
 		c.pass.Exit()
 		return nil

@@ -17,7 +17,7 @@ func BenchmarkPass(b *testing.B) {
 			g := NewGate(o)
 			var first Pass
 			if o.MaxRPCs == 1 || o.Concurrency != nil && o.Concurrency.MaxLimit == 1 {
-				g.Enter(&first, time.Now(), "/a.B/C")
+				g.Enter(&first, time.Now(), "/a.B/C", Whole)
 			}
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
@@ -27,7 +27,9 @@ func BenchmarkPass(b *testing.B) {
 					if i%100 == 0 {
 						now = time.Now()
 					}
-					g.Enter(&p, now, "/a.B/C")
+					if v := g.Enter(&p, now, "/a.B/C", Begun); v == Admitted || v == Early {
+						p.More(now, Whole)
+					}
 					p.Answered(now, now)
 					p.End(now, now, true)
 					p.Exit()

@@ -10,13 +10,14 @@ import (
 // limit: it is a stream whose first message is still to come, or it hangs. The
 // RPCs themselves are not looked through for that; their cohort is retired.
 type cohort struct {
+	class *class
 	began time.Duration
 	// live is how many of them the limiter counts, below 0 once they are retired.
 	live atomic.Int64
 }
 
-// retired is far below what live may be.
-const retired = -1 << 40
+// gone is far below what live may be.
+const gone = -1 << 40
 
 // join counts an RPC. It is false where the cohort was retired in the meantime.
 func (c *cohort) join() bool { return c.live.Add(1) > 0 }
@@ -24,8 +25,20 @@ func (c *cohort) join() bool { return c.live.Add(1) > 0 }
 // leave says whether the RPC was still counted.
 func (c *cohort) leave() bool { return c.live.Add(-1) >= 0 }
 
+// done takes an RPC off the count, and says whether it was still there.
+func (c *cohort) done() bool {
+	if !c.leave() {
+		return false
+	}
+	c.class.release(1)
+	return true
+}
+
 // retire returns how many RPCs are no longer counted.
-func (c *cohort) retire() int64 { return c.live.Add(retired) - retired }
+func (c *cohort) retire() int64 { return c.live.Add(gone) - gone }
+
+// retired says that the cohort was retired.
+func (c *cohort) retired() bool { return c.live.Load() < 0 }
 
 const (
 	// patience is how many times the latency without a queue an RPC may wait for

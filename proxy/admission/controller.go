@@ -109,7 +109,7 @@ type controller struct {
 	state      state
 	limit      float64
 	latency    time.Duration // without a queue; 0: not known
-	last       time.Duration // the last window's median
+	last       time.Duration // the last window's median, bounded
 	before     float64       // measuring: the limit to go back to
 	settled    float64       // the limit as of the last measurement
 	falling    bool          // the last measurement found much less than the one before
@@ -158,7 +158,9 @@ func (c *controller) allowed() time.Duration {
 // step judges a window that is complete.
 func (c *controller) step(w window) {
 	if w.median > 0 {
-		c.last = w.median
+		// Nothing waits for longer than RPCs are counted: after a hang the median is
+		// whatever the callers' deadlines were.
+		c.last = min(w.median, patienceFor(c.latency))
 	}
 	if c.state == measuring {
 		c.measured(w)

@@ -1,7 +1,6 @@
 package admission
 
 import (
-	"strings"
 	"time"
 
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
@@ -21,6 +20,9 @@ const (
 	FarTooMany
 	// OverLimit: the app has as many as it can have without becoming slow.
 	OverLimit
+	// Early: as many RPCs as may be have come to the app with requests that are
+	// not complete. It may begin once its own is: see More.
+	Early
 )
 
 // Options configure a Gate.
@@ -59,18 +61,31 @@ type Pass struct {
 	gate   *Gate
 	cohort *cohort       // nil: the limiter does not count it, or not any more
 	took   time.Duration // what the app took; 0: not known
+	early  bool          // the verdict was Early
+	health bool          // it is a health check
 	// Count is how many RPCs were under way when this one came, itself included.
 	Count int64
 }
 
-// healthPrefix begins the paths of health checks. The limit lets them pass, or an
-// app that is busy would be taken for one that is ill.
-const healthPrefix = "/grpc.health.v1.Health/"
+// EarlyTime is how long an RPC may be Early, so that none of them waits, or keeps
+// memory, for ever.
+const EarlyTime = time.Second
+
+// isHealth says that a path is a health check's. The limit lets those pass, or an
+// app that is busy would be taken for one that is ill; and only those, or their
+// service's name would be the way around the limit.
+func isHealth(path string) bool {
+	switch path {
+	case "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List":
+		return true
+	}
+	return false
+}
 
 // Enter counts an RPC as under way, until Exit, and says whether it may begin.
 // Even one that may not has to Exit: it holds memory as long as its answer was
 // not taken.
-func (g *Gate) Enter(p *Pass, now time.Time, path string) Verdict {
+func (g *Gate) Enter(p *Pass, now time.Time, path string, stage Stage) Verdict {
 	if g == nil {
 		return Admitted
 	}
@@ -86,11 +101,58 @@ func (g *Gate) Enter(p *Pass, now time.Time, path string) Verdict {
 	if g.limiter == nil {
 		return Admitted
 	}
-	if p.cohort = g.limiter.enter(now.Sub(g.limiter.made)); p.cohort == nil && !strings.HasPrefix(path, healthPrefix) {
-		g.counts.Shed[telemetry.ShedConcurrency].Add(1)
+	p.health = isHealth(path)
+	return p.enter(now, stage)
+}
+
+// enter asks the limiter.
+func (p *Pass) enter(now time.Time, stage Stage) (v Verdict) {
+	l := p.gate.limiter
+	p.cohort, v = l.enter(now.Sub(l.made), stage)
+	if v != Admitted && p.health {
+		if v = Admitted; stage == Begun {
+			v = Early // one that is not complete checks nothing
+		}
+	}
+	if p.early = v == Early; v == OverLimit {
+		p.gate.counts.Shed[telemetry.ShedConcurrency].Add(1)
+	}
+	return v
+}
+
+// Wants says that the gate has to be told, by More, that the request has come as far
+// as stage.
+func (p *Pass) Wants(stage Stage) bool {
+	return p.early || p.cohort != nil && p.cohort.class.stage < stage
+}
+
+// More says that the request has come as far as stage. The verdict is another than
+// Admitted where the RPC was Early, or where it began to be sent so long ago that
+// nobody counted on it any more: then it is OverLimit though the app may have seen it.
+func (p *Pass) More(now time.Time, stage Stage) Verdict {
+	switch {
+	case !p.Wants(stage):
+		return Admitted
+	case p.early:
+		return p.enter(now, stage)
+	}
+	if c := p.cohort; c.class.stage == Begun && c.retired() {
+		c.done()
+		return p.Late(now, stage) // it is with the app: it cannot wait
+	}
+	p.cohort = p.gate.limiter.proceed(p.cohort, stage)
+	return Admitted
+}
+
+// Late asks for the last time for an RPC that was Early: it is not so again.
+func (p *Pass) Late(now time.Time, stage Stage) Verdict {
+	v := p.enter(now, stage)
+	if v == Early {
+		p.early = false
+		p.gate.counts.Shed[telemetry.ShedConcurrency].Add(1)
 		return OverLimit
 	}
-	return Admitted
+	return v
 }
 
 // Answered says that the app has begun to answer. asked is when the request was
@@ -100,7 +162,7 @@ func (p *Pass) Answered(now, asked time.Time) {
 	if p.cohort == nil {
 		return
 	}
-	p.gate.limiter.leave(p.cohort)
+	p.cohort.done()
 	p.cohort = nil
 	if !asked.IsZero() {
 		p.took = max(now.Sub(asked), 1)
@@ -119,7 +181,7 @@ func (p *Pass) End(now, asked time.Time, typical bool) {
 	at := now.Sub(l.made)
 	switch {
 	case p.cohort != nil:
-		l.leave(p.cohort)
+		p.cohort.done()
 		p.cohort = nil
 		if !asked.IsZero() {
 			l.unanswered(at, now.Sub(asked))

@@ -19,55 +19,77 @@ type limiter struct {
 	from    atomic.Int64 // when the window begins, since made: before, the last limit is felt
 	due     atomic.Int64 // when the window may be judged
 	least   atomic.Int64 // an RPC that ends unanswered tells something from this on
-	cohort  atomic.Pointer[cohort]
+	ageAt   atomic.Int64 // when there may be a cohort to begin or to retire
+	classes [stages]class
 	samples samples
 
-	mu      sync.Mutex
-	ctl     *controller
-	cohorts []*cohort // not retired yet, the oldest first
+	mu   sync.Mutex
+	ctl  *controller
+	aged time.Duration // when the present cohorts began
 }
 
 func newLimiter(c Concurrency, counts *telemetry.Admission, now time.Time) *limiter {
 	l := &limiter{made: now, counts: counts, ctl: newController(c.WithDefaults())}
-	first := new(cohort)
-	l.cohort.Store(first)
-	l.cohorts = []*cohort{first}
+	for stage := range stages {
+		l.classes[stage].init(stage, &counts.Waiting)
+	}
 	l.due.Store(int64(windowTime))
 	l.publish()
 	return l
 }
 
-// enter counts an RPC. It returns nil where the limit is reached.
-func (l *limiter) enter(now time.Duration) *cohort {
+// enter counts an RPC. It returns nil where the limit is reached (OverLimit), or
+// the share that requests of this stage have of it (Early).
+func (l *limiter) enter(now time.Duration, stage Stage) (*cohort, Verdict) {
 	// Looked at before it is counted, so that a flood of RPCs that are refused
 	// only reads.
 	limit := l.counts.Limit.Load()
-	if l.counts.Waiting.Load() >= limit {
+	bound := limit
+	if said := l.classes[Said].count.Load(); said > 0 {
+		// They may be more than their share, since the limit may have fallen after they
+		// were let in, or be 1.
+		bound += max(said-limit+reserved(limit), 0)
+	}
+	if l.counts.Waiting.Load() >= bound {
 		l.tick(now)
-		return nil
+		return nil, OverLimit
 	}
-	n := l.counts.Waiting.Add(1)
-	if n > limit {
-		l.counts.Waiting.Add(-1)
-		return nil
+	class := &l.classes[stage]
+	if !class.take(limit) {
+		l.tick(now)
+		return nil, Early
 	}
+	if stage != Begun {
+		n := l.counts.Waiting.Add(1)
+		if n > bound {
+			class.release(1)
+			return nil, OverLimit
+		}
+		l.most(n)
+	}
+	return class.join(), Admitted
+}
+
+// proceed counts an RPC whose request has come further since it was let in. It may be
+// above the limit for that, by what Begun has for its share. Where the stage has no
+// place left, it stays in the class where it is.
+func (l *limiter) proceed(from *cohort, stage Stage) *cohort {
+	class := &l.classes[stage]
+	if !class.take(l.counts.Limit.Load()) {
+		return from
+	}
+	l.most(l.counts.Waiting.Add(1))
+	from.done()
+	return class.join()
+}
+
+// most notes how many RPCs wait.
+func (l *limiter) most(n int64) {
 	for {
 		peak := l.peak.Load()
 		if n <= peak || l.peak.CompareAndSwap(peak, n) {
-			break
+			return
 		}
-	}
-	for {
-		if c := l.cohort.Load(); c.join() {
-			return c
-		}
-	}
-}
-
-// leave takes an RPC off the count: the app has begun to answer, or never will.
-func (l *limiter) leave(c *cohort) {
-	if c.leave() {
-		l.counts.Waiting.Add(-1)
 	}
 }
 
@@ -87,16 +109,18 @@ func (l *limiter) unanswered(now, took time.Duration) {
 	}
 }
 
-// tick judges the window where it is over.
+// tick retires what is old, and judges the window where it is over.
 func (l *limiter) tick(now time.Duration) {
-	if now < time.Duration(l.due.Load()) || !l.mu.TryLock() {
+	if now < time.Duration(min(l.due.Load(), l.ageAt.Load())) || !l.mu.TryLock() {
 		return
 	}
 	defer l.mu.Unlock()
+	if now >= time.Duration(l.ageAt.Load()) {
+		l.age(now)
+	}
 	if now < time.Duration(l.due.Load()) {
 		return
 	}
-	l.age(now)
 	w := window{
 		now: now, took: now - time.Duration(l.from.Load()),
 		samples: l.samples.count.Load(), median: l.samples.median(), peak: l.peak.Load(),
@@ -127,20 +151,16 @@ func (l *limiter) publish() {
 		least = mostPatience // it would be taken for the latency without a queue
 	}
 	l.least.Store(int64(least))
+	l.ageAt.Store(int64(l.aged + patienceFor(l.ctl.latency)/cohortsAtOnce))
 }
 
-// age begins a new cohort where it is time, and retires old ones. l.mu is held.
+// age begins new cohorts and retires old ones. It has a time of its own, since a
+// window may be long in coming to its end. l.mu is held.
 func (l *limiter) age(now time.Duration) {
 	counted := patienceFor(l.ctl.latency)
-	if now-l.cohort.Load().began >= counted/cohortsAtOnce {
-		c := &cohort{began: now}
-		l.cohorts = append(l.cohorts, c)
-		l.cohort.Store(c)
+	for i := range l.classes {
+		l.classes[i].age(now, counted)
 	}
-	for len(l.cohorts) > 1 && now-l.cohorts[1].began >= counted { // where the next began, it ended
-		if n := l.cohorts[0].retire(); n > 0 {
-			l.counts.Waiting.Add(-n)
-		}
-		l.cohorts = l.cohorts[1:]
-	}
+	l.aged = now
+	l.ageAt.Store(int64(now + counted/cohortsAtOnce))
 }

@@ -183,6 +183,25 @@ func TestTheAppHangs(t *testing.T) {
 	a.overloaded(service, 0.9, 2)
 }
 
+// The same with callers who wait for a minute: the latencies that this leaves are no
+// time to wait for.
+func TestTheAppHangsWithLongDeadlines(t *testing.T) {
+	t.Parallel()
+	const service = 20 * time.Millisecond
+	a := newApp(t, &Concurrency{}, 20, service, 1)
+	a.timeout = time.Minute
+	a.arrivals(3 * a.capacity(service)).run(6 * time.Second)
+	workers := a.workers
+	a.workers = 0
+	a.run(130 * time.Second)
+	a.workers = workers
+	a.work()
+	a.run(15 * time.Second)
+	a.look()
+	a.run(10 * time.Second)
+	a.overloaded(service, 0.9, 2)
+}
+
 // After an overload the app is as it was before.
 func TestTheOverloadEnds(t *testing.T) {
 	t.Parallel()
@@ -209,7 +228,7 @@ func TestStreamsWithoutAnAnswer(t *testing.T) {
 	open := 0
 	for range 300 {
 		var p Pass
-		if a.gate.Enter(&p, a.epoch.Add(a.now), "/a.B/Watch") == Admitted {
+		if a.gate.Enter(&p, a.epoch.Add(a.now), "/a.B/Watch", Whole) == Admitted {
 			open++
 		} else {
 			p.Exit()

@@ -175,7 +175,7 @@ func TestMaxRPCs(t *testing.T) {
 		if i >= 1125 {
 			want = FarTooMany
 		}
-		if got := g.Enter(&passes[i], time.Now(), "/a.B/C"); got != want {
+		if got := g.Enter(&passes[i], time.Now(), "/a.B/C", Whole); got != want {
 			t.Fatalf("RPC %d: %v, want %v", i, got, want)
 		}
 		if passes[i].Count != int64(i+1) {
@@ -198,7 +198,7 @@ func TestNoGate(t *testing.T) {
 	t.Parallel()
 	var g *Gate
 	var p Pass
-	if g.Enter(&p, time.Now(), "/") != Admitted {
+	if g.Enter(&p, time.Now(), "/", Whole) != Admitted {
 		t.Error("refused")
 	}
 	p.Answered(time.Now(), time.Now())
@@ -221,7 +221,16 @@ func TestManyAtOnce(t *testing.T) {
 				// A clock that runs a thousand times too fast, so that cohorts come and go.
 				now = now.Add(time.Duration(random.IntN(int(200 * time.Millisecond))))
 				var p Pass
-				verdict := g.Enter(&p, now, "/a.B/C")
+				stage := Stage(random.IntN(int(stages)))
+				verdict := g.Enter(&p, now, "/a.B/C", stage)
+				for stage < Whole && (verdict == Admitted || verdict == Early) && random.IntN(4) > 0 {
+					now = now.Add(time.Duration(random.IntN(int(20 * time.Millisecond))))
+					stage++
+					verdict = p.More(now, stage)
+				}
+				if verdict == Early {
+					verdict = p.Late(now, stage)
+				}
 				if n := counts.Waiting.Load(); n > 10+64 {
 					t.Errorf("%d wait", n)
 				}
@@ -238,6 +247,11 @@ func TestManyAtOnce(t *testing.T) {
 	all.Wait()
 	if w, f := counts.Waiting.Load(), counts.InFlight.Load(); w != 0 || f != 0 {
 		t.Errorf("%d wait, %d in flight", w, f)
+	}
+	for i := range g.limiter.classes {
+		if n := g.limiter.classes[i].count.Load(); n != 0 {
+			t.Errorf("%d of stage %d are counted", n, i)
+		}
 	}
 }
 
@@ -305,7 +319,7 @@ func TestRequestsThatNeverWereComplete(t *testing.T) {
 		samples int64
 	}{{time.Time{}, 0}, {now.Add(4995 * time.Millisecond), 0}, {now, 1}} {
 		var p Pass
-		g.Enter(&p, now, "/a.B/C")
+		g.Enter(&p, now, "/a.B/C", Whole)
 		p.End(now.Add(5*time.Second), c.asked, false)
 		if n := l.samples.count.Load(); n != c.samples {
 			t.Errorf("asked at %v: %d latencies, want %d", c.asked, n, c.samples)

@@ -83,6 +83,9 @@ func (r *RPC) onDeadline() {
 // failDeadline answers an RPC whose deadline has passed. r.mu is held.
 func (r *RPC) failDeadline(b *h2.Batch) {
 	where := "while its destination was looked up"
+	if r.early {
+		where = "while its request was incomplete, as too many are (overload.adaptive_concurrency)"
+	}
 	if a := r.cur; a != nil {
 		if a.waiting {
 			where = fmt.Sprintf("while connecting to %s of service %q", a.inst, r.dest.Name())

@@ -12,6 +12,7 @@
 //	deadline.go  the time that the caller gives
 //	answer.go    what Pillion itself answers
 //	shed.go      what becomes of an RPC that may not begin now
+//	hold.go      or not before more of its request is there
 //
 // # Locks
 //

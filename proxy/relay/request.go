@@ -31,7 +31,8 @@ func (r *RPC) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, end b
 
 // accept looks at the request and sends it on its way.
 func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
-	if verdict := r.p.cfg.Gate.Enter(&r.pass, r.start, r.path); verdict != admission.Admitted {
+	verdict := r.p.cfg.Gate.Enter(&r.pass, r.start, r.path, r.stage())
+	if verdict != admission.Admitted && verdict != admission.Early {
 		r.shed(b, h, verdict)
 		return
 	}
@@ -48,6 +49,10 @@ func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
 	}
 	if err := r.startDeadline(); err != nil {
 		r.fail(b, codes.Internal, wire.FlagDownstreamProtocolError, err.Error())
+		return
+	}
+	if verdict == admission.Early {
+		r.hold()
 		return
 	}
 	r.findDestination(b)
@@ -142,9 +147,12 @@ func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
 			r.countRequest(n)
 		}
 	}
-	open := r.cur != nil && r.cur.open
+	held, open := r.early, r.cur != nil && r.cur.open
 	if !r.keep(p, open) {
 		r.fail(b, codes.ResourceExhausted, wire.FlagOverload, "the sidecar keeps too many requests in memory")
+		return
+	}
+	if !r.mayGoOn(b) || held { // in which case it was sent with the rest
 		return
 	}
 	if open {

@@ -52,6 +52,8 @@ type state struct {
 	isOpen  bool // the engine knows down
 	phase   phase
 	pass    admission.Pass
+	early   bool // its request is not complete enough to begin
+	held    *time.Timer
 
 	// The request.
 	block     *hpack.Block // its fields; nil once no attempt can need them
@@ -135,6 +137,7 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 	if r.timer != nil {
 		r.timer.Stop()
 	}
+	r.letGo()
 	r.forgetRequest()
 	r.pass.End(b.Now(), r.asked, code == codes.OK && r.reqMsgs <= 1 && r.respMsgs <= 1)
 	took := b.Now().Sub(r.start)
