@@ -32,7 +32,6 @@ type endpoint struct {
 	framer  *http2.Framer // writes to out
 	enc     *hpack.Encoder
 	block   bytes.Buffer
-	done    sync.WaitGroup
 
 	streams map[uint32]*stream
 	ended   map[uint32]ending
@@ -137,14 +136,6 @@ func (e *endpoint) write() {
 			return // the reader learns it too, after what came before
 		}
 	}
-}
-
-// close closes the connection once everything is written.
-func (e *endpoint) close() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.closing = true
-	e.changed.Broadcast()
 }
 
 // die ends the connection.

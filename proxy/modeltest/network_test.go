@@ -345,7 +345,6 @@ type end struct {
 	in, out *pipe
 
 	readDeadline time.Time // guarded by in.mu
-	readTimer    *time.Timer
 }
 
 // Transport is the end as the engine drives a socket: writes that do not wait.

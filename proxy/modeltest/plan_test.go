@@ -113,9 +113,6 @@ func (p *plan) connWindow() int64 { return int64(p.http2.ConnWindow) }
 // scarce says that memory runs out.
 func (p *plan) scarce() bool { return p.budget < 1<<20 }
 
-// calm says that nothing goes wrong but what an RPC does by itself.
-func (p *plan) calm() bool { return len(p.faults) == 0 }
-
 // link returns how a connection behaves.
 func (p *plan) link(r *rand.Rand) linkStyle {
 	s := linkStyle{rng: r, room: oneOf(r, 1<<20, 64<<10, 3000)}
