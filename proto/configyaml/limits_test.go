@@ -128,7 +128,8 @@ func rangeOf(fd protoreflect.FieldDescriptor) *validate.FieldRules {
 // is no amount.
 func above(t *testing.T, at string, fd protoreflect.FieldDescriptor) (protoreflect.Value, bool) {
 	t.Helper()
-	rules, most := rangeOf(fd), uint64(0)
+	rules := rangeOf(fd)
+	var most uint64
 	var v protoreflect.Value
 	switch fd.Kind() {
 	case protoreflect.Uint32Kind:

@@ -53,7 +53,7 @@ var (
 	inFlightDesc = prometheus.NewDesc("pillion_rpcs_in_flight",
 		"RPCs under way, and those that have ended but whose caller has not taken the answer yet.", []string{"side"}, nil)
 	shedDesc = prometheus.NewDesc("pillion_rpcs_shed_total",
-		"RPCs that were refused at their headers, by what was reached.", []string{"side", "reason"}, nil)
+		"RPCs that were refused before they went on, by what was reached.", []string{"side", "reason"}, nil)
 	limitDesc = prometheus.NewDesc("pillion_concurrency_limit",
 		"How many RPCs the app may have at once that it has not begun to answer, as the adaptive limit finds it.", nil, nil)
 	waitingDesc = prometheus.NewDesc("pillion_concurrency_waiting",

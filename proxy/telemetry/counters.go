@@ -27,7 +27,7 @@ const maxServices = 1000
 //	pillion_buffered_bytes                            bytes held for RPCs, both sides
 //	pillion_access_log_dropped_total                  RPCs missing from the access log
 //	pillion_rpcs_in_flight{side}                      RPCs under way
-//	pillion_rpcs_shed_total{side,reason}              RPCs refused at their headers
+//	pillion_rpcs_shed_total{side,reason}              RPCs refused before they went on
 //	pillion_concurrency_limit                         the adaptive limit of the local app
 //	pillion_concurrency_waiting                       RPCs that count against it
 //	pillion_concurrency_latency_seconds               what the app takes without a queue
