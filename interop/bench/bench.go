@@ -105,14 +105,18 @@ func (o *outcome) measureAll(ctx context.Context, dir, self string, h2 *h2load) 
 	if !ok || o.opts.vs != "" {
 		return nil
 	}
-	for _, part := range []struct {
+	type part struct {
 		name    string
 		setting setting
 		measure func(*rig) error
-	}{
-		{partAbuse, abuseSetting, func(r *rig) error { return r.abuse(ctx, pillion) }},
-		{partScale, scaleSetting, func(r *rig) error { return r.scale(ctx, pillion.bin) }},
-	} {
+	}
+	var alone []part
+	for _, name := range o.opts.settings {
+		alone = append(alone, part{partAbuse, abuseSettings[name], func(r *rig) error { return r.abuse(ctx, pillion) }})
+	}
+	for _, part := range append(alone,
+		part{partScale, scaleSetting, func(r *rig) error { return r.scale(ctx, pillion.bin) }},
+	) {
 		if !o.opts.has(part.name) {
 			continue
 		}

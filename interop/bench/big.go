@@ -55,7 +55,7 @@ const (
 	// messageCount is how many messages are fetched, one after the other.
 	messageCount = 64
 	// crowdTime bounds how long a proxy may take to take a crowd in.
-	crowdTime = 60 * time.Second
+	crowdTime = 30 * time.Second
 
 	messageBody = "message.body"
 	gibBody     = "gib.body"

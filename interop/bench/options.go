@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -40,6 +41,8 @@ type options struct {
 	out string
 	// vs is another Pillion to compare with; "" is none.
 	vs string
+	// attacks says which attacks are measured, by their names; nil is all.
+	attacks *regexp.Regexp
 	// profile is how the names of CPU profiles begin; "" takes none.
 	profile string
 	// given is the command line without what names this machine's paths.
@@ -68,6 +71,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	fs.BoolVar(&o.quick, "quick", false, "a smoke test: one round of short runs, whose figures mean nothing; writes no file unless -out is given")
 	fs.StringVar(&o.out, "out", defaultOut, "`file` to write the tables into, between its markers; empty for none")
 	fs.StringVar(&o.vs, "vs", "", "compare PILLION_BIN with another `pillion` instead of with the peers; writes no file unless -out is given")
+	attacks := fs.String("attacks", "", "measure only attacks whose names match this regular `expression`")
 	fs.StringVar(&o.profile, "profile", "", "after the rounds, take CPU profiles of Pillion under each load, into files whose names begin with `prefix`")
 	if err := fs.Parse(args); err != nil {
 		return options{}, err
@@ -89,11 +93,12 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 		}
 	})
 
-	var errs [4]error
+	var errs [5]error
 	o.shapes, errs[0] = parseShapes(*shapes)
 	o.settings, errs[1] = choose("settings", *settings, settingNames())
 	o.parts, errs[2] = choose("parts", *parts, allParts())
 	o.peers, errs[3] = choose("peers", *peers, []string{pillionName, haproxyName, nginxName, envoyName, grpcgoName, tcpName, otherName})
+	o.attacks, errs[4] = regexp.Compile(*attacks)
 	if err := errors.Join(errs[:]...); err != nil {
 		return options{}, err
 	}

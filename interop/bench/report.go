@@ -40,7 +40,7 @@ func (o *outcome) write(w *bytes.Buffer) {
 	}
 	chosen := slices.DeleteFunc(slices.Clone(settings), func(s setting) bool { return !slices.Contains(o.opts.settings, s.name) })
 	if _, ok := o.participant(pillionName); ok && o.opts.vs == "" {
-		writeTargets(w, targets(o.results, chosen))
+		writeTargets(w, targets(o.results, chosen, o.opts))
 	}
 	for _, s := range chosen {
 		if !o.opts.besidePeers() {
@@ -299,19 +299,25 @@ func (o *outcome) writeBig(w *bytes.Buffer) {
 // writeAbuse shows what attacks did to others.
 func (o *outcome) writeAbuse(w *bytes.Buffer) {
 	p, ok := o.participant(pillionName)
-	of := func(s scene, m metric) []float64 { return o.results.of(abuseSetting.name, p.name, s, m) }
-	if !ok || len(of(sceneCalm, sameP99)) == 0 {
+	if !ok {
 		return
 	}
-	fmt.Fprintf(w, "## Under attack: unary RPCs of others (%d per second), Pillion, %s\n\n", besideRate, abuseSetting.workersText())
-	t := table{head: []string{"", "p50, ms", "p99, ms", "p99 ÷ no attack", "peak memory, MB"}}
-	row := func(s scene, ratio string) {
-		t.row(string(s), figure(of(s, sameP50), perMilli, 2), figure(of(s, sameP99), perMilli, 2), ratio, figure(of(s, peakRSS), megabyte, 1))
+	for _, name := range o.opts.settings {
+		setting := abuseSettings[name]
+		of := func(s scene, m metric) []float64 { return o.results.of(setting.name, p.name, s, m) }
+		if len(of(sceneCalm, sameP99)) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "## Under attack: unary RPCs of others (%d per second), Pillion, %s\n\n", besideRate, setting.workersText())
+		t := table{head: []string{"", "p50, ms", "p99, ms", "p99 ÷ no attack", "peak memory, MB"}}
+		row := func(s scene, ratio string) {
+			t.row(string(s), figure(of(s, sameP50), perMilli, 2), figure(of(s, sameP99), perMilli, 2), ratio, figure(of(s, peakRSS), megabyte, 1))
+		}
+		row(sceneCalm, "")
+		calm := median(of(sceneCalm, sameP99))
+		for _, a := range o.opts.abuses() {
+			row(a.scene(), fmt.Sprintf("%.2f", median(of(a.scene(), sameP99))/calm))
+		}
+		t.write(w)
 	}
-	row(sceneCalm, "")
-	calm := median(of(sceneCalm, sameP99))
-	for _, a := range abuses() {
-		row(a.scene(), fmt.Sprintf("%.2f", median(of(a.scene(), sameP99))/calm))
-	}
-	t.write(w)
 }

@@ -70,7 +70,7 @@ var cpuTargets = []struct {
 }
 
 // targets judges a run by its ratios of medians.
-func targets(r results, chosen []setting) []target {
+func targets(r results, chosen []setting, o *options) []target {
 	var all []target
 	for _, s := range chosen {
 		for _, c := range cpuTargets {
@@ -104,7 +104,7 @@ func targets(r results, chosen []setting) []target {
 			})
 		}
 	}
-	all = append(all, abuseTargets(r, pillionName)...)
+	all = append(all, abuseTargets(r, o)...)
 	return append(all, scaleTargets(r)...)
 }
 

@@ -44,7 +44,7 @@ func TestTargetsAreJudgedByRatiosOfMedians(t *testing.T) {
 	put(pillionName, sceneMemory, idleRSS, 24.9e6)
 	put(pillionName, sceneMemory, peakRSS, 40.1e6)
 
-	all := targets(r, settings[:1])
+	all := targets(r, settings[:1], new(options))
 	for _, c := range []struct {
 		words []string
 		got   float64
