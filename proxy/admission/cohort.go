@@ -25,13 +25,11 @@ func (c *cohort) join() bool { return c.live.Add(1) > 0 }
 // leave says whether the RPC was still counted.
 func (c *cohort) leave() bool { return c.live.Add(-1) >= 0 }
 
-// done takes an RPC off the count, and says whether it was still there.
-func (c *cohort) done() bool {
-	if !c.leave() {
-		return false
+// done takes an RPC off the count, if it was still there.
+func (c *cohort) done() {
+	if c.leave() {
+		c.class.release(1)
 	}
-	c.class.release(1)
-	return true
 }
 
 // retire returns how many RPCs are no longer counted.
