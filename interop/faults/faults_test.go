@@ -230,9 +230,7 @@ func accepts(t *testing.T, r *rig) {
 	for _, accept := range []fault.Accept{fault.Drop, fault.Reset, fault.Mute, fault.Refuse} {
 		r.proxy.MustSet(t, fault.Faults{Accept: accept})
 		r.proxy.EndAll(fault.Abort)
-		for len(r.proxy.Conns()) > 0 {
-			time.Sleep(time.Millisecond)
-		}
+		await(t, "no connection is left", func() bool { return len(r.proxy.Conns()) == 0 })
 		name := fmt.Sprint(fault.Faults{Accept: accept})
 		r.forgetConnections(t)
 

@@ -3,7 +3,7 @@ package faults
 import (
 	"context"
 	"path/filepath"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -271,16 +271,13 @@ func TestACallerThatIsCutOffIsForgotten(t *testing.T) {
 
 	// Streams without a deadline, with answers on their way that nobody acknowledges.
 	ctx, stop := context.WithCancel(t.Context())
-	var over atomic.Int64
+	var calls sync.WaitGroup
 	for range 8 {
-		go func() {
+		calls.Go(func() {
 			exact.Call(ctx, r.clients[alone], ledger, exact.ServerStream, exact.Shape{Messages: 100_000, Size: 1000})
-			over.Add(1)
-		}()
+		})
 	}
-	for ledger.Running() < 8 {
-		time.Sleep(time.Millisecond)
-	}
+	await(t, "the app has all RPCs", func() bool { return ledger.Running() == 8 })
 	n.Around(caller, network.Cut)
 	began := time.Now()
 	for ledger.Running() > 0 {
@@ -293,9 +290,7 @@ func TestACallerThatIsCutOffIsForgotten(t *testing.T) {
 	}
 	t.Logf("forgotten after %v", time.Since(began).Round(time.Millisecond))
 	stop()
-	for over.Load() < 8 {
-		time.Sleep(time.Millisecond)
-	}
+	calls.Wait()
 	r.mustSettle(t)
 	if open := inbound.Metric(t, "pillion_downstream_connections"); open != 0 {
 		t.Errorf("%v connections of the caller are still open", open)

@@ -445,3 +445,20 @@ func (r *rig) mustShrinkTo(t *testing.T, before size) {
 		<-tick.C
 	}
 }
+
+// await waits until something holds that can only be asked, and fails the test where
+// it never does.
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(time.Minute)
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within a minute: %s", what)
+		}
+	}
+}
