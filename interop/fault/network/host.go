@@ -23,21 +23,26 @@ type Host struct {
 
 	tun  *os.File
 	work chan func()
-	gone chan struct{} // closed when the thread is
+	gone chan struct{} // closed when the namespace is left
 	box  *inbox
 }
 
-// newHost makes a namespace. It belongs to a thread of its own, which ends with
-// work.
+// newHost makes a namespace. A thread lives in it until work is closed, and goes
+// back to where it was then. It must not end: it may have been any goroutine's
+// before, and processes that were started from it are killed when it does, if they
+// are to end with their parent (PR_SET_PDEATHSIG means the thread).
 func newHost(name string, ip netip.Addr) (*Host, error) {
 	h := &Host{Name: name, IP: ip, work: make(chan func()), gone: make(chan struct{})}
 	failed := make(chan error)
 	go func() {
 		defer close(h.gone)
-		// Never unlocked: the thread is of no use to others, and ends here.
 		runtime.LockOSThread()
 
-		err := h.make()
+		leave, err := enter()
+		defer leave()
+		if err == nil {
+			err = h.make()
+		}
 		failed <- err
 		if err != nil {
 			return
@@ -50,11 +55,32 @@ func newHost(name string, ip netip.Addr) (*Host, error) {
 	return h, <-failed
 }
 
-// make turns the present thread into the host's.
-func (h *Host) make() error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("make a network namespace: %w", err)
+// enter puts the present thread, which is locked, into a new namespace. leave puts it
+// back and unlocks it.
+func enter() (leave func(), err error) {
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return runtime.UnlockOSThread, fmt.Errorf("open the thread's network namespace: %w", err)
 	}
+	leave = func() {
+		// A thread that cannot go back stays locked, and so ends with its goroutine:
+		// nobody else may run on it.
+		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		_ = unix.Close(home)
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		_ = unix.Close(home)
+
+		return runtime.UnlockOSThread, fmt.Errorf("make a network namespace: %w", err)
+	}
+
+	return leave, nil
+}
+
+// make makes the interface in the present thread's namespace.
+func (h *Host) make() error {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open /dev/net/tun: %w", err)
@@ -160,10 +186,14 @@ func (h *Host) Do(t testing.TB, f func()) {
 	t.Helper()
 
 	ended, well := make(chan struct{}), false
-	h.work <- func() {
+	select {
+	case h.work <- func() {
 		defer close(ended)
 		f()
 		well = true
+	}:
+	case <-h.gone:
+		t.Fatalf("host %s is no more: what was done on it before has failed", h.Name)
 	}
 	<-ended
 	if !well {
