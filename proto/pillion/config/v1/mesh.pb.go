@@ -29,7 +29,7 @@ type MeshFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The services by their name in the mesh.
 	Services map[string]*MeshService `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The policies. No kind of them is known yet, so the list is empty.
+	// The policies, as docs/policy.md explains them.
 	Policies      []*Policy `protobuf:"bytes,2,rep,name=policies,proto3" json:"policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -7,6 +7,7 @@
 package configv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -21,9 +22,49 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Policy is one rule about RPCs of the mesh. No kind of policy is known yet.
+// Policy is one rule about the RPCs to a service. It holds on every sidecar that
+// calls the service, or, with `inbound`, on those beside the service's instances.
+//
+// Of several policies of one kind, an RPC obeys one: that whose `methods` name its
+// method most exactly; between equally exact ones, that which names the service
+// before that for all. Two that are exactly alike in this are refused.
+//
+// `route`, `timeout`, `retry`, `hedging`, `rate_limit` and `fault` are those of the
+// service that the RPC was addressed to; `subsets`, `circuit_breaker`,
+// `load_balancing`, `outlier_ejection` and `health_check` those of the service that
+// it is sent to, which a route may change.
 type Policy struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the policy is called in messages, logs and metrics. Unique.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The service's name in the mesh; "*" for all services.
+	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// Which methods the policy is for: "helloworld.Greeter/SayHello" (one),
+	// "helloworld.Greeter" (those of a gRPC service), "helloworld.Greeter/Say*" or
+	// "helloworld.*" (those that begin so), "*" (all). The policies of services as a
+	// whole (`subsets`, `load_balancing`, `outlier_ejection`, `health_check`) have
+	// none. Default: all.
+	Methods []string `protobuf:"bytes,3,rep,name=methods,proto3" json:"methods,omitempty"`
+	// Whether the policy holds beside the service, for RPCs that arrive, and not
+	// where they are made. For `timeout`, `circuit_breaker` (limits alone),
+	// `rate_limit` and `fault`.
+	Inbound bool `protobuf:"varint,4,opt,name=inbound,proto3" json:"inbound,omitempty"`
+	// What the policy says. Just one of these.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Policy_Route
+	//	*Policy_Subsets
+	//	*Policy_Timeout
+	//	*Policy_Retry
+	//	*Policy_Hedging
+	//	*Policy_CircuitBreaker
+	//	*Policy_RateLimit
+	//	*Policy_Fault
+	//	*Policy_LoadBalancing
+	//	*Policy_OutlierEjection
+	//	*Policy_HealthCheck
+	Kind          isPolicy_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -58,12 +99,245 @@ func (*Policy) Descriptor() ([]byte, []int) {
 	return file_pillion_config_v1_policy_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *Policy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Policy) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Policy) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *Policy) GetInbound() bool {
+	if x != nil {
+		return x.Inbound
+	}
+	return false
+}
+
+func (x *Policy) GetKind() isPolicy_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Policy) GetRoute() *RoutePolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_Route); ok {
+			return x.Route
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetSubsets() *SubsetsPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_Subsets); ok {
+			return x.Subsets
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetTimeout() *TimeoutPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_Timeout); ok {
+			return x.Timeout
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetRetry() *RetryPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_Retry); ok {
+			return x.Retry
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetHedging() *HedgingPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_Hedging); ok {
+			return x.Hedging
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetCircuitBreaker() *CircuitBreakerPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_CircuitBreaker); ok {
+			return x.CircuitBreaker
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetRateLimit() *RateLimitPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_RateLimit); ok {
+			return x.RateLimit
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetFault() *FaultPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_Fault); ok {
+			return x.Fault
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetLoadBalancing() *LoadBalancingPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_LoadBalancing); ok {
+			return x.LoadBalancing
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetOutlierEjection() *OutlierEjectionPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_OutlierEjection); ok {
+			return x.OutlierEjection
+		}
+	}
+	return nil
+}
+
+func (x *Policy) GetHealthCheck() *HealthCheckPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_HealthCheck); ok {
+			return x.HealthCheck
+		}
+	}
+	return nil
+}
+
+type isPolicy_Kind interface {
+	isPolicy_Kind()
+}
+
+type Policy_Route struct {
+	// Where RPCs go.
+	Route *RoutePolicy `protobuf:"bytes,10,opt,name=route,proto3,oneof"`
+}
+
+type Policy_Subsets struct {
+	// Named parts of the service's instances.
+	Subsets *SubsetsPolicy `protobuf:"bytes,11,opt,name=subsets,proto3,oneof"`
+}
+
+type Policy_Timeout struct {
+	// How long RPCs may take.
+	Timeout *TimeoutPolicy `protobuf:"bytes,12,opt,name=timeout,proto3,oneof"`
+}
+
+type Policy_Retry struct {
+	// Which failed RPCs are sent again.
+	Retry *RetryPolicy `protobuf:"bytes,13,opt,name=retry,proto3,oneof"`
+}
+
+type Policy_Hedging struct {
+	// Which RPCs are sent more than once at a time.
+	Hedging *HedgingPolicy `protobuf:"bytes,14,opt,name=hedging,proto3,oneof"`
+}
+
+type Policy_CircuitBreaker struct {
+	// When RPCs are not sent at all.
+	CircuitBreaker *CircuitBreakerPolicy `protobuf:"bytes,15,opt,name=circuit_breaker,json=circuitBreaker,proto3,oneof"`
+}
+
+type Policy_RateLimit struct {
+	// How many RPCs are let through in a time.
+	RateLimit *RateLimitPolicy `protobuf:"bytes,16,opt,name=rate_limit,json=rateLimit,proto3,oneof"`
+}
+
+type Policy_Fault struct {
+	// Faults that are made on purpose.
+	Fault *FaultPolicy `protobuf:"bytes,17,opt,name=fault,proto3,oneof"`
+}
+
+type Policy_LoadBalancing struct {
+	// How instances are chosen.
+	LoadBalancing *LoadBalancingPolicy `protobuf:"bytes,18,opt,name=load_balancing,json=loadBalancing,proto3,oneof"`
+}
+
+type Policy_OutlierEjection struct {
+	// When an instance is left alone for what it answers.
+	OutlierEjection *OutlierEjectionPolicy `protobuf:"bytes,19,opt,name=outlier_ejection,json=outlierEjection,proto3,oneof"`
+}
+
+type Policy_HealthCheck struct {
+	// How instances are asked whether they are well.
+	HealthCheck *HealthCheckPolicy `protobuf:"bytes,20,opt,name=health_check,json=healthCheck,proto3,oneof"`
+}
+
+func (*Policy_Route) isPolicy_Kind() {}
+
+func (*Policy_Subsets) isPolicy_Kind() {}
+
+func (*Policy_Timeout) isPolicy_Kind() {}
+
+func (*Policy_Retry) isPolicy_Kind() {}
+
+func (*Policy_Hedging) isPolicy_Kind() {}
+
+func (*Policy_CircuitBreaker) isPolicy_Kind() {}
+
+func (*Policy_RateLimit) isPolicy_Kind() {}
+
+func (*Policy_Fault) isPolicy_Kind() {}
+
+func (*Policy_LoadBalancing) isPolicy_Kind() {}
+
+func (*Policy_OutlierEjection) isPolicy_Kind() {}
+
+func (*Policy_HealthCheck) isPolicy_Kind() {}
+
 var File_pillion_config_v1_policy_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1epillion/config/v1/policy.proto\x12\x11pillion.config.v1\"\b\n" +
-	"\x06PolicyBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\x1epillion/config/v1/policy.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a(pillion/config/v1/policy_balancing.proto\x1a'pillion/config/v1/policy_breaking.proto\x1a'pillion/config/v1/policy_ejection.proto\x1a$pillion/config/v1/policy_fault.proto\x1a)pillion/config/v1/policy_rate_limit.proto\x1a$pillion/config/v1/policy_retry.proto\x1a$pillion/config/v1/policy_route.proto\x1a&pillion/config/v1/policy_timeout.proto\"\xad\b\n" +
+	"\x06Policy\x12K\n" +
+	"\x04name\x18\x01 \x01(\tB7\xbaH4\xc8\x01\x01r/\x18\x80\x012*^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$R\x04name\x12W\n" +
+	"\aservice\x18\x02 \x01(\tB=\xbaH:\xc8\x01\x01r5\x18\xfd\x0120^([*]|[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)$R\aservice\x12f\n" +
+	"\amethods\x18\x03 \x03(\tBL\xbaHI\x92\x01F\x10\xe8\a\x18\x01\"?r=\x10\x01\x18\x80\x0426^([*]|[A-Za-z_][A-Za-z0-9_.]*([/][A-Za-z0-9_]*)?[*]?)$R\amethods\x12\x18\n" +
+	"\ainbound\x18\x04 \x01(\bR\ainbound\x126\n" +
+	"\x05route\x18\n" +
+	" \x01(\v2\x1e.pillion.config.v1.RoutePolicyH\x00R\x05route\x12<\n" +
+	"\asubsets\x18\v \x01(\v2 .pillion.config.v1.SubsetsPolicyH\x00R\asubsets\x12<\n" +
+	"\atimeout\x18\f \x01(\v2 .pillion.config.v1.TimeoutPolicyH\x00R\atimeout\x126\n" +
+	"\x05retry\x18\r \x01(\v2\x1e.pillion.config.v1.RetryPolicyH\x00R\x05retry\x12<\n" +
+	"\ahedging\x18\x0e \x01(\v2 .pillion.config.v1.HedgingPolicyH\x00R\ahedging\x12R\n" +
+	"\x0fcircuit_breaker\x18\x0f \x01(\v2'.pillion.config.v1.CircuitBreakerPolicyH\x00R\x0ecircuitBreaker\x12C\n" +
+	"\n" +
+	"rate_limit\x18\x10 \x01(\v2\".pillion.config.v1.RateLimitPolicyH\x00R\trateLimit\x126\n" +
+	"\x05fault\x18\x11 \x01(\v2\x1e.pillion.config.v1.FaultPolicyH\x00R\x05fault\x12O\n" +
+	"\x0eload_balancing\x18\x12 \x01(\v2&.pillion.config.v1.LoadBalancingPolicyH\x00R\rloadBalancing\x12U\n" +
+	"\x10outlier_ejection\x18\x13 \x01(\v2(.pillion.config.v1.OutlierEjectionPolicyH\x00R\x0foutlierEjection\x12I\n" +
+	"\fhealth_check\x18\x14 \x01(\v2$.pillion.config.v1.HealthCheckPolicyH\x00R\vhealthCheckB\r\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01BCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_policy_proto_rawDescOnce sync.Once
@@ -79,20 +353,63 @@ func file_pillion_config_v1_policy_proto_rawDescGZIP() []byte {
 
 var file_pillion_config_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_pillion_config_v1_policy_proto_goTypes = []any{
-	(*Policy)(nil), // 0: pillion.config.v1.Policy
+	(*Policy)(nil),                // 0: pillion.config.v1.Policy
+	(*RoutePolicy)(nil),           // 1: pillion.config.v1.RoutePolicy
+	(*SubsetsPolicy)(nil),         // 2: pillion.config.v1.SubsetsPolicy
+	(*TimeoutPolicy)(nil),         // 3: pillion.config.v1.TimeoutPolicy
+	(*RetryPolicy)(nil),           // 4: pillion.config.v1.RetryPolicy
+	(*HedgingPolicy)(nil),         // 5: pillion.config.v1.HedgingPolicy
+	(*CircuitBreakerPolicy)(nil),  // 6: pillion.config.v1.CircuitBreakerPolicy
+	(*RateLimitPolicy)(nil),       // 7: pillion.config.v1.RateLimitPolicy
+	(*FaultPolicy)(nil),           // 8: pillion.config.v1.FaultPolicy
+	(*LoadBalancingPolicy)(nil),   // 9: pillion.config.v1.LoadBalancingPolicy
+	(*OutlierEjectionPolicy)(nil), // 10: pillion.config.v1.OutlierEjectionPolicy
+	(*HealthCheckPolicy)(nil),     // 11: pillion.config.v1.HealthCheckPolicy
 }
 var file_pillion_config_v1_policy_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1,  // 0: pillion.config.v1.Policy.route:type_name -> pillion.config.v1.RoutePolicy
+	2,  // 1: pillion.config.v1.Policy.subsets:type_name -> pillion.config.v1.SubsetsPolicy
+	3,  // 2: pillion.config.v1.Policy.timeout:type_name -> pillion.config.v1.TimeoutPolicy
+	4,  // 3: pillion.config.v1.Policy.retry:type_name -> pillion.config.v1.RetryPolicy
+	5,  // 4: pillion.config.v1.Policy.hedging:type_name -> pillion.config.v1.HedgingPolicy
+	6,  // 5: pillion.config.v1.Policy.circuit_breaker:type_name -> pillion.config.v1.CircuitBreakerPolicy
+	7,  // 6: pillion.config.v1.Policy.rate_limit:type_name -> pillion.config.v1.RateLimitPolicy
+	8,  // 7: pillion.config.v1.Policy.fault:type_name -> pillion.config.v1.FaultPolicy
+	9,  // 8: pillion.config.v1.Policy.load_balancing:type_name -> pillion.config.v1.LoadBalancingPolicy
+	10, // 9: pillion.config.v1.Policy.outlier_ejection:type_name -> pillion.config.v1.OutlierEjectionPolicy
+	11, // 10: pillion.config.v1.Policy.health_check:type_name -> pillion.config.v1.HealthCheckPolicy
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_policy_proto_init() }
 func file_pillion_config_v1_policy_proto_init() {
 	if File_pillion_config_v1_policy_proto != nil {
 		return
+	}
+	file_pillion_config_v1_policy_balancing_proto_init()
+	file_pillion_config_v1_policy_breaking_proto_init()
+	file_pillion_config_v1_policy_ejection_proto_init()
+	file_pillion_config_v1_policy_fault_proto_init()
+	file_pillion_config_v1_policy_rate_limit_proto_init()
+	file_pillion_config_v1_policy_retry_proto_init()
+	file_pillion_config_v1_policy_route_proto_init()
+	file_pillion_config_v1_policy_timeout_proto_init()
+	file_pillion_config_v1_policy_proto_msgTypes[0].OneofWrappers = []any{
+		(*Policy_Route)(nil),
+		(*Policy_Subsets)(nil),
+		(*Policy_Timeout)(nil),
+		(*Policy_Retry)(nil),
+		(*Policy_Hedging)(nil),
+		(*Policy_CircuitBreaker)(nil),
+		(*Policy_RateLimit)(nil),
+		(*Policy_Fault)(nil),
+		(*Policy_LoadBalancing)(nil),
+		(*Policy_OutlierEjection)(nil),
+		(*Policy_HealthCheck)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
