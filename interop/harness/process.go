@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -45,10 +46,11 @@ type Process struct {
 	exited chan struct{} // closed once the process is gone
 	silent chan struct{} // closed once nobody can write to its output any more
 	done   chan struct{} // closed once its output is read as well
+	killed atomic.Bool   // the test wanted it
 }
 
 // Start starts a program. The test fails with its output where the race
-// detector or a panic spoke in it.
+// detector or a panic spoke in it, and where somebody else has killed it.
 func Start(t testing.TB, command Command) *Process {
 	t.Helper()
 
@@ -58,6 +60,9 @@ func Start(t testing.TB, command Command) *Process {
 	}
 
 	t.Cleanup(func() {
+		if process.wasKilled() {
+			t.Errorf("%s was killed, but not by the test: by the kernel for want of memory, or with the thread that started it", process.name)
+		}
 		process.Kill()
 		if crash := process.crash(); crash != "" {
 			t.Errorf("%s: %s", process.name, crash)
@@ -152,6 +157,9 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) Signal(t testing.TB, signal os.Signal) {
 	t.Helper()
 
+	if signal == syscall.SIGKILL {
+		p.killed.Store(true)
+	}
 	if err := p.cmd.Process.Signal(signal); err != nil {
 		t.Fatalf("signal %v to %s: %v", signal, p.name, err)
 	}
@@ -159,6 +167,7 @@ func (p *Process) Signal(t testing.TB, signal os.Signal) {
 
 // Kill ends the process and its children at once and waits for it.
 func (p *Process) Kill() {
+	p.killed.Store(true)
 	// The group is addressed also where its leader is gone already: children may be left.
 	err := syscall.Kill(-p.PID(), syscall.SIGKILL)
 	if err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -170,6 +179,18 @@ func (p *Process) Kill() {
 	case <-p.silent:
 	case <-time.After(lingering):
 	}
+}
+
+// wasKilled says that the process has ended by SIGKILL that this test did not send.
+func (p *Process) wasKilled() bool {
+	select {
+	case <-p.exited:
+	default:
+		return false
+	}
+	status, is := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+
+	return is && status.Signaled() && status.Signal() == syscall.SIGKILL && !p.killed.Load()
 }
 
 // Wait waits for the process's end and returns its exit code, -1 where a signal

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,8 @@ type workers struct {
 	service time.Duration
 	// held, where it is not nil, is what RPCs wait for instead of their time.
 	held chan struct{}
+	// worked is how many RPCs had their time.
+	worked atomic.Int64
 }
 
 // startWorkers starts an app and returns where it is.
@@ -88,6 +91,7 @@ func (w *workers) UnaryCall(ctx context.Context, _ *testpb.SimpleRequest) (*test
 	}
 	if w.held == nil {
 		<-done
+		w.worked.Add(1)
 
 		return &testpb.SimpleResponse{}, nil
 	}
@@ -156,8 +160,10 @@ func newOutcome() *outcome {
 	return &outcome{codes: map[codes.Code]int{}, flags: map[string]int{}, began: time.Now()}
 }
 
-// ask makes RPCs at a rate for a while, whatever becomes of them. Each has a
-// deadline.
+// ask makes RPCs at a rate for a while, whatever becomes of them: more than there
+// should be. Each has a deadline. What a sidecar or this process made of them while it
+// stood still for a moment comes as a burst; see keep for those of whom none may be
+// refused.
 func ask(t testing.TB, conn *grpc.ClientConn, perSecond int, while, deadline time.Duration) *outcome {
 	t.Helper()
 
@@ -182,6 +188,43 @@ func ask(t testing.TB, conn *grpc.ClientConn, perSecond int, while, deadline tim
 	slices.Sort(o.took)
 
 	return o
+}
+
+// keep has callers make one RPC after the other, until enough says so of what became
+// of them so far. There are never more under way than callers, however slow the
+// machine is.
+func keep(t testing.TB, conn *grpc.ClientConn, callers int, enough func(*outcome) bool) *outcome {
+	t.Helper()
+
+	o := newOutcome()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var running sync.WaitGroup
+	for range callers {
+		running.Go(func() {
+			for ctx.Err() == nil {
+				call, cancel := context.WithTimeout(t.Context(), patience)
+				o.call(call, conn, nil)
+				cancel()
+			}
+		})
+	}
+	defer running.Wait()
+	defer stop()
+	eventually(t, "as many RPCs as it takes", func() bool { return enough(o) })
+	stop()
+	running.Wait()
+	slices.Sort(o.took)
+
+	return o
+}
+
+// count is how many RPCs ended with a code so far.
+func (o *outcome) count(code codes.Code) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+
+	return o.codes[code]
 }
 
 func (o *outcome) quantile(q float64) time.Duration {

@@ -212,6 +212,11 @@ func (s *service) runs(t testing.TB, program string) bool {
 func (s *service) signal(t testing.TB, signal syscall.Signal) {
 	t.Helper()
 
+	if s.pid == s.PID() { // which wants to know who kills it
+		s.Signal(t, signal)
+
+		return
+	}
 	if err := syscall.Kill(s.pid, signal); err != nil {
 		t.Fatalf("signal %v to %d: %v", signal, s.pid, err)
 	}
