@@ -90,7 +90,7 @@ func (r *RPC) attempt(b *h2.Batch, inst *upstream.Instance) bool {
 	a.inst, a.began, a.taken = inst, b.Now(), 0
 	r.cur = a
 	a.counted = true
-	inst.Begin()
+	inst.Begin(a.began)
 	return a.start(b)
 }
 

@@ -285,7 +285,7 @@ func TestIdleServicesAreDropped(t *testing.T) {
 		r.source.tell(t, "busy", true)
 		d.want("busy by authority")
 		in, _ := d.cluster.Pick(nil)
-		in.Begin()
+		in.Begin(time.Now())
 		for range 3 { // who asks keeps it
 			time.Sleep(50 * time.Second)
 			r.route("greeter", sayHello).want("greeter by authority")
@@ -324,7 +324,7 @@ func TestAServiceIsDroppedWhileAnRPCIsOnItsWayThere(t *testing.T) {
 		if !ok {
 			t.Fatal("the RPC finds no instance")
 		}
-		in.Begin()
+		in.Begin(time.Now())
 		time.Sleep(10 * time.Second)
 		if _, ok := c.cluster.Pick(nil); !ok {
 			t.Error("its instances are gone before it has ended")

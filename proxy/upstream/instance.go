@@ -31,6 +31,8 @@ type Instance struct {
 	endpoint         atomic.Pointer[registry.Endpoint]
 
 	inFlight atomic.Int64
+	reasons  atomic.Uint32 // a Reason: what it is blocked for
+	judge    atomic.Pointer[judge]
 	avoided  atomic.Bool // in back-off
 	failing  atomic.Bool // backoff has failures
 	slow     atomic.Bool // has been connecting for Options.SlowConnect
@@ -63,15 +65,19 @@ func newInstance(e registry.Endpoint, opts *Options, counts *telemetry.Service) 
 }
 
 // Usable implements balance.Instance.
-func (in *Instance) Usable() bool {
-	return !in.avoided.Load() && !in.slow.Load() && !in.refusal.active.Load()
-}
+func (in *Instance) Usable() bool { return in.reasons.Load() == 0 && in.Reachable() }
 
 // InFlight implements balance.Instance.
 func (in *Instance) InFlight() int64 { return in.inFlight.Load() }
 
-// Begin counts an RPC as under way on the instance; End ends that.
-func (in *Instance) Begin() { in.inFlight.Add(1) }
+// Begin counts an attempt as under way on the instance, until End and Observe.
+func (in *Instance) Begin(now time.Time) Turn {
+	in.inFlight.Add(1)
+	if j := in.judge.Load(); j != nil {
+		return j.begin(now)
+	}
+	return Turn{}
+}
 
 // End ends what Begin began.
 func (in *Instance) End() { in.inFlight.Add(-1) }

@@ -1,0 +1,41 @@
+package upstream
+
+import (
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+)
+
+// Turn is an attempt's turn at an instance, as Begin hands it out: whoever ends the
+// attempt says it in the Outcome. The zero value is that of an attempt that nobody
+// judges.
+type Turn struct{}
+
+// Outcome is how an attempt at an instance ended.
+type Outcome struct {
+	// Turn is what Begin returned for the attempt.
+	Turn Turn
+	// Code is the status that the caller was told, or would have been: from the
+	// trailers, from headers that are the whole answer, or made of a reset.
+	Code codes.Code
+	// FirstByte is how long the answer's headers took, Total how long the attempt;
+	// FirstByte is Total where no answer came.
+	FirstByte, Total time.Duration
+	// Excused says that Code tells nothing of the instance: a sidecar's limiter made
+	// it, ours or another's, or the caller cancelled, or a hedge lost.
+	Excused bool
+	// Trailers are those of the answer, nil where there were none. They are valid
+	// during the call.
+	Trailers []hpack.Field
+}
+
+// Observe takes note of how an attempt ended. Each that Begin counted is observed
+// once, or a breaker's probe stays taken for a while; without an answer of any kind
+// it is Excused.
+func (in *Instance) Observe(now time.Time, o *Outcome) {
+	if j := in.judge.Load(); j != nil {
+		j.observe(now, o)
+	}
+}
