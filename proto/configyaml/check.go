@@ -303,9 +303,7 @@ func checkMesh(mesh *configv1.MeshFile) findings {
 			seen[endpoint.GetAddress()] = i
 		}
 	}
-	for i := range mesh.GetPolicies() {
-		f.addf(fmt.Sprintf("policies[%d]", i), "this version knows no kind of policy: remove the entry")
-	}
+	checkNames(&f, mesh.GetPolicies())
 	return f
 }
 

@@ -183,6 +183,9 @@ func effectiveMesh(mesh *configv1.MeshFile) {
 			setValue(&endpoint.Weight, defaultWeight)
 		}
 	}
+	for _, policy := range mesh.GetPolicies() {
+		effectivePolicy(policy)
+	}
 }
 
 // block returns the message that a field holds, made if it was absent.

@@ -244,21 +244,21 @@ func TestSocketsInConsul(t *testing.T) {
 func TestWrongMeshes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []wrong{
-		{"shape", "services: {a: {endpoints: [{address: \"a:1\", wieght: 2}]}, b: {grpc: x, endpoints: }}\npolicies: [{retry: {}}]\n", []string{
+		{"shape", "services: {a: {endpoints: [{address: \"a:1\", wieght: 2}]}, b: {grpc: x, endpoints: }}\npolicies: [{rettry: {}}]\n", []string{
 			`m.yaml:1:45: services["a"].endpoints[0]: unknown field "wieght": did you mean "weight"?`,
 			`m.yaml:1:69: services["b"].grpc: is a single value, but must be a list ([...], or lines that begin with -)`,
 			`m.yaml:1:83: services["b"].endpoints: has no value: write [] for none, or remove the line`,
-			`m.yaml:2:13: policies[0]: unknown policy "retry": this version knows no kind of policy: remove the entry`,
+			`m.yaml:2:13: policies[0]: unknown field "rettry": did you mean "retry"?`,
 		}},
 		{"rules", "services:\n  a/b: {}\n  c:\n    endpoints:\n    - weight: 0\n      address: a:1\n    - {weight: 3}\n", []string{
 			`m.yaml:2:8: services["a/b"]: "a/b" may hold letters, digits, ".", "-" and "_", and begins and ends with a letter or a digit`,
 			`m.yaml:5:15: services["c"].endpoints[0].weight: is 0, but must be greater than or equal to 1 and less than or equal to 65535`,
 			`m.yaml:7:7: services["c"].endpoints[1].address: is missing`,
 		}},
-		{"endpoints", "services:\n  \"a\":\n    endpoints:\n    - address: b:1\n    - address: b:0\n    - address: b:1\npolicies: [{}]\n", []string{
+		{"endpoints", "services:\n  \"a\":\n    endpoints:\n    - address: b:1\n    - address: b:0\n    - address: b:1\npolicies: [{name: p, service: a, timeout: {}}, {name: p, service: a, timeout: {}}]\n", []string{
 			`m.yaml:5:16: services["a"].endpoints[1].address: "b:0" has port 0, which nobody listens on: write the port`,
 			`m.yaml:6:16: services["a"].endpoints[2].address: "b:1" is endpoints[0] already: remove one`,
-			`m.yaml:7:12: policies[0]: this version knows no kind of policy: remove the entry`,
+			`m.yaml:7:55: policies[1].name: "p" is policies[0] already: give it another name`,
 		}},
 		{"a service written twice", "services:\n  a: {}\n  a: {}\n", []string{
 			`m.yaml:3:3: services["a"]: is written twice: remove one`,

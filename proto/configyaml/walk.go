@@ -188,8 +188,6 @@ func unknownField(name string, desc protoreflect.MessageDescriptor) string {
 		known = append(known, fields.Get(i).TextName())
 	}
 	switch near := nearest(name, known); {
-	case desc.Name() == "Policy":
-		return fmt.Sprintf("unknown policy %q: this version knows no kind of policy: remove the entry", name)
 	case len(known) == 0:
 		return fmt.Sprintf("unknown field %q: nothing can be set here yet: remove it", name)
 	case near != "":

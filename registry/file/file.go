@@ -1,5 +1,5 @@
 // Package file is a registry source over a mesh file: it watches the file and
-// hands over its services whenever they change. How the file is written is
+// hands over its services and policies whenever they change. How the file is written is
 // [configyaml]'s business.
 package file
 
@@ -33,7 +33,8 @@ const (
 
 // Source hands over the services of a mesh file. It is a [registry.Source].
 // Content that is not valid, or a file that cannot be read, leaves what was
-// known before in force, is logged once, and is told by [Source.Status].
+// known before in force, is logged once, and is told by [Source.Status]. Where
+// only policies are wrong, only those stay as they were.
 type Source struct {
 	*memory.Source
 
@@ -44,8 +45,9 @@ type Source struct {
 	stop    context.CancelFunc
 	ended   sync.WaitGroup
 
-	// seen belongs to the goroutine that reads the file.
-	seen seen
+	// These belong to the goroutine that reads the file.
+	seen     seen
+	policies policies
 
 	mu     sync.Mutex
 	status Status
@@ -57,8 +59,8 @@ type Status struct {
 	Path string
 	// LoadedAt is when the content in force was read.
 	LoadedAt time.Time
-	// Services is how many services are in force.
-	Services int
+	// Services is how many services are in force, Policies how many policies.
+	Services, Policies int
 	// Err is what is wrong with the file now; nil if nothing is. It may be of
 	// several lines, one for each problem.
 	Err error
@@ -172,7 +174,11 @@ func (s *Source) unreadable(err error) {
 
 // take puts new content in force if it is valid.
 func (s *Source) take(data []byte, at time.Time) {
-	mesh, err := configyaml.ParseMesh(s.path, data)
+	mesh, refused, err := configyaml.ParseMeshInPart(s.path, data)
+	if err == nil && len(refused) > 0 && s.Status().LoadedAt.IsZero() {
+		// Nothing held before that could stay.
+		err = allProblems(refused)
+	}
 	if err == nil && len(bytes.TrimSpace(data)) == 0 && s.Status().Services > 0 {
 		// A file that is being written anew is empty for a moment. Nobody means
 		// "no services" by that.
@@ -185,12 +191,14 @@ func (s *Source) take(data []byte, at time.Time) {
 		s.fail(err)
 		return
 	}
+	policies := s.policies.take(s.path, data, mesh.GetPolicies(), refused)
 	services := Services(mesh)
 	s.Replace(services...)
+	s.ReplacePolicies(policies)
 	s.mu.Lock()
-	s.status = Status{Path: s.path, LoadedAt: at, Services: len(services)}
+	s.status = Status{Path: s.path, LoadedAt: at, Services: len(services), Policies: len(policies.List)}
 	s.mu.Unlock()
-	s.logger.Info("mesh file is in force", "path", s.path, "services", len(services))
+	s.logger.Info("mesh file is in force", "path", s.path, "services", len(services), "policies", len(policies.List))
 }
 
 // fail notes that the file is not in force as it is.

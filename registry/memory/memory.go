@@ -21,6 +21,10 @@ type Source struct {
 	answering map[string][]string
 	// watches are the running calls of Watch, by service.
 	watches map[string]map[*watch]struct{}
+	// policies is never changed, only replaced; policyWatches are the running calls
+	// of WatchPolicies.
+	policies      *registry.Policies
+	policyWatches map[*watch]struct{}
 }
 
 // watch is one running call of Watch.
@@ -30,11 +34,16 @@ type watch struct {
 	changed chan struct{}
 }
 
-var _ registry.Source = (*Source)(nil)
+var (
+	_ registry.Source       = (*Source)(nil)
+	_ registry.PolicySource = (*Source)(nil)
+)
 
 // New returns a source of these services. See [Source.Replace].
 func New(services ...*registry.Service) *Source {
-	s := &Source{watches: map[string]map[*watch]struct{}{}}
+	s := &Source{
+		watches: map[string]map[*watch]struct{}{}, policies: new(registry.Policies), policyWatches: map[*watch]struct{}{},
+	}
 	s.Replace(services...)
 	return s
 }

@@ -1,0 +1,39 @@
+package registry
+
+import (
+	"context"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+)
+
+// Policies are the policies that a source knew at one moment. They are immutable
+// once they were handed over.
+type Policies struct {
+	// List is in the source's order. Each of them is valid by itself, with its
+	// defaults filled in. Where the source has one that is not, the last version of
+	// it that was valid stands in its place.
+	List []*configv1.Policy
+	// Refused are those that are not valid.
+	Refused []RefusedPolicy
+	// Where is what the source calls itself, such as a file's path.
+	Where string
+	// Locate says where in the source a field of a policy is, which is the path below
+	// the policy: "mesh.yaml:12:5: policies[3].route". It may be nil.
+	Locate func(policy, field string) string
+}
+
+// RefusedPolicy is a version of a policy that does not hold because it is wrong.
+type RefusedPolicy struct {
+	// Policy is the policy's name, as far as it could be read.
+	Policy string
+	// Problem says on one line where it is wrong, and how.
+	Problem string
+}
+
+// PolicySource is where policies are found.
+type PolicySource interface {
+	// WatchPolicies hands each state of the policies over to update, the first as
+	// soon as it is known, until ctx ends, and then returns. Calls to update of one
+	// watch never overlap.
+	WatchPolicies(ctx context.Context, update func(*Policies))
+}
