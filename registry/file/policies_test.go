@@ -43,14 +43,14 @@ func TestAWrongPolicyStaysAsItWas(t *testing.T) {
 			t.Errorf("refused are %q, want %q", said, refused)
 		}
 		if len(refused) == 0 {
-			if at := now.Locate("b", "timeout.default"); at != path+":4:68: policies[1].timeout.default" {
+			if at := now.Locate("b", "timeout.default"); at != path+":4:66: policies[1].timeout.default" {
 				t.Error(at)
 			}
 		}
 	}
 	expect("1s", "2s")
 	write(t, path, text("3s", "soon", "two"))
-	expect("3s", "2s", `b | `+path+`:4:68: policies[1].timeout.default: "soon" is not a duration: write a number with its unit (ns, us, ms, s, m, h), such as "5s"`)
+	expect("3s", "2s", `b | `+path+`:4:66: policies[1].timeout.default: "soon" is not a duration: write a number with its unit (ns, us, ms, s, m, h), such as "5s"`)
 	write(t, path, text("soon", "0s", "three"))
 	<-states // a is wrong as well, and stays at 3s
 	write(t, path, text("5s", "6s", "four"))
