@@ -152,6 +152,7 @@ func (c *Conn) Serve() {
 	c.keepalive.start(c)
 	c.mu.Unlock()
 	r := reader{c: c, dec: hpack.NewDecoder(c.cfg.HeaderTableSize)}
+	r.dec.Vet = harmless
 	r.run()
 	c.mu.Lock()
 	c.handshake.Stop()

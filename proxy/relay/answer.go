@@ -46,7 +46,7 @@ func (r *RPC) failWith(b *h2.Batch, code codes.Code, flag wire.Flag, message str
 // refuse answers a request that is no gRPC with a plain HTTP status, once the
 // request has come to its end: until then it is checked as any other is. r.mu is
 // held.
-func (r *RPC) refuse(b *h2.Batch, status int) {
+func (r *RPC) refuse(b *h2.Batch, status int16) {
 	r.phase, r.refusal = phaseRefusing, status
 	r.replayable = false
 	if r.reqEnd {
@@ -63,7 +63,7 @@ func (r *RPC) sendRefusal(b *h2.Batch) {
 	}
 	body := why + "\n"
 	fields := []hpack.Field{
-		{Name: ":status", Value: strconv.Itoa(r.refusal)},
+		{Name: ":status", Value: strconv.Itoa(int(r.refusal))},
 		{Name: wire.HeaderContentType, Value: "text/plain; charset=utf-8"},
 		{Name: "content-length", Value: strconv.Itoa(len(body))},
 	}
@@ -73,5 +73,5 @@ func (r *RPC) sendRefusal(b *h2.Batch) {
 	r.status = r.refusal
 	r.down.SendHeaders(b, fields, false)
 	r.down.SendData(b, []byte(body), true)
-	r.end(b, wire.CodeFromHTTP(r.refusal), wire.FlagDownstreamProtocolError, why)
+	r.end(b, wire.CodeFromHTTP(int(r.refusal)), wire.FlagDownstreamProtocolError, why)
 }

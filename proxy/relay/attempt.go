@@ -22,12 +22,12 @@ type attempt struct {
 	wait   upstream.Wait
 
 	inst    *upstream.Instance
-	began   time.Time
-	waiting bool // for a connection
-	open    bool // the request goes there, the answer has not ended
-	live    bool // the engine knows stream
-	counted bool // inst counts it as under way
-	taken   int  // bytes of the request that went on
+	began   time.Duration // since RPC.start
+	waiting bool          // for a connection
+	open    bool          // the request goes there, the answer has not ended
+	live    bool          // the engine knows stream
+	counted bool          // inst counts it as under way
+	taken   int           // bytes of the request that went on
 }
 
 func (a *attempt) init(r *RPC) {
@@ -39,7 +39,7 @@ func (a *attempt) init(r *RPC) {
 // long as that fails at once. r.mu is held.
 func (r *RPC) try(b *h2.Batch) {
 	inst, ok := r.pick()
-	for ok && r.tries < r.p.cfg.Retry.MaxInstances {
+	for ok && int(r.tries) < r.p.cfg.Retry.MaxInstances {
 		if r.attempt(b, inst) {
 			return
 		}
@@ -87,10 +87,10 @@ func (r *RPC) attempt(b *h2.Batch, inst *upstream.Instance) bool {
 	}
 	r.tries++
 	r.counts().Attempts.Add(1)
-	a.inst, a.began, a.taken = inst, b.Now(), 0
+	a.inst, a.began, a.taken = inst, b.Now().Sub(r.start), 0
 	r.cur = a
 	a.counted = true
-	inst.Begin(a.began)
+	inst.Begin(b.Now())
 	return a.start(b)
 }
 

@@ -50,7 +50,7 @@ func (r *RPC) startDeadline() error {
 
 // setDeadline sets the timer, from the arrival of the headers on. r.mu is held.
 func (r *RPC) setDeadline(timeout time.Duration) {
-	r.deadline = r.start.Add(timeout)
+	r.deadline = timeout
 	if r.timer == nil {
 		r.timer = time.AfterFunc(timeout, r.onDeadline)
 	} else {
@@ -60,7 +60,7 @@ func (r *RPC) setDeadline(timeout time.Duration) {
 
 // expired says that the deadline has passed. r.mu is held.
 func (r *RPC) expired(b *h2.Batch) bool {
-	return !r.deadline.IsZero() && !b.Now().Before(r.deadline)
+	return r.deadline > 0 && b.Now().Sub(r.start) >= r.deadline
 }
 
 // onDeadline is called by the timer, perhaps late: for an RPC that is over, or
@@ -95,17 +95,17 @@ func (r *RPC) failDeadline(b *h2.Batch) {
 		a.cancel(b, h2.Cancel)
 	}
 	r.failWith(b, codes.DeadlineExceeded, wire.FlagDeadline,
-		fmt.Sprintf("deadline of %v exceeded %s", r.deadline.Sub(r.start), where), h2.Cancel)
+		fmt.Sprintf("deadline of %v exceeded %s", r.deadline, where), h2.Cancel)
 }
 
 // tellTimeout writes into the request how much time remains for the instance.
 // r.mu is held.
 func (r *RPC) tellTimeout(b *h2.Batch) {
-	if r.deadline.IsZero() {
+	if r.deadline == 0 {
 		return
 	}
-	told := r.deadline.Sub(b.Now()) + timeoutSlack
-	limit := r.deadline.Sub(r.start)
+	limit := r.deadline
+	told := limit - b.Now().Sub(r.start) + timeoutSlack
 	if told >= limit {
 		if !r.capped {
 			return // what the caller wrote still holds
@@ -117,7 +117,7 @@ func (r *RPC) tellTimeout(b *h2.Batch) {
 	}
 	value := string(wire.AppendTimeout(nil, max(told, 1)))
 	if r.timeoutAt < 0 {
-		r.timeoutAt = len(r.block.Fields)
+		r.timeoutAt = int32(len(r.block.Fields))
 		r.block.Fields = append(r.block.Fields, hpack.Field{Name: wire.HeaderTimeout})
 	}
 	r.block.Fields[r.timeoutAt].Value = value

@@ -60,7 +60,7 @@ func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
 
 // readHeaders takes what it needs from the request's headers. It returns the
 // HTTP status to refuse a request with that is no gRPC, else 0.
-func (r *RPC) readHeaders(h *h2.Head) (refusal int) {
+func (r *RPC) readHeaders(h *h2.Head) (refusal int16) {
 	if h.TooLarge {
 		return 431
 	}
@@ -71,7 +71,7 @@ func (r *RPC) readHeaders(h *h2.Head) (refusal int) {
 		case wire.HeaderContentType:
 			isGRPC = wire.IsGRPC(f.Value)
 		case wire.HeaderTimeout:
-			r.timeoutAt = first + i
+			r.timeoutAt = int32(first + i)
 			r.timeouts++
 		}
 	}
@@ -128,7 +128,7 @@ func (r *RPC) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bool) 
 // nowhere to send them. r.mu is held.
 func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
 	if r.reqEnd = end; end {
-		r.asked = b.Now()
+		r.asked = b.Now().Sub(r.start)
 	}
 	switch r.phase {
 	case phaseDone:

@@ -29,7 +29,7 @@ func (a *attempt) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, e
 	case h2.HeadResponse:
 		r.response(b, a, h, end)
 	default:
-		code, message := readStatus(h.Regular, r.status)
+		code, message := readStatus(h.Regular, int(r.status))
 		if r.down.SendHeaders(b, h.Fields(), true) {
 			r.answered(b, a, code, message)
 		}
@@ -74,8 +74,8 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 		a.inst.Accepted()
 		r.dest.Overload.Accepted(r.overloaded)
 	}
-	r.pass.Answered(b.Now(), r.asked)
-	r.status = h.Status
+	r.pass.Answered(b.Now(), r.askedAt())
+	r.status = int16(h.Status)
 	r.phase = phaseAnswering
 	r.forgetRequest()
 	if h.Status == 200 && code != codes.Unimplemented {
@@ -136,7 +136,7 @@ func (a *attempt) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bo
 	}
 	taken := r.down.SendData(b, p, end)
 	if end { // an answer without trailers is no gRPC; the caller sees it as it is
-		r.answered(b, a, wire.CodeFromHTTP(r.status), "the answer has no trailers")
+		r.answered(b, a, wire.CodeFromHTTP(int(r.status)), "the answer has no trailers")
 		return
 	}
 	a.stream.Consume(b, taken)

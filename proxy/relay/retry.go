@@ -6,7 +6,7 @@ import "github.com/pillion-proxy/pillion/proxy/h2"
 // again: all of its request is still here, and there is time (gRFC A6,
 // transparent retries). r.mu is held.
 func (r *RPC) mayRetry(b *h2.Batch) bool {
-	return r.replayable && r.phase == phaseTrying && r.sent < r.p.cfg.Retry.MaxAttempts && !r.expired(b)
+	return r.replayable && r.phase == phaseTrying && int(r.sent) < r.p.cfg.Retry.MaxAttempts && !r.expired(b)
 }
 
 // retryElsewhere begins another attempt, at another instance if there is one.

@@ -46,62 +46,63 @@ type RPC struct {
 	state
 }
 
-// state is what belongs to one RPC only. It is guarded by RPC.mu.
+// state is what belongs to one RPC only. It is guarded by RPC.mu. What is small
+// stands together: there may be many RPCs.
 type state struct {
 	downGen uint32
-	isOpen  bool // the engine knows down
 	phase   phase
-	pass    admission.Pass
+	isOpen  bool // the engine knows down
 	early   bool // its request is not complete enough to begin
-	held    *time.Timer
+	reqEnd  bool
+	capped  bool // the deadline is not the caller's own
+	// An instance refused the RPC because it is overloaded, and it went elsewhere.
+	overloaded bool
+	replayable bool
+	counted    bool // method.Started was called
+
+	pass admission.Pass
+	held *time.Timer
 
 	// The request.
 	block     *hpack.Block // its fields; nil once no attempt can need them
 	path      string
 	authority string
-	timeoutAt int // where grpc-timeout is in them; -1: nowhere
-	timeouts  int // how many there are
 	start     time.Time
-	asked     time.Time // when reqEnd came
-	reqEnd    bool
+	asked     time.Duration // when reqEnd came, since start
 	reqBytes  uint64
 	reqMsgs   uint64
 	req       wire.Messages
+	timeoutAt int32 // where grpc-timeout is in block; -1: nowhere
+	timeouts  int32 // how many there are
 
 	// What is kept of the request until the RPC cannot be tried again, or as
 	// long as there is no stream to send it on.
-	replayable bool
 	replay     []byte
-	reserved   int // bytes of the budget that replay holds
-	fieldBytes int // and those that block does
-	shared     int // of those, the ones that are counted in dest.Kept
 	credited   int // request bytes given back to the caller's window
+	reserved   int // bytes of the budget that replay holds
+	shared     int // of those, the ones that are counted in dest.Kept
+	fieldBytes int // bytes of the budget that block holds
 
-	// The deadline.
-	deadline time.Time // zero: none
-	capped   bool      // it is not the caller's own
+	deadline time.Duration // since start; 0: none
 
 	// The attempts.
 	dest    *upstream.Cluster
 	route   string
 	cur     *attempt
-	live    int // attempts whose stream the engine knows
-	tries   int // attempts, those that could not be sent included
-	sent    int // attempts that were sent
 	tried   []*upstream.Instance
 	lastErr error // why the last attempt failed
-	// An instance refused the RPC because it is overloaded, and it went elsewhere.
-	overloaded bool
+	live    int32 // attempts whose stream the engine knows
+	tries   int32 // attempts, those that could not be sent included
+	sent    int32 // attempts that were sent
 
 	// The answer.
+	status    int16 // :status of the answer
+	refusal   int16 // phaseRefusing: the status to come
 	respBytes uint64
 	respMsgs  uint64
 	resp      wire.Messages
-	status    int // :status of the answer
-	refusal   int // phaseRefusing: the status to come
 
-	method  *telemetry.Method
-	counted bool // method.Started was called
+	method *telemetry.Method
 }
 
 func newRPC(p *Proxy) *RPC {
@@ -117,9 +118,7 @@ func (r *RPC) begin(b *h2.Batch, gen uint32, h *h2.Head, end bool) {
 	r.downGen, r.isOpen = gen, true
 	r.phase = phaseRouting
 	r.start = b.Now()
-	if r.reqEnd = end; end {
-		r.asked = r.start
-	}
+	r.reqEnd = end
 	r.path, r.authority = h.Path, h.Authority
 	r.block = h.Take()
 	r.method = r.p.cfg.Metrics.Method(r.path)
@@ -139,7 +138,7 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 	}
 	r.letGo()
 	r.forgetRequest()
-	r.pass.End(b.Now(), r.asked, code == codes.OK && r.reqMsgs <= 1 && r.respMsgs <= 1)
+	r.pass.End(b.Now(), r.askedAt(), code == codes.OK && r.reqMsgs <= 1 && r.respMsgs <= 1)
 	took := b.Now().Sub(r.start)
 	r.count()
 	r.method.Handled(code, took)
@@ -152,6 +151,14 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 	if r.cur != nil {
 		r.cur.cancel(b, h2.Cancel)
 	}
+}
+
+// askedAt is when the request was complete, the zero time where it is not.
+func (r *RPC) askedAt() time.Time {
+	if !r.reqEnd {
+		return time.Time{}
+	}
+	return r.start.Add(r.asked)
 }
 
 // counts returns the counters of the destination.
@@ -203,8 +210,8 @@ func (r *RPC) log(code codes.Code, flag wire.Flag, message string, took time.Dur
 	rec := telemetry.Record{
 		Start: r.start, Duration: took, Side: r.p.cfg.Side,
 		Peer: r.down.Conn().RemoteAddr().String(), Authority: r.authority, Path: r.path,
-		Route: r.route, Attempts: r.tries, Code: code, Message: message, Flag: flag,
-		HTTPStatus: r.status, RequestMessages: r.reqMsgs, ResponseMessages: r.respMsgs,
+		Route: r.route, Attempts: int(r.tries), Code: code, Message: message, Flag: flag,
+		HTTPStatus: int(r.status), RequestMessages: r.reqMsgs, ResponseMessages: r.respMsgs,
 		RequestBytes: r.reqBytes, ResponseBytes: r.respBytes,
 	}
 	if r.dest != nil {
@@ -212,7 +219,7 @@ func (r *RPC) log(code codes.Code, flag wire.Flag, message string, took time.Dur
 	}
 	if r.cur != nil && r.cur.inst != nil {
 		rec.Instance = r.cur.inst.String()
-		rec.UpstreamDuration = took - r.cur.began.Sub(r.start)
+		rec.UpstreamDuration = took - r.cur.began
 	}
 	r.p.cfg.Log.Log(&rec)
 }
@@ -220,7 +227,12 @@ func (r *RPC) log(code codes.Code, flag wire.Flag, message string, took time.Dur
 // forgetFields gives up the request's fields as well: an RPC may go on for days
 // once it is answered. r.mu is held.
 func (r *RPC) forgetFields() {
-	r.path, r.authority = r.block.Keep(r.path), r.block.Keep(r.authority)
+	if known := r.method.Path(); known != "" {
+		r.path = known
+	} else {
+		r.path = r.block.Keep(r.path)
+	}
+	r.authority = r.block.Keep(r.authority)
 	r.freeFields()
 }
 

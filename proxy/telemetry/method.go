@@ -35,6 +35,7 @@ type methodCounters struct {
 	took     durations
 
 	service, method string
+	path            string        // "" where the method is not known
 	rpcType         atomic.Uint32 // an RPCType
 	other           bool
 }
@@ -48,6 +49,10 @@ func newMethod(service, method string) *Method {
 // Other reports whether these are the shared counters of the methods that are
 // not known.
 func (m *Method) Other() bool { return m.other }
+
+// Path is the full path that the method was learned by, which stays as long as it is
+// needed; "" where these are the shared counters (see Other).
+func (m *Method) Path() string { return m.path }
 
 // Started counts an RPC that has begun.
 func (m *Method) Started() { m.started.Add(1) }

@@ -124,6 +124,7 @@ func (m *Metrics) Learn(path string, t RPCType) *Method {
 		}
 		path = strings.Clone(path)
 		method = newMethod(path[1:1+len(service)], path[len(service)+2:])
+		method.path = path
 		next := make(map[string]*Method, len(known)+1)
 		maps.Copy(next, known)
 		next[path] = method

@@ -37,6 +37,8 @@ type Field struct {
 	Name, Value string
 	// Sensitive: it came as "never indexed", and must be sent on as that (RFC 7541 section 6.2.3).
 	Sensitive bool
+	// Vetted: it went into the decoder's dynamic table, and [Decoder.Vet] said yes to it then.
+	Vetted bool
 }
 
 // Size is the field's size in octets as tables and limits count it (RFC 7541 section 4.1).
@@ -119,7 +121,7 @@ func (b *Block) Append(name, value string) {
 	copy(room, name)
 	copy(room[len(name):], value)
 	f := b.next()
-	f.Name, f.Value, f.Sensitive = b.take(len(name)), b.take(len(value)), false
+	*f = Field{Name: b.take(len(name)), Value: b.take(len(value))}
 }
 
 // next makes room for one more field and returns it, to be filled. (To append a Field that was put

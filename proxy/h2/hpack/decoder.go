@@ -25,6 +25,11 @@ const maxSizeUpdates = 2
 
 // Decoder decodes the header blocks that one peer sends, in order.
 type Decoder struct {
+	// Vet, if it is set, is asked once about each field that enters the dynamic table. What it says
+	// stands in Field.Vetted each time that the field comes: with most requests, nearly all fields
+	// come from there, and need not be looked through again. It must not keep the strings.
+	Vet func(name, value string) bool
+
 	table        dynamicTable
 	allowedTable uint32
 }
@@ -97,7 +102,7 @@ func (d *Decoder) indexed(p []byte, list *listBudget, b *Block) (rest []byte, er
 		fields = growFields(fields)
 		fields = fields[:len(fields)+1]
 		f := &fields[len(fields)-1]
-		f.Name, f.Value, f.Sensitive = e.name, e.value, false
+		f.Name, f.Value, f.Sensitive, f.Vetted = e.name, e.value, false, e.vetted
 	}
 	b.Fields = fields
 	return p, err
@@ -218,6 +223,7 @@ func (d *Decoder) literal(p []byte, list *listBudget, b *Block) (rest []byte, er
 	if indexing {
 		if d.table.fits(size) {
 			f = ownEntry(f.name, f.value, i-1 < staticLen)
+			f.vetted = d.Vet != nil && d.Vet(f.name, f.value)
 			b.untake(taken)
 			d.table.add(f)
 		} else {
@@ -226,7 +232,7 @@ func (d *Decoder) literal(p []byte, list *listBudget, b *Block) (rest []byte, er
 	}
 	if list.take(size) {
 		kept := b.next()
-		kept.Name, kept.Value, kept.Sensitive = f.name, f.value, sensitive
+		kept.Name, kept.Value, kept.Sensitive, kept.Vetted = f.name, f.value, sensitive, f.vetted
 	}
 	return p, nil
 }

@@ -340,3 +340,34 @@ func TestDecodeIdsWrapAround(t *testing.T) {
 		requireEqual(t, b.Fields, decodeXNet(t, oracle, p))
 	}
 }
+
+// A field is asked about when it enters the table, and only then; what was said comes
+// with it each time.
+func TestVet(t *testing.T) {
+	t.Parallel()
+	d := NewDecoder(DefaultTableSize)
+	asked := 0
+	d.Vet = func(name, value string) bool { asked++; return name == "good" && value == "v" }
+	good := []byte{patternIndexing, 4, 'g', 'o', 'o', 'd', 1, 'v'}
+	bad := []byte{patternIndexing, 3, 'b', 'a', 'd', 1, 'v'}
+	plain := []byte{patternNotIndexed, 4, 'g', 'o', 'o', 'd', 1, 'v'}
+	static := byte(patternIndexed | 2)
+	block := slices.Concat(good, bad, plain, []byte{patternIndexed | 63, patternIndexed | 62, static, patternIndexing | 1, 1, 'w'})
+	want := []Field{
+		{Name: "good", Value: "v", Vetted: true}, {Name: "bad", Value: "v"}, {Name: "good", Value: "v"},
+		{Name: "good", Value: "v", Vetted: true}, {Name: "bad", Value: "v"}, {Name: ":method", Value: "GET"},
+		{Name: ":authority", Value: "w"},
+	}
+	var b Block
+	if err := d.Decode(block, 0, &b); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(b.Fields, want) || asked != 3 {
+		t.Errorf("fields %+v, want %+v; asked %d times, want 3", b.Fields, want, asked)
+	}
+	b.Reset()
+	b.Append("good", "v")
+	if b.Fields[0].Vetted {
+		t.Error("a field that was appended has what was said of another")
+	}
+}

@@ -75,11 +75,11 @@ func TestEncoderPolicy(t *testing.T) {
 		{"a large value", fields("x-token", large, "x-token", large, "x-token", large), []string{notIndexed, inserted, indexed}},
 		{"a huge value", fields("x-token", huge, "x-token", huge, "x-token", huge), []string{notIndexed, notIndexed, notIndexed}},
 		{
-			"sensitive", []Field{{"x-key", "s", true}, {"x-key", "s", true}, {":method", "POST", true}},
+			"sensitive", []Field{{Name: "x-key", Value: "s", Sensitive: true}, {Name: "x-key", Value: "s", Sensitive: true}, {Name: ":method", Value: "POST", Sensitive: true}},
 			[]string{neverIndexed, neverIndexed, neverIndexed},
 		},
 		{
-			"sensitive, though the table has it", []Field{{"x-key", "s", false}, {"x-key", "s", true}, {"x-key", "s", false}},
+			"sensitive, though the table has it", []Field{{Name: "x-key", Value: "s", Sensitive: false}, {Name: "x-key", Value: "s", Sensitive: true}, {Name: "x-key", Value: "s", Sensitive: false}},
 			[]string{inserted, neverIndexed, indexed},
 		},
 	} {

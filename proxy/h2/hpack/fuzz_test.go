@@ -110,7 +110,7 @@ func FuzzEncode(f *testing.F) {
 			data = data[1:]
 			value := data[:min(valueLen, len(data))]
 			data = data[len(value):]
-			list = append(list, Field{string(name), string(value), sensitive})
+			list = append(list, Field{Name: string(name), Value: string(value), Sensitive: sensitive})
 		}
 		e := NewEncoder()
 		e.SetLimit(1 << 20)

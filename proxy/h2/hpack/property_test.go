@@ -33,7 +33,7 @@ func (e xnetEncoder) encode(t fatal, list []Field) []byte {
 	t.Helper()
 	e.out.Reset()
 	for _, f := range list {
-		if err := e.WriteField(hpack.HeaderField(f)); err != nil {
+		if err := e.WriteField(hpack.HeaderField{Name: f.Name, Value: f.Value, Sensitive: f.Sensitive}); err != nil {
 			t.Fatalf("x/net encodes: %v", err)
 		}
 	}
@@ -54,7 +54,9 @@ func decodeXNet(t fatal, d *hpack.Decoder, p []byte) []Field {
 // start one by one, since it takes a second one for misplaced unless the first emptied the table.
 func tryDecodeXNet(d *hpack.Decoder, p []byte) ([]Field, error) {
 	var list []Field
-	d.SetEmitFunc(func(f hpack.HeaderField) { list = append(list, Field(f)) })
+	d.SetEmitFunc(func(f hpack.HeaderField) {
+		list = append(list, Field{Name: f.Name, Value: f.Value, Sensitive: f.Sensitive})
+	})
 	for len(p) > 0 && p[0]&^maskSizeUpdate == patternSizeUpdate {
 		_, rest, err := readInteger(p, maskSizeUpdate)
 		if err != nil {
@@ -96,7 +98,7 @@ func drawList(t *rapid.T) []Field {
 		rapid.Map(rapid.IntRange(0, 5000), func(n int) string { return strings.Repeat("x", n) }),
 	)
 	field := rapid.Custom(func(t *rapid.T) Field {
-		return Field{name.Draw(t, "name"), value.Draw(t, "value"), rapid.IntRange(0, 9).Draw(t, "sensitive") == 0}
+		return Field{Name: name.Draw(t, "name"), Value: value.Draw(t, "value"), Sensitive: rapid.IntRange(0, 9).Draw(t, "sensitive") == 0}
 	})
 	return rapid.SliceOfN(field, 0, 12).Draw(t, "list")
 }

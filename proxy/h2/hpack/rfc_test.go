@@ -143,13 +143,13 @@ func TestAppendixC(t *testing.T) {
 func TestAppendixA(t *testing.T) {
 	t.Parallel()
 	for i, want := range map[int]entry{
-		1: {":authority", ""}, 2: {":method", "GET"}, 3: {":method", "POST"}, 4: {":path", "/"},
-		6: {":scheme", "http"}, 8: {":status", "200"}, 14: {":status", "500"},
-		16: {"accept-encoding", "gzip, deflate"}, 23: {"authorization", ""}, 31: {"content-type", ""},
-		58: {"user-agent", ""}, 61: {"www-authenticate", ""},
+		1: {name: ":authority", value: ""}, 2: {name: ":method", value: "GET"}, 3: {name: ":method", value: "POST"}, 4: {name: ":path", value: "/"},
+		6: {name: ":scheme", value: "http"}, 8: {name: ":status", value: "200"}, 14: {name: ":status", value: "500"},
+		16: {name: "accept-encoding", value: "gzip, deflate"}, 23: {name: "authorization", value: ""}, 31: {name: "content-type", value: ""},
+		58: {name: "user-agent", value: ""}, 61: {name: "www-authenticate", value: ""},
 	} {
 		if staticTable[i] != want {
-			t.Errorf("entry %d is %q, want %q", i, staticTable[i], want)
+			t.Errorf("entry %d is %+v, want %+v", i, staticTable[i], want)
 		}
 	}
 	for i := 1; i <= staticLen; i++ {

@@ -5,6 +5,7 @@ import "unsafe"
 // entry is one entry of the static or of a dynamic table.
 type entry struct {
 	name, value string
+	vetted      bool // see Decoder.Vet
 }
 
 func (e *entry) size() uint32 { return uint32(len(e.name) + len(e.value) + entryOverhead) }
@@ -23,9 +24,9 @@ func ownEntry(name, value string, staticName bool) entry {
 	copy(memory[n:], value)
 	both := unsafe.String(unsafe.SliceData(memory), len(memory))
 	if staticName {
-		return entry{name, both}
+		return entry{name: name, value: both}
 	}
-	return entry{both[:n], both[n:]}
+	return entry{name: both[:n], value: both[n:]}
 }
 
 // firstEntries is how many entries a dynamic table has room for at its first insertion. A power of

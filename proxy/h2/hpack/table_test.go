@@ -21,7 +21,7 @@ func TestTableProperty(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"add": func(t *rapid.T) {
-				e := entry{"n", rapid.StringN(0, 40, -1).Draw(t, "value")}
+				e := entry{name: "n", value: rapid.StringN(0, 40, -1).Draw(t, "value")}
 				if !table.fits(uint64(e.size())) {
 					return
 				}
@@ -72,7 +72,7 @@ func TestIndexFindsEveryName(t *testing.T) {
 	for i := range 100 {
 		name := fmt.Sprint("x-", i)
 		names = append(names, name)
-		table.insert(entry{name, "v"}, hashPair(hashName(name), "v"), hashName(name), false)
+		table.insert(entry{name: name, value: "v"}, hashPair(hashName(name), "v"), hashName(name), false)
 	}
 	for i, name := range names {
 		age, ok := table.findName(hashName(name), name)
@@ -104,10 +104,10 @@ func TestIndexStaticNamesAreNotInTheWay(t *testing.T) {
 	}
 	var table indexedTable
 	table.setMaxSize(1 << 14)
-	table.insert(entry{name, "v"}, hashPair(hashName(name), "v"), hashName(name), false)
+	table.insert(entry{name: name, value: "v"}, hashPair(hashName(name), "v"), hashName(name), false)
 	for i := range entries {
 		value := fmt.Sprint("/", i)
-		table.insert(entry{":path", value}, hashPair(path, value), path, true)
+		table.insert(entry{name: ":path", value: value}, hashPair(path, value), path, true)
 	}
 	if age, ok := table.findName(hashName(name), name); !ok || age != entries {
 		t.Errorf("%s is found at %d, %v; want %d", name, age, ok, entries)
