@@ -175,10 +175,6 @@ func (s *Source) unreadable(err error) {
 // take puts new content in force if it is valid.
 func (s *Source) take(data []byte, at time.Time) {
 	mesh, refused, err := configyaml.ParseMeshInPart(s.path, data)
-	if err == nil && len(refused) > 0 && s.Status().LoadedAt.IsZero() {
-		// Nothing held before that could stay.
-		err = allProblems(refused)
-	}
 	if err == nil && len(bytes.TrimSpace(data)) == 0 && s.Status().Services > 0 {
 		// A file that is being written anew is empty for a moment. Nobody means
 		// "no services" by that.

@@ -43,12 +43,3 @@ func (p *policies) take(path string, data []byte, good []*configv1.Policy, refus
 	}
 	return now
 }
-
-// allProblems are those of all policies.
-func allProblems(refused []configyaml.PolicyProblems) error {
-	var all configyaml.Problems
-	for _, r := range refused {
-		all = append(all, r.Problems...)
-	}
-	return all
-}
