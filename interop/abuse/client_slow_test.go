@@ -20,7 +20,7 @@ func TestClientsThatTakeTheirTime(t *testing.T) {
 			t.Parallel()
 
 			r := startRig(t, side, true, map[string]any{
-				"http2": map[string]any{"handshake_timeout": "3s", "stall_timeout": "4s"},
+				"http2": map[string]any{"handshake_timeout": "5s", "stall_timeout": "8s"},
 			})
 			r.during(t, slowMemory, func() {
 				// They wait most of the time: no matter how many processors there are.

@@ -43,7 +43,7 @@ func TestTheAppRunsWild(t *testing.T) {
 	t.Cleanup(app.Stop)
 	sidecar := harness.StartSidecar(t, harness.Config{
 		Service: "app", App: app.Address, Mesh: harness.NewMesh(t, nil),
-		Settings: map[string]any{"connections": map[string]any{"connect_timeout": "100ms"}},
+		Settings: map[string]any{"connections": map[string]any{"connect_timeout": "1s"}},
 	})
 	conn := load.Dial(t, sidecar.Inbound, grpc.WithDisableRetry())
 
@@ -72,7 +72,7 @@ func TestTheAppRunsWild(t *testing.T) {
 	sane.Store(true)
 	await(t, func() bool {
 		instance := attack.Well()
-		instance.Deadline = time.Second
+		instance.Deadline = 10 * time.Second
 		for range 50 {
 			if call(t.Context(), conn, instance) != nil {
 				return false

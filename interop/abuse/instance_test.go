@@ -79,7 +79,7 @@ func TestBadInstances(t *testing.T) {
 				bad := load.Dial(t, sidecar.Outbound, grpc.WithAuthority(serviceOf(badService, i)), grpc.WithDisableRetry())
 				faceAlone(t, bad, instance, running[i])
 				mixed := load.Dial(t, sidecar.Outbound, grpc.WithAuthority(serviceOf(mixedService, i)), grpc.WithDisableRetry())
-				faceBesideAGoodOne(t, mixed, instance, running[i])
+				faceBesideAGoodOne(t, mixed, instance)
 				others.Check(t, "while an instance "+instance.Name)
 				// The sidecar goes on trying, and would be attacked again and again.
 				running[i].Stop()
@@ -143,35 +143,43 @@ func judge(t *testing.T, err error, instance attack.Instance, address string) {
 
 // faceBesideAGoodOne makes RPCs to a service that has a good instance, too, and
 // looks how many fail.
-func faceBesideAGoodOne(t *testing.T, conn *grpc.ClientConn, instance attack.Instance, running *attack.Running) {
+func faceBesideAGoodOne(t *testing.T, conn *grpc.ClientConn, instance attack.Instance) {
 	t.Helper()
 
-	const rounds, atOnce = 3, 4
-	// Deadlines that are short pass on a busy machine, too: then one RPC has to end
-	// well, sooner or later.
-	short := slices.Contains(instance.Codes, codes.DeadlineExceeded)
-	made, failed, before := 0, 0, running.Requests()
-	var last error
-	for round := 0; round < rounds || short && failed == made && round < 10*rounds; round++ {
-		made += atOnce
-		for _, err := range callAtOnce(t, conn, instance, atOnce) {
-			if err != nil {
-				failed++
-				last = err
+	const atOnce, rounds, tries = 4, 3, 5
+	some := func(rounds int) (failed int, last error) {
+		for range rounds {
+			for _, err := range callAtOnce(t, conn, instance, atOnce) {
+				if err != nil {
+					failed, last = failed+1, err
+				}
 			}
 		}
+
+		return failed, last
 	}
-	// The good one has its half of them, or all but those that the bad one was asked
-	// for: where connecting to the good one takes long, RPCs go to the other.
-	most := max(made/2, running.Requests()-before)
-	switch {
-	case instance.Elsewhere:
+	// Where connecting to the good one takes long, RPCs go to the other.
+	if !instance.Elsewhere {
+		await(t, func() bool { failed, _ := some(1); return failed < atOnce }, "an RPC that ends well at the good instance")
+	}
+	const made = atOnce * rounds
+	most := made / 2 // the good one has its half of them
+	if instance.Elsewhere {
 		most = 0
-	case short:
-		most = made - 1
 	}
-	if failed > most {
-		t.Errorf("%d of %d RPCs failed though there is a good instance, want at most %d, the last: %v", failed, made, most, last)
+	for try := 1; ; try++ {
+		failed, last := some(rounds)
+		if failed <= most {
+			return
+		}
+		if try == tries || instance.Elsewhere {
+			t.Errorf("%d of %d RPCs failed though there is a good instance, want at most %d, the last: %v", failed, made, most, last)
+
+			return
+		}
+		// On a busy machine short deadlines pass at the good one, too.
+		t.Logf("%d of %d RPCs failed within %v, the last: %v", failed, made, instance.Deadline, last)
+		instance.Deadline *= 2
 	}
 }
 

@@ -123,7 +123,7 @@ func Dial(t testing.TB, address string, options ...grpc.DialOption) *grpc.Client
 	return conn
 }
 
-// Who makes one unary RPC, of 20s at most, and returns the name of the instance
+// Who makes one unary RPC, of a minute at most, and returns the name of the instance
 // that answered.
 func Who(ctx context.Context, conn *grpc.ClientConn, options ...grpc.CallOption) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -134,7 +134,7 @@ func Who(ctx context.Context, conn *grpc.ClientConn, options ...grpc.CallOption)
 	return answer.GetUsername(), err
 }
 
-// Converse makes one RPC of several messages, of 20s at most, each answered before
+// Converse makes one RPC of several messages, of a minute at most, each answered before
 // the next, and returns the name of the instance that answered.
 func Converse(ctx context.Context, conn *grpc.ClientConn, messages int, options ...grpc.CallOption) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)

@@ -26,7 +26,7 @@ var adaptive = map[string]any{"overload": map[string]any{"adaptive_concurrency":
 func TestThreeTimesTheCapacity(t *testing.T) {
 	t.Parallel()
 
-	const deadline, while = 4 * time.Second, 5 * time.Second
+	const deadline, while = 2 * time.Second, 5 * time.Second
 	type result struct {
 		*outcome
 
@@ -38,7 +38,7 @@ func TestThreeTimesTheCapacity(t *testing.T) {
 		workers, app := startWorkers(t, workerCount, service)
 		outbound, inbound := inFront(t, app, settings)
 		conn := load.Dial(t, outbound.Outbound)
-		ask(t, conn, 3*capacity, deadline, deadline)
+		ask(t, conn, 3*capacity, 4*time.Second, deadline)
 		before, began := workers.worked.Load(), time.Now()
 		o := ask(t, conn, 3*capacity, while, deadline)
 		worked := float64(workers.worked.Load()-before) / time.Since(began).Seconds()

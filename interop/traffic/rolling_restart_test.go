@@ -10,7 +10,7 @@ import (
 )
 
 // rollingLoad is what runs during a restart.
-var rollingLoad = load.Options{PerSecond: 2000, StreamEvery: 20, AtOnce: 2500, Least: 0.2, MayBeSlow: true}
+var rollingLoad = load.Options{PerSecond: 2000, StreamEvery: 20, AtOnce: 2500, Least: 0.05, MayBeSlow: true}
 
 // instance is an app with the sidecar beside it.
 type instance struct {

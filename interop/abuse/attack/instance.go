@@ -32,8 +32,8 @@ type Instance struct {
 	Name string
 	// Request is what the clients send; it decides what the instance can do.
 	Request Request
-	// Deadline is what the clients give their RPCs. Default 10 s; instances that
-	// leave an RPC hanging have it shorter.
+	// Deadline is what the clients give their RPCs. Default 30 s, which pass on no
+	// machine by themselves; instances that leave an RPC hanging have it shorter.
 	Deadline time.Duration
 	// Codes are the statuses with which an RPC to the instance may end; none: any.
 	Codes []codes.Code
@@ -78,7 +78,7 @@ func Instances() []Instance {
 	}
 	for i := range all {
 		if all[i].Deadline == 0 {
-			all[i].Deadline = 10 * time.Second
+			all[i].Deadline = 30 * time.Second
 		}
 	}
 
