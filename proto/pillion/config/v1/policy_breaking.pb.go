@@ -38,7 +38,8 @@ type CircuitBreakerPolicy struct {
 	// Default: UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED, DATA_LOSS.
 	FailureCodes []string `protobuf:"bytes,3,rep,name=failure_codes,json=failureCodes,proto3" json:"failure_codes,omitempty"`
 	// The most RPCs under way to the destination's method; more wait, as far as
-	// `max_pending` allows, else end UNAVAILABLE with the flag UO. Default: no limit.
+	// `max_pending` allows, else end UNAVAILABLE with the flag UO. So do those that
+	// wait when the breaker opens. Default: no limit.
 	MaxConcurrent *uint32 `protobuf:"varint,4,opt,name=max_concurrent,json=maxConcurrent,proto3,oneof" json:"max_concurrent,omitempty"`
 	// The most RPCs that wait for one of those to end, within their deadlines.
 	// Default: 0.
@@ -126,18 +127,21 @@ type BreakerTrip struct {
 	// What is slow: the time to the answer's first byte, so that streams do not count
 	// for lasting. Needed with `slow_call_ratio`.
 	SlowCall *durationpb.Duration `protobuf:"bytes,4,opt,name=slow_call,json=slowCall,proto3" json:"slow_call,omitempty"`
-	// How far back the shares are counted. Default: 10s.
+	// How far back the shares are counted, to a tenth of it. Default: 10s.
 	Window *durationpb.Duration `protobuf:"bytes,5,opt,name=window,proto3" json:"window,omitempty"`
 	// How many RPCs there must be in the window before shares mean something.
 	// Default: 20.
 	MinVolume *uint32 `protobuf:"varint,6,opt,name=min_volume,json=minVolume,proto3,oneof" json:"min_volume,omitempty"`
-	// How long it stays open the first time. Each time that it opens again because its
-	// probes failed, it stays open twice as long. Default: 5s.
+	// How long it stays open the first time. Each time that it opens again because a
+	// probe failed, or sooner after it closed than it had been open before, it stays
+	// open twice as long. Default: 5s.
 	OpenFor *durationpb.Duration `protobuf:"bytes,7,opt,name=open_for,json=openFor,proto3" json:"open_for,omitempty"`
 	// The longest that it stays open. Default: 60s, or `open_for` where that is longer.
 	MaxOpenFor *durationpb.Duration `protobuf:"bytes,8,opt,name=max_open_for,json=maxOpenFor,proto3" json:"max_open_for,omitempty"`
 	// How many RPCs are let through at a time to see whether it is well again, once
-	// that time is over; as many in a row have to succeed. Default: 3.
+	// that time is over; as many in a row have to succeed, and not be slow where that
+	// matters. One that does not end within `open_for` makes room for another.
+	// Default: 3.
 	Probes        *uint32 `protobuf:"varint,9,opt,name=probes,proto3,oneof" json:"probes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,9 +34,10 @@ type FaultPolicy struct {
 	Delay *FaultDelay `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
 	// Ends RPCs, with the flag FI.
 	Abort *FaultAbort `protobuf:"bytes,3,opt,name=abort,proto3" json:"abort,omitempty"`
-	// Whether callers may choose a fault by metadata, as far as `delay` and `abort`
-	// leave it open: `pillion-fault-delay-ms`, `pillion-fault-abort` (a status' name)
-	// and `pillion-fault-percentage` (0 to 100). Default: false.
+	// Whether callers may choose by metadata what `delay` and `abort` leave open:
+	// `pillion-fault-delay-ms` (at most an hour), `pillion-fault-abort` (a status' name)
+	// and `pillion-fault-percentage` (0 to 100, at most the `fraction`). What is wrong
+	// there is ignored. Default: false.
 	AllowMetadata bool `protobuf:"varint,4,opt,name=allow_metadata,json=allowMetadata,proto3" json:"allow_metadata,omitempty"`
 	// The most RPCs that are under a fault at a time; others are left in peace.
 	// Default: no limit.

@@ -77,7 +77,8 @@ type RateLimit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Which RPCs it is for, of those of the policy. Default: all.
 	Match *RouteMatch `protobuf:"bytes,1,opt,name=match,proto3" json:"match,omitempty"`
-	// How many RPCs there may be in each `interval` in the long run.
+	// How many RPCs there may be in each `interval` in the long run. The time for each
+	// is rounded up to a whole nanosecond.
 	Requests uint32 `protobuf:"varint,2,opt,name=requests,proto3" json:"requests,omitempty"`
 	// The time that `requests` is for. Default: 1s.
 	Interval *durationpb.Duration `protobuf:"bytes,3,opt,name=interval,proto3" json:"interval,omitempty"`
