@@ -1,0 +1,193 @@
+package policy
+
+import (
+	"regexp"
+	"strings"
+	"unsafe"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+)
+
+// test is what a condition compares by.
+type test uint8
+
+const (
+	testExact test = iota
+	testPrefix
+	testSuffix
+	testRegex
+	testPresent
+	testRange
+)
+
+// condition is a condition on a metadata key or a cookie.
+type condition struct {
+	key        string
+	text       string // of exact, prefix and suffix; bytes as they are when decoded
+	regex      *regexp.Regexp
+	start, end int64
+	test       test
+	cookie     bool
+	binary     bool
+	present    bool // what testPresent asks for
+	invert     bool
+	isBytes    bool // the text was written in base64
+}
+
+// joinBuffer is how long values that are joined may be for the buffer to be on the
+// stack.
+const joinBuffer = 512
+
+// holds says whether the condition, turned around or not, holds for a request.
+func (c *condition) holds(fields []hpack.Field) bool { return c.met(fields) != c.invert }
+
+// met says whether the condition holds before it is turned around. A key that is
+// missing fulfils none but `present: false`.
+func (c *condition) met(fields []hpack.Field) bool {
+	if c.cookie {
+		value, found := cookie(fields, c.key)
+		return c.metBy(value, found)
+	}
+	if c.binary && c.test != testPresent {
+		return c.metBinary(fields)
+	}
+	value, count := one(fields, c.key)
+	if count <= 1 || c.test == testPresent {
+		return c.metBy(value, count > 0)
+	}
+	if c.test == testRegex {
+		return c.regex.MatchString(string(appendJoined(nil, fields, c.key)))
+	}
+	var buf [joinBuffer]byte
+	joined := appendJoined(buf[:0], fields, c.key)
+	// The string lives no longer than the buffer: fulfilledBy keeps nothing.
+	return c.fulfilledBy(unsafe.String(unsafe.SliceData(joined), len(joined)))
+}
+
+// metBy says whether a value, or that there is none, fulfils the condition.
+func (c *condition) metBy(value string, found bool) bool {
+	switch {
+	case c.test == testPresent:
+		return found == c.present
+	case !found:
+		return false
+	case c.test == testRegex:
+		return c.regex.MatchString(value)
+	}
+	return c.fulfilledBy(value)
+}
+
+// fulfilledBy compares a value. Regular expressions are not its business: package
+// regexp lets the text escape, which would move callers' buffers to the heap.
+func (c *condition) fulfilledBy(value string) bool {
+	switch c.test {
+	case testExact:
+		return value == c.text
+	case testPrefix:
+		return strings.HasPrefix(value, c.text)
+	case testSuffix:
+		return strings.HasSuffix(value, c.text)
+	case testRange:
+		n, ok := parseInt(value)
+		return ok && n >= c.start && n < c.end
+	}
+	return false
+}
+
+// parseInt reads a whole number with an optional sign. Package strconv allocates an
+// error for what is none, which callers choose.
+func parseInt(s string) (n int64, ok bool) {
+	negative := false
+	if s != "" && (s[0] == '-' || s[0] == '+') {
+		negative = s[0] == '-'
+		s = s[1:]
+	}
+	if s == "" {
+		return 0, false
+	}
+	// Counting down reaches the least number, which has no positive counterpart.
+	const least = -1 << 63
+	for i := range len(s) {
+		digit := int64(s[i]) - '0'
+		if digit < 0 || digit > 9 || n < least/10 {
+			return 0, false
+		}
+		if n *= 10; n < least+digit {
+			return 0, false
+		}
+		n -= digit
+	}
+	if negative {
+		return n, true
+	}
+	return -n, n != least
+}
+
+// compileConditions compiles conditions on metadata, or on cookies.
+func (p *problems) compileConditions(field string, list []*configv1.MetadataMatch, cookies bool) []condition {
+	conditions := make([]condition, 0, len(list))
+	for i, m := range list {
+		conditions = append(conditions, p.compileCondition(at(field, i), m, cookies))
+	}
+	return conditions
+}
+
+func (p *problems) compileCondition(field string, m *configv1.MetadataMatch, isCookie bool) condition {
+	c := condition{key: m.GetKey(), cookie: isCookie, invert: m.GetInvert()}
+	if isCookie {
+		if strings.ContainsAny(c.key, "=; \t\",") || c.key == "" {
+			p.addf(field+".key", "%q is no cookie's name", c.key)
+		}
+	} else {
+		if reason := conditionKeyProblem(c.key); reason != "" {
+			p.addf(field+".key", "%s", reason)
+		}
+		c.binary = isBinary(c.key)
+	}
+	switch k := m.GetCondition().(type) {
+	case *configv1.MetadataMatch_Exact:
+		c.test, c.text = testExact, k.Exact
+	case *configv1.MetadataMatch_Prefix:
+		c.test, c.text = testPrefix, k.Prefix
+	case *configv1.MetadataMatch_Suffix:
+		c.test, c.text = testSuffix, k.Suffix
+	case *configv1.MetadataMatch_Regex:
+		c.test, c.text = testRegex, k.Regex
+		regex, err := regexp.Compile(`\A(?:` + k.Regex + `)\z`)
+		if _, alone := regexp.Compile(k.Regex); err != nil || alone != nil {
+			if alone != nil {
+				err = alone
+			}
+			p.addf(field+".regex", "%v: write it in RE2's syntax", err)
+			break
+		}
+		c.regex = regex
+	case *configv1.MetadataMatch_Present:
+		c.test, c.present, c.invert = testPresent, k.Present != c.invert, false
+	case *configv1.MetadataMatch_Range:
+		c.test, c.start, c.end = testRange, k.Range.GetStart(), k.Range.GetEnd()
+		if c.start >= c.end {
+			p.addf(field+".range", "no number is from %d up to and without %d: end has to be above start", c.start, c.end)
+		}
+	case *configv1.MetadataMatch_Bytes:
+		c.test, c.text, c.isBytes = testExact, string(k.Bytes), true
+		if !c.binary {
+			p.addf(field+".bytes", "%q is no -bin key: use exact", c.key)
+		}
+	default:
+		p.addf(field, "asks for nothing: write exact, prefix, suffix, regex, present, range or bytes")
+	}
+	return c
+}
+
+// conditionKeyProblem says why nothing can be asked of a key; "": it can.
+func conditionKeyProblem(key string) string {
+	switch {
+	case key == ":path" || key == ":method":
+		return quoted(key) + " is a pseudo field of HTTP/2: use methods"
+	case strings.HasPrefix(key, ":"):
+		return quoted(key) + " is a pseudo field of HTTP/2, which conditions do not see"
+	}
+	return keySyntaxProblem(key)
+}

@@ -1,0 +1,42 @@
+package policy
+
+import (
+	"strings"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+)
+
+// cookie returns the value of the first cookie of a name. HTTP/2 allows the header to
+// be split into several fields (RFC 9113 section 8.2.3).
+func cookie(fields []hpack.Field, name string) (value string, found bool) {
+	for i := range fields {
+		if fields[i].Name != "cookie" {
+			continue
+		}
+		for rest := fields[i].Value; rest != ""; {
+			var pair cookiePair
+			pair, rest = nextCookie(rest)
+			if pair.name == name && pair.ok {
+				return pair.value, true
+			}
+		}
+	}
+	return "", false
+}
+
+type cookiePair struct {
+	name, value string
+	ok          bool
+}
+
+// nextCookie takes the first pair off a cookie header (RFC 6265 section 4.2.1). What
+// has no "=" is no pair. Quotes around a value are no part of it.
+func nextCookie(header string) (pair cookiePair, rest string) {
+	text, rest, _ := strings.Cut(header, ";")
+	name, value, ok := strings.Cut(text, "=")
+	name, value = strings.Trim(name, " \t"), strings.Trim(value, " \t")
+	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
+		value = value[1 : len(value)-1]
+	}
+	return cookiePair{name, value, ok && name != ""}, rest
+}

@@ -1,0 +1,76 @@
+package policy
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strings"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+)
+
+// why says in words why a request fails the condition.
+func (c *condition) why(fields []hpack.Field) string {
+	actual := c.describeValue(fields)
+	if c.invert {
+		return fmt.Sprintf("no %s is wanted, but %s", c.describe(), actual)
+	}
+	return fmt.Sprintf("%s is wanted, but %s", c.describe(), actual)
+}
+
+// describe writes the condition as people would, before it is turned around.
+func (c *condition) describe() string {
+	what := "metadata " + quoted(c.key)
+	if c.cookie {
+		what = "cookie " + quoted(c.key)
+	}
+	switch c.test {
+	case testExact:
+		if c.isBytes {
+			return fmt.Sprintf("%s of the bytes %s", what, base64.StdEncoding.EncodeToString([]byte(c.text)))
+		}
+		return fmt.Sprintf("%s of %q", what, c.text)
+	case testPrefix:
+		return fmt.Sprintf("%s that begins with %q", what, c.text)
+	case testSuffix:
+		return fmt.Sprintf("%s that ends with %q", what, c.text)
+	case testRegex:
+		return fmt.Sprintf("%s that matches %q", what, c.text)
+	case testRange:
+		return fmt.Sprintf("%s from %d up to and without %d", what, c.start, c.end)
+	}
+	if c.present {
+		return what
+	}
+	return "no " + what
+}
+
+// shownValue is how much of a value people are shown.
+const shownValue = 128
+
+// describeValue says what a request has there.
+func (c *condition) describeValue(fields []hpack.Field) string {
+	value, found := "", false
+	if c.cookie {
+		value, found = cookie(fields, c.key)
+	} else {
+		var count int
+		if value, count = one(fields, c.key); count > 1 {
+			value = string(appendJoined(nil, fields, c.key))
+		}
+		found = count > 0
+	}
+	switch {
+	case !found:
+		return "the RPC has none"
+	case c.binary:
+		return "the RPC has " + shorten(value) + " (base64)"
+	}
+	return "the RPC has " + quoted(shorten(value))
+}
+
+func shorten(s string) string {
+	if len(s) > shownValue {
+		return strings.ToValidUTF8(s[:shownValue], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,76 @@
+package policy
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+)
+
+// entry is one compiled policy. It never changes.
+type entry struct {
+	source    *configv1.Policy // a copy of our own
+	kind      Kind
+	inbound   bool
+	selectors []selector // of kinds that are about methods: one at least
+
+	// One of these, as the kind says.
+	route   *Route
+	timeout *Timeout
+}
+
+func (e *entry) name() string    { return e.source.GetName() }
+func (e *entry) service() string { return e.source.GetService() }
+
+// compileEntry compiles one policy. What the policy of its name said before, if that
+// is not nil, lends what it remembers where the same is said again.
+func compileEntry(m *configv1.Policy, before *entry, env *Env) (*entry, []Refusal) {
+	p := &problems{policy: m.GetName()}
+	kind, known := kindOf(m)
+	if !known {
+		p.addf("", "says nothing: write one of route, subsets, timeout, retry, hedging, circuit_breaker, rate_limit, fault, load_balancing, outlier_ejection or health_check")
+		return nil, p.list
+	}
+	e := &entry{kind: kind, inbound: m.GetInbound()}
+	if e.inbound && !kind.mayBeInbound() {
+		p.addf("inbound", "does not go with %s, which is about RPCs where they are made: leave it out", kind)
+	}
+	switch {
+	case kind.ofMethods():
+		e.selectors = p.compileSelectors("methods", m.GetMethods())
+	case len(m.GetMethods()) > 0:
+		p.addf("methods", "do not go with %s, which is about the service as a whole: leave them out", kind)
+	}
+	if before != nil && before.kind == kind && before.service() == m.GetService() && before.inbound == e.inbound && sameBody(m, before.source) {
+		e.takeOver(before)
+	} else {
+		e.compileBody(p, m, before, env)
+	}
+	if len(p.list) > 0 {
+		return nil, p.list
+	}
+	e.source = proto.CloneOf(m)
+	return e, nil
+}
+
+// sameBody says whether two policies of one name say the same, if perhaps of other
+// methods.
+func sameBody(a, b *configv1.Policy) bool {
+	x, y := a.ProtoReflect(), b.ProtoReflect()
+	field := x.WhichOneof(x.Descriptor().Oneofs().ByName("kind"))
+	return field != nil && y.Has(field) && proto.Equal(x.Get(field).Message().Interface(), y.Get(field).Message().Interface())
+}
+
+// takeOver takes what another says as it is, with all that it remembers.
+func (e *entry) takeOver(before *entry) {
+	e.route, e.timeout = before.route, before.timeout
+}
+
+// compileBody compiles what the policy says.
+func (e *entry) compileBody(p *problems, m *configv1.Policy, before *entry, env *Env) {
+	switch kind := m.GetKind().(type) {
+	case *configv1.Policy_Route:
+		e.route = p.compileRoute(kind.Route)
+	case *configv1.Policy_Timeout:
+		e.timeout = p.compileTimeout(kind.Timeout)
+	}
+}

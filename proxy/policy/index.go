@@ -1,0 +1,273 @@
+package policy
+
+// maxKeys is how many metadata keys, and how many cookies, an index tells apart.
+// Rules with others are looked at one by one.
+const maxKeys = 1024
+
+// index finds the rules that can match an RPC. Each rule stands in one place (or one
+// for each of its methods): under that exact condition of its which fewest rules
+// share.
+type index struct {
+	paths    map[string][]int32
+	services map[string][]int32 // by the front of the path: "/helloworld.Greeter/"
+	callers  map[string][]int32
+	metadata map[string]*valueIndex // by key
+	cookies  map[string]*valueIndex // by name
+	rest     []int32                // have no exact condition
+}
+
+// valueIndex has the rules that want one of the values of a key.
+type valueIndex struct {
+	number int // of the key, below maxKeys
+	rules  map[string][]int32
+}
+
+// seen is a set of keys that were looked at already.
+type seen [maxKeys / 64]uint64
+
+// first says whether a key was not seen before.
+func (s *seen) first(number int) bool {
+	bit := uint64(1) << (number % 64)
+	was := s[number/64]&bit != 0
+	s[number/64] |= bit
+	return !was
+}
+
+// first returns the number of the first rule that matches, or how many rules there
+// are. The lists are looked at one after the other, and each only as far as the best
+// rule found so far.
+func (x *index) first(rules []Rule, rpc *RPC, d *dice) int {
+	best := int32(len(rules))
+	if x.paths != nil {
+		best = scan(rules, x.paths[rpc.Path], best, rpc, d)
+	}
+	if x.services != nil {
+		best = scan(rules, x.services[grpcService(rpc.Path)], best, rpc, d)
+	}
+	if x.callers != nil {
+		best = scan(rules, x.callers[rpc.Caller], best, rpc, d)
+	}
+	if x.metadata != nil {
+		best = x.byMetadata(rules, best, rpc, d)
+	}
+	if x.cookies != nil {
+		best = x.byCookies(rules, best, rpc, d)
+	}
+	return int(scan(rules, x.rest, best, rpc, d))
+}
+
+// scan returns the first rule of the list that matches and is before best, else best.
+func scan(rules []Rule, list []int32, best int32, rpc *RPC, d *dice) int32 {
+	for _, i := range list {
+		if i >= best {
+			break
+		}
+		if rules[i].match.matches(rpc, d, uint64(i)) {
+			return i
+		}
+	}
+	return best
+}
+
+func (x *index) byMetadata(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
+	var done seen
+	for i := range rpc.Fields {
+		name := rpc.Fields[i].Name
+		values := x.metadata[name]
+		if values == nil || !done.first(values.number) {
+			continue
+		}
+		value, count := one(rpc.Fields[i:], name)
+		if count == 1 {
+			best = scan(rules, values.rules[value], best, rpc, d)
+			continue
+		}
+		var buf [joinBuffer]byte
+		best = scan(rules, values.rules[string(appendJoined(buf[:0], rpc.Fields[i:], name))], best, rpc, d)
+	}
+	return best
+}
+
+func (x *index) byCookies(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
+	var done seen
+	for i := range rpc.Fields {
+		if rpc.Fields[i].Name != "cookie" {
+			continue
+		}
+		for rest := rpc.Fields[i].Value; rest != ""; {
+			var pair cookiePair
+			pair, rest = nextCookie(rest)
+			if !pair.ok {
+				continue
+			}
+			if values := x.cookies[pair.name]; values != nil && done.first(values.number) {
+				best = scan(rules, values.rules[pair.value], best, rpc, d)
+			}
+		}
+	}
+	return best
+}
+
+// place is an exact condition that rules can be found by.
+type place struct {
+	kind       placeKind
+	key, value string
+}
+
+type placeKind uint8
+
+const (
+	byPath placeKind = iota
+	byService
+	byCaller
+	byMetadata
+	byCookie
+)
+
+// makeIndex makes the index of rules.
+func makeIndex(rules []Rule) index {
+	crowd := map[place]int{} // how many rules could stand at a place
+	choices := make([][][]place, len(rules))
+	for i := range rules {
+		choices[i] = rules[i].match.places()
+		for _, choice := range choices[i] {
+			for _, at := range choice {
+				crowd[at]++
+			}
+		}
+	}
+	var x index
+	for i := range rules {
+		x.put(int32(i), x.cheapest(choices[i], crowd))
+	}
+	return x
+}
+
+// cheapest returns the choice whose fullest place has fewest rules; nil: none is left.
+func (x *index) cheapest(choices [][]place, crowd map[place]int) (best []place) {
+	least := 0
+	for _, choice := range choices {
+		if !x.hasRoom(choice[0]) {
+			continue
+		}
+		fullest := 0
+		for _, at := range choice {
+			fullest = max(fullest, crowd[at])
+		}
+		if best == nil || fullest < least {
+			best, least = choice, fullest
+		}
+	}
+	return best
+}
+
+// hasRoom says whether the index can tell the place's key from others.
+func (x *index) hasRoom(at place) bool {
+	switch at.kind {
+	case byMetadata:
+		return x.metadata[at.key] != nil || len(x.metadata) < maxKeys
+	case byCookie:
+		return x.cookies[at.key] != nil || len(x.cookies) < maxKeys
+	}
+	return true
+}
+
+func (x *index) put(rule int32, places []place) {
+	if len(places) == 0 {
+		x.rest = append(x.rest, rule)
+		return
+	}
+	for _, at := range places {
+		switch at.kind {
+		case byPath:
+			putAt(&x.paths, at.value, rule)
+		case byService:
+			putAt(&x.services, at.value, rule)
+		case byCaller:
+			putAt(&x.callers, at.value, rule)
+		case byMetadata:
+			putAt(&valuesOf(&x.metadata, at.key).rules, at.value, rule)
+		case byCookie:
+			putAt(&valuesOf(&x.cookies, at.key).rules, at.value, rule)
+		}
+	}
+}
+
+func putAt(m *map[string][]int32, key string, rule int32) {
+	if *m == nil {
+		*m = make(map[string][]int32)
+	}
+	(*m)[key] = append((*m)[key], rule)
+}
+
+func valuesOf(m *map[string]*valueIndex, key string) *valueIndex {
+	if *m == nil {
+		*m = make(map[string]*valueIndex)
+	}
+	if (*m)[key] == nil {
+		(*m)[key] = &valueIndex{number: len(*m)}
+	}
+	return (*m)[key]
+}
+
+// places returns the choices of where a rule can stand: in all places of one choice.
+func (m *Match) places() (choices [][]place) {
+	if m == nil {
+		return nil
+	}
+	if methods := m.methodPlaces(); len(methods) > 0 {
+		choices = append(choices, methods)
+	}
+	if len(m.callers) > 0 {
+		var callers []place
+		for _, caller := range m.callers {
+			callers = append(callers, place{kind: byCaller, value: caller})
+		}
+		choices = append(choices, callers)
+	}
+	for i := range m.conditions {
+		c := &m.conditions[i]
+		if c.test != testExact || c.invert || c.binary {
+			continue
+		}
+		kind := byMetadata
+		if c.cookie {
+			kind = byCookie
+		}
+		choices = append(choices, []place{{kind: kind, key: c.key, value: c.text}})
+	}
+	return choices
+}
+
+// methodPlaces returns the paths of the match's methods, or else their gRPC services,
+// or nothing where one of them has neither.
+func (m *Match) methodPlaces() (places []place) {
+	if m.methods == nil {
+		return nil
+	}
+	kind, known := byPath, map[string]bool{}
+	if len(m.methods.prefixes) > 0 {
+		kind = byService
+	}
+	add := func(path string) bool {
+		if kind == byService {
+			path = grpcService(path)
+		}
+		if !known[path] {
+			known[path] = true
+			places = append(places, place{kind: kind, value: path})
+		}
+		return path != ""
+	}
+	for path := range m.methods.exact {
+		if !add(path) {
+			return nil
+		}
+	}
+	for _, prefix := range m.methods.prefixes {
+		if !add(prefix.text) {
+			return nil
+		}
+	}
+	return places
+}

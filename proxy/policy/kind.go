@@ -1,0 +1,95 @@
+package policy
+
+import configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+
+// Kind is what a policy says something about.
+type Kind uint8
+
+// The kinds. Those up to KindFault are about methods; the others are about a service
+// as a whole.
+const (
+	KindRoute Kind = iota
+	KindTimeout
+	KindRetry
+	KindHedging
+	KindCircuitBreaker
+	KindRateLimit
+	KindFault
+	KindSubsets
+	KindLoadBalancing
+	KindOutlierEjection
+	KindHealthCheck
+
+	numKinds
+)
+
+var kindNames = [numKinds]string{
+	KindRoute:           "route",
+	KindTimeout:         "timeout",
+	KindRetry:           "retry",
+	KindHedging:         "hedging",
+	KindCircuitBreaker:  "circuit_breaker",
+	KindRateLimit:       "rate_limit",
+	KindFault:           "fault",
+	KindSubsets:         "subsets",
+	KindLoadBalancing:   "load_balancing",
+	KindOutlierEjection: "outlier_ejection",
+	KindHealthCheck:     "health_check",
+}
+
+// String returns the kind's name in the schema.
+func (k Kind) String() string {
+	if k >= numKinds {
+		return "unknown"
+	}
+	return kindNames[k]
+}
+
+// MarshalText writes the kind's name.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// ofMethods says whether policies of the kind are about methods.
+func (k Kind) ofMethods() bool { return k <= KindFault }
+
+// mayBeInbound says whether policies of the kind may hold beside the service.
+func (k Kind) mayBeInbound() bool {
+	return k == KindTimeout || k == KindCircuitBreaker || k == KindRateLimit || k == KindFault
+}
+
+// slot is the place of a kind of which an RPC obeys one policy. Retry and hedging
+// share one: an RPC obeys either, whichever is the more exact.
+func (k Kind) slot() Kind {
+	if k == KindHedging {
+		return KindRetry
+	}
+	return k
+}
+
+// kindOf returns a policy's kind. It is false where it says nothing.
+func kindOf(m *configv1.Policy) (Kind, bool) {
+	switch m.GetKind().(type) {
+	case *configv1.Policy_Route:
+		return KindRoute, true
+	case *configv1.Policy_Timeout:
+		return KindTimeout, true
+	case *configv1.Policy_Retry:
+		return KindRetry, true
+	case *configv1.Policy_Hedging:
+		return KindHedging, true
+	case *configv1.Policy_CircuitBreaker:
+		return KindCircuitBreaker, true
+	case *configv1.Policy_RateLimit:
+		return KindRateLimit, true
+	case *configv1.Policy_Fault:
+		return KindFault, true
+	case *configv1.Policy_Subsets:
+		return KindSubsets, true
+	case *configv1.Policy_LoadBalancing:
+		return KindLoadBalancing, true
+	case *configv1.Policy_OutlierEjection:
+		return KindOutlierEjection, true
+	case *configv1.Policy_HealthCheck:
+		return KindHealthCheck, true
+	}
+	return 0, false
+}

@@ -1,0 +1,110 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+)
+
+// slots are the policies that a method obeys, by their kinds' slots.
+type slots [KindFault + 1]*entry
+
+// merge makes the views of all services that policies name, out of entries of which
+// no two are alike in what they are for.
+func merge(entries []*entry) map[string]*Service {
+	byService := map[string][]*entry{}
+	for _, e := range entries {
+		byService[e.service()] = append(byService[e.service()], e)
+	}
+	forAll := byService[AllServices]
+	services := make(map[string]*Service, len(byService)+1)
+	var all *Service
+	if len(forAll) > 0 {
+		all = mergeService(AllServices, forAll, nil, nil)
+		services[AllServices] = all
+	}
+	for name, named := range byService {
+		if name != AllServices {
+			services[name] = mergeService(name, named, forAll, all)
+		}
+	}
+	return services
+}
+
+// mergeService makes the view of one service. all is the view of those that no policy
+// names: sides of which nothing is said by name are the same there, and shared.
+func mergeService(name string, named, forAll []*entry, all *Service) *Service {
+	v := &Service{name: name, entries: slices.Concat(named, forAll)}
+	for _, inbound := range []bool{false, true} {
+		side := &v.outbound
+		if inbound {
+			side = &v.inbound
+		}
+		if all != nil && !slices.ContainsFunc(named, func(e *entry) bool { return e.kind.ofMethods() && e.inbound == inbound }) {
+			*side = all.outbound
+			if inbound {
+				*side = all.inbound
+			}
+			continue
+		}
+		*side = mergeMethods(v.entries, inbound)
+	}
+	for _, e := range v.entries {
+		if !e.kind.ofMethods() && v.whole[e.kind] == nil {
+			v.whole[e.kind] = e
+		}
+	}
+	return v
+}
+
+// mergeMethods merges the policies of one side for each of their selectors. The
+// entries that come first go before equally exact ones. nil where there is none.
+func mergeMethods(entries []*entry, inbound bool) *table[*Method] {
+	own := map[selector]*slots{}
+	for _, e := range entries {
+		if !e.kind.ofMethods() || e.inbound != inbound {
+			continue
+		}
+		for _, s := range e.selectors {
+			if own[s] == nil {
+				own[s] = &slots{}
+			}
+			if slot := &own[s][e.kind.slot()]; *slot == nil {
+				*slot = e
+			}
+		}
+	}
+	if len(own) == 0 {
+		return nil
+	}
+	// Prefixes come before what begins with them, so what they inherit is complete.
+	inOrder := make([]selector, 0, len(own))
+	for s := range own {
+		inOrder = append(inOrder, s)
+	}
+	slices.SortFunc(inOrder, func(a, b selector) int {
+		if c := strings.Compare(a.path, b.path); c != 0 {
+			return c
+		}
+		return a.compare(b)
+	})
+	methods := make(map[selector]*Method, len(own))
+	var open []selector // prefixes that the ones to come may begin with
+	for _, s := range inOrder {
+		for len(open) > 0 && !open[len(open)-1].covers(s) {
+			open = open[:len(open)-1]
+		}
+		merged := own[s]
+		if len(open) > 0 {
+			for i, inherited := range own[open[len(open)-1]] {
+				if merged[i] == nil {
+					merged[i] = inherited
+				}
+			}
+		}
+		methods[s] = methodOf(merged)
+		if !s.exact {
+			open = append(open, s)
+		}
+	}
+	return newTable(methods)
+}

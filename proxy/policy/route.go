@@ -1,0 +1,96 @@
+package policy
+
+import (
+	"time"
+
+	"google.golang.org/grpc/codes"
+)
+
+// Route is the compiled rules of one route policy. A nil one has none.
+type Route struct {
+	// Policy is the policy's name.
+	Policy string
+
+	rules []Rule
+	index index
+}
+
+// Rule is one rule of a route.
+type Rule struct {
+	// Policy and Name are the policy's and the rule's name.
+	Policy, Name string
+	// Status answers the RPC here; nil: it is sent on.
+	Status *FixedStatus
+	// Timeout is the deadline of RPCs that come without one; 0: what the timeout
+	// policy says.
+	Timeout time.Duration
+	// Request and Response change the metadata of the request and of the answer.
+	Request, Response *Change
+	// Authority is the :authority that the instance is told; "": the caller's.
+	Authority string
+	// Mirror sends copies to somewhere else; nil: none.
+	Mirror *Mirror
+
+	match           *Match
+	service, subset string
+	split           *split
+}
+
+// FixedStatus is an answer that a policy makes.
+type FixedStatus struct {
+	Code    codes.Code
+	Message string
+}
+
+// Decision is where an RPC goes.
+type Decision struct {
+	// Rule is the rule that decided; nil: none matched.
+	Rule *Rule
+	// Service is where the RPC goes. It is the service that it was addressed to
+	// unless the rule names another.
+	Service string
+	// Subset is which part of the service; "": its default.
+	Subset string
+	// Group is the group of the split that was chosen; nil: there was no split.
+	Group *Group
+}
+
+// splitRoll is the number under which a rule's split draws, far from those of rules.
+const splitRoll = 1 << 32
+
+// Decide finds the first rule that matches an RPC, and where the RPC goes. addressed
+// is the service that it was addressed to. A trace has all rules looked at, and
+// what came of it written down; it is nil for real RPCs.
+func (r *Route) Decide(rpc *RPC, addressed string, t *Trace) Decision {
+	d := Decision{Service: addressed}
+	if r == nil {
+		return d
+	}
+	dice := dice{random: rpc.Random}
+	found := 0
+	if t == nil {
+		found = r.index.first(r.rules, rpc, &dice)
+	} else {
+		found = r.walk(rpc, &dice, t)
+	}
+	if found >= len(r.rules) {
+		return d
+	}
+	d.Rule = &r.rules[found]
+	d.send(rpc, &dice, splitRoll+uint64(found), t)
+	return d
+}
+
+// send fills in where the rule sends the RPC.
+func (d *Decision) send(rpc *RPC, dice *dice, number uint64, t *Trace) {
+	service, subset := d.Rule.service, d.Rule.subset
+	if s := d.Rule.split; s != nil {
+		d.Group = s.choose(rpc, dice, number, t.split(d.Rule, rpc))
+		service, subset = d.Group.service, d.Group.subset
+		t.chosen(d.Group)
+	}
+	if service != "" {
+		d.Service = service
+	}
+	d.Subset = subset
+}

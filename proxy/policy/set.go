@@ -1,0 +1,98 @@
+package policy
+
+// Set is all policies that are in force. It never changes. A nil one has none.
+type Set struct {
+	entries  []*entry // in the order in which they were written
+	byName   map[string]*entry
+	services map[string]*Service
+	version  string
+}
+
+// AllServices is the name by which policies, and [Set.Service], mean all services that
+// no policy names.
+const AllServices = "*"
+
+// Service returns what is said of a service: by its name, or else of all; nil where
+// nothing is.
+func (s *Set) Service(name string) *Service {
+	if s == nil {
+		return nil
+	}
+	if v := s.services[name]; v != nil {
+		return v
+	}
+	return s.services[AllServices]
+}
+
+// Version is a short hash of all that is in force: sidecars that have the same obey the
+// same policies, whatever the order in which those were written. "" for a nil set.
+func (s *Set) Version() string {
+	if s == nil {
+		return ""
+	}
+	return s.version
+}
+
+// Len is how many policies are in force.
+func (s *Set) Len() int {
+	if s == nil {
+		return 0
+	}
+	return len(s.entries)
+}
+
+// Service is what policies say of one service. It never changes; a nil one says
+// nothing.
+type Service struct {
+	// name is the service's, or AllServices.
+	name string
+	// entries are the policies for the service by name, and those for all.
+	entries           []*entry
+	outbound, inbound *table[*Method]
+	// whole are the policies about the service as a whole, by kind.
+	whole [numKinds]*entry
+}
+
+// Outbound returns what is said of RPCs to the method at a path, where they are made;
+// nil where nothing is.
+func (v *Service) Outbound(path string) *Method {
+	if v == nil {
+		return nil
+	}
+	m, _ := v.outbound.find(path)
+	return m
+}
+
+// Inbound returns what is said of RPCs to the method at a path, where they arrive; nil
+// where nothing is.
+func (v *Service) Inbound(path string) *Method {
+	if v == nil {
+		return nil
+	}
+	m, _ := v.inbound.find(path)
+	return m
+}
+
+// Method is what policies say of a method: of each kind the most exact. It never
+// changes; what is nil is not said.
+type Method struct {
+	Route   *Route
+	Timeout *Timeout
+}
+
+// methodOf gathers what the policies of each slot say.
+func methodOf(slots *slots) *Method {
+	m := &Method{}
+	for _, e := range slots {
+		if e == nil {
+			continue
+		}
+		switch e.kind {
+		case KindRoute:
+			m.Route = e.route
+		case KindTimeout:
+			m.Timeout = e.timeout
+		}
+	}
+	return m
+}

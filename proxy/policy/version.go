@@ -1,0 +1,25 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// version hashes policies, in the order of their names.
+func version(entries []*entry) string {
+	sorted := slices.SortedFunc(slices.Values(entries), func(a, b *entry) int { return strings.Compare(a.name(), b.name()) })
+	sum := sha256.New()
+	var text []byte
+	for _, e := range sorted {
+		// Field by field in the order of their numbers, and maps in the order of their
+		// keys: the same policy comes out the same on all sidecars of one release.
+		text, _ = proto.MarshalOptions{Deterministic: true}.MarshalAppend(text[:0], e.source)
+		text = append(text, byte(len(text)), byte(len(text)>>8), byte(len(text)>>16), byte(len(text)>>24))
+		_, _ = sum.Write(text)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
+}
