@@ -403,7 +403,11 @@ func (c *Conn) end(b *Batch, err error) {
 	c.mu.Unlock()
 
 	b.tell() // what happened before the end
-	for _, e := range all {
+	for i, e := range all {
+		if i%turnEnds == turnEnds-1 {
+			b.Done()
+			c.makeWay()
+		}
 		e.s.owner.OnReset(b, e.s, e.gen, e.r)
 		e.s.owner.OnClosed(b, e.s, e.gen)
 	}

@@ -117,6 +117,7 @@ func (r *reader) section(h frameHeader, p []byte) error {
 	} else if err != nil {
 		return connError(CompressionError, err.Error())
 	}
+	r.turn.decoded(len(p) + head.block.Listed())
 	if r.c.role == Server {
 		return r.request(h, head)
 	}

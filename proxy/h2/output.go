@@ -287,20 +287,25 @@ func (c *Conn) parkData(b *Batch, s *Stream, data []byte, end bool) {
 	p.end = end
 }
 
-// refill moves parked output to the output, each stream in its turn. c.mu is
-// held.
-func (c *Conn) refill(b *Batch) {
-	for c.ready.head != nil && !c.outputFull() {
-		c.sendParked(b, c.ready.pop())
+// refill moves parked output to the output, each stream in its turn. long says that
+// it took as much work as one may do at a time, and that there is more. c.mu is held.
+func (c *Conn) refill(b *Batch) (long bool) {
+	for work := 0; c.ready.head != nil && !c.outputFull(); {
+		if work >= turnWork {
+			return true
+		}
+		work += c.sendParked(b, c.ready.pop())
 	}
+	return false
 }
 
 // sendParked sends what it can of one stream, at most a frame of DATA, and
-// queues the stream again where more could go. c.mu is held.
-func (c *Conn) sendParked(b *Batch, s *Stream) {
+// queues the stream again where more could go. It returns how much work the header
+// sections were, as in [turn]. c.mu is held.
+func (c *Conn) sendParked(b *Batch, s *Stream) (work int) {
 	if s.id == 0 && c.mayOpen() <= 0 {
 		c.unopened.push(s) // the peer has lowered its limit since
-		return
+		return 0
 	}
 	if s.id == 0 {
 		s.openedAt = b.Now().UnixNano() // the peer knows nothing of it before
@@ -309,9 +314,10 @@ func (c *Conn) sendParked(b *Batch, s *Stream) {
 	for i, block := range p.heads {
 		last := p.end && i == len(p.heads)-1 && p.data.len == 0
 		c.writeHeaders(s, block.Fields, last)
+		work += block.Memory()
 		if last {
 			c.unpark(b, s)
-			return
+			return work
 		}
 		c.went(p, int(block.Size()))
 		FreeBlock(block)
@@ -321,11 +327,11 @@ func (c *Conn) sendParked(b *Batch, s *Stream) {
 
 	if p.data.len > 0 || p.end && p.trailers == nil {
 		if p.data.len > 0 && s.sendWindow <= 0 {
-			return // its WINDOW_UPDATE queues it again
+			return work // its WINDOW_UPDATE queues it again
 		}
 		if p.data.len > 0 && c.sendWindow <= 0 {
 			c.blocked.push(s)
-			return
+			return work
 		}
 		s.inOutput = 0 // the turns keep it fair here
 		n := c.allowed(s, min(p.data.len, c.peer.maxFrameSize))
@@ -337,14 +343,16 @@ func (c *Conn) sendParked(b *Batch, s *Stream) {
 		}
 		if p.data.len > 0 {
 			c.ready.push(s)
-			return
+			return work
 		}
 	}
 	if p.trailers != nil {
 		c.writeHeaders(s, p.trailers.Fields, true)
+		work += p.trailers.Memory()
 		p.end = true
 	}
 	c.unpark(b, s)
+	return work
 }
 
 // unpark ends the parking of a stream whose output all went out. c.mu is held.
@@ -371,21 +379,22 @@ func (c *Conn) unblockAll() {
 	}
 }
 
-// takeOutput returns what is to be written next, or nil. c.mu is held.
-func (c *Conn) takeOutput(b *Batch) *output {
+// takeOutput returns what is to be written next, or nil, and whether it took long to
+// make it (see refill). c.mu is held.
+func (c *Conn) takeOutput(b *Batch) (o *output, long bool) {
 	if c.closedWrite { // too late
 		c.dropOutput()
-		return nil
+		return nil, false
 	}
-	c.refill(b)
-	o := c.out
+	long = c.refill(b)
+	o = c.out
 	if o == nil || len(o.b) == 0 {
-		return nil
+		return nil, false
 	}
 	c.out, c.owed = nil, 0
 	c.appended += uint64(len(o.b))
 	c.outputEpoch++
-	return o
+	return o, long
 }
 
 func (c *Conn) dropOutput() {
@@ -412,12 +421,12 @@ func (c *Conn) flush(b *Batch) {
 	}
 	c.writing = true
 	for i := 0; ; i++ {
-		o := c.takeOutput(b)
+		o, long := c.takeOutput(b)
 		if o == nil {
 			c.stopWriting()
 			return
 		}
-		if i == maxFlushes {
+		if i == maxFlushes || long {
 			c.setStuck(true)
 			c.mu.Unlock()
 			go c.keepWriting(o, 0)
@@ -457,13 +466,17 @@ func (c *Conn) keepWriting(o *output, n int) {
 		n = 0
 		c.mu.Lock()
 		c.written += uint64(m)
-		if o = c.takeOutput(&b); o == nil {
+		var long bool
+		if o, long = c.takeOutput(&b); o == nil {
 			c.stopWriting()
 			break
 		}
 		c.room.Broadcast()
 		c.mu.Unlock()
 		b.Done()
+		if long {
+			c.makeWay()
+		}
 	}
 	b.Done()
 }

@@ -33,6 +33,7 @@ type reader struct {
 	head Head
 
 	unfinished unfinished
+	turn       turn
 }
 
 // dataFrame is a DATA frame of which a part has not arrived yet.
@@ -93,8 +94,12 @@ func (r *reader) run() {
 			}
 		}
 		r.Return()
-		r.letOthersJoin()
+		began := r.batch.Now()
+		waited := r.letOthersJoin()
 		r.batch.Done()
+		if r.turn.over(began, waited) {
+			r.c.makeWay()
+		}
 		r.awaitRoom()
 	}
 }
@@ -104,10 +109,13 @@ func (r *reader) run() {
 // out in one write: with many callers of few streams each, that saves a tenth of
 // the CPU. A reader that always finds something to read does not do it: its turn
 // would come back before the poller's, and who waits for the poller would starve.
-func (r *reader) letOthersJoin() {
-	if w, ok := r.c.t.(interface{ Waited() bool }); ok && w.Waited() {
+func (r *reader) letOthersJoin() (waited bool) {
+	w, ok := r.c.t.(wayMaker)
+	if ok && w.Waited() {
 		runtime.Gosched()
+		return true
 	}
+	return !ok
 }
 
 // ended says that the connection is over, and what still comes is thrown away.
@@ -198,6 +206,11 @@ func (r *reader) consume(p []byte) (rest []byte, err error) {
 			return nil, err
 		}
 		p = p[size:]
+		if r.turn.long() {
+			r.turn.work = 0
+			r.batch.Done()
+			r.c.makeWay()
+		}
 	}
 }
 

@@ -119,8 +119,11 @@ func (s *socket) Read(l Lender) (int, error) {
 	return s.readN, nil
 }
 
-// Waited says whether the last Read had to wait.
+// Waited implements wayMaker.
 func (s *socket) Waited() bool { return s.waited }
+
+// MakeWay implements wayMaker.
+func (s *socket) MakeWay() { wayside.pass() }
 
 // writeOnce is called by TryWrite; it always returns true, so that the runtime
 // never waits.

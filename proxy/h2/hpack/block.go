@@ -56,6 +56,8 @@ type Block struct {
 	// arena holds the strings of literals. When it is full a bigger one takes its place and the
 	// old one lives as long as strings point into it, so strings never move.
 	arena []byte
+
+	listed int // by the last Decode
 }
 
 // Reset empties the block for the next use. Memory is kept up to a bound, so that one huge block
@@ -102,6 +104,10 @@ func (b *Block) Size() uint32 {
 	}
 	return n
 }
+
+// Listed is the Size of what the last Decode added, without adding it up; the whole limit where
+// that was exceeded.
+func (b *Block) Listed() int { return b.listed }
 
 // Get returns the value of the first field with this name, and whether there is one. Names are
 // compared octet by octet: HTTP/2 has them in lower case.

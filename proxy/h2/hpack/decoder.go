@@ -58,10 +58,11 @@ func (d *Decoder) Decode(p []byte, maxListSize uint32, b *Block) error {
 	if err != nil {
 		return err
 	}
-	list := listBudget{left: math.MaxUint64}
+	list := listBudget{most: math.MaxUint64}
 	if maxListSize != 0 {
-		list.left = uint64(maxListSize)
+		list.most = uint64(maxListSize)
 	}
+	list.left = list.most
 	for len(p) > 0 {
 		if p, err = d.indexed(p, &list, b); err != nil {
 			return err
@@ -73,6 +74,7 @@ func (d *Decoder) Decode(p []byte, maxListSize uint32, b *Block) error {
 			return err
 		}
 	}
+	b.listed = list.taken()
 	if list.exceeded {
 		return ErrListTooLarge
 	}
@@ -96,7 +98,7 @@ func (d *Decoder) indexed(p []byte, list *listBudget, b *Block) (rest []byte, er
 			break
 		}
 		// Past the limit nothing is added: a block of one octet references must not grow.
-		if !list.take(uint64(e.size())) {
+		if list.exceeded || !list.take(uint64(e.size())) {
 			continue
 		}
 		fields = growFields(fields)
@@ -110,9 +112,12 @@ func (d *Decoder) indexed(p []byte, list *listBudget, b *Block) (rest []byte, er
 
 // listBudget counts a list of fields against its limit.
 type listBudget struct {
-	left     uint64
-	exceeded bool
+	most, left uint64
+	exceeded   bool
 }
+
+// taken is the size of the list so far, and all of its limit once that is exceeded.
+func (l *listBudget) taken() int { return int(l.most - l.left) }
 
 // take reports whether a field of that size is within the limit, as all before it were.
 func (l *listBudget) take(size uint64) bool {
