@@ -14,8 +14,9 @@ import (
 	"github.com/pillion-proxy/pillion/registry/consul"
 )
 
-// soon is how long news from Consul may take.
-const soon = 2 * time.Second
+// soon is how long news from Consul may take, on a machine that is busy with other
+// things.
+const soon = 5 * time.Second
 
 // log collects what a source logs.
 type log struct {

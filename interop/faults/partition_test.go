@@ -98,7 +98,7 @@ func (s *island) awaitElsewhere(t *testing.T, began time.Time, within time.Durat
 
 	// More than one to each instance, of each kind.
 	for row := 0; row < 12; {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		result := exact.Call(ctx, s.clients[alone], s.ledger, exact.Kinds[row%4], small.shape)
 		cancel()
 		row++
@@ -152,7 +152,7 @@ func TestPartitions(t *testing.T) {
 
 			s := startIsland(t, 3)
 			// Under way at all instances when it happens; each has a time to wait.
-			under := s.begin(alone, plan{each: 6, shape: exact.Shape{Messages: 500, Size: 2000}, timeout: 20 * time.Second})
+			under := s.begin(alone, plan{each: 6, shape: exact.Shape{Messages: 500, Size: 2000}, timeout: patience})
 			began := time.Now()
 			test.cut(t, s)
 			took := s.awaitElsewhere(t, began, deadWithin)
@@ -205,7 +205,7 @@ func TestASidecarThatIsCutOffRecovers(t *testing.T) {
 	before := s.size(t)
 	s.home.SetLink(t, false)
 	began := time.Now()
-	for time.Since(began) < deadWithin+2*time.Second {
+	for time.Since(began) < deadWithin+grace {
 		counts := s.make(t, alone, plan{each: 1, timeout: 2 * connectTimeout}, codes.DeadlineExceeded, codes.Unavailable)
 		if counts[codes.DeadlineExceeded] == 0 {
 			break
@@ -213,7 +213,7 @@ func TestASidecarThatIsCutOffRecovers(t *testing.T) {
 	}
 	// It knows now.
 	for range 5 {
-		s.make(t, alone, plan{each: 2, timeout: 2 * connectTimeout}, codes.Unavailable)
+		s.make(t, alone, plan{each: 2, timeout: 2*connectTimeout + grace}, codes.Unavailable)
 	}
 	s.mustSettle(t)
 

@@ -12,6 +12,7 @@ import (
 	"github.com/pillion-proxy/pillion/interop/fault"
 	"github.com/pillion-proxy/pillion/interop/fault/exact"
 	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -25,13 +26,13 @@ const (
 	// patience bounds what must happen at some time.
 	patience = 60 * time.Second
 	// grace is how much later than its deadline an RPC may be over on a machine
-	// that does a lot else.
-	grace = 2 * time.Second
+	// that does a lot else. What is never over is later than that, too.
+	grace = 10 * time.Second
 	// recovery is how long after a fault's end the first RPC ends well at the
 	// latest: the longest back-off of Pillion (3s and a fifth), and a connection.
 	recovery = 5 * time.Second
 	// connectTimeout is what the sidecars are given.
-	connectTimeout = time.Second
+	connectTimeout = 2 * time.Second
 )
 
 // The services of the mesh: one whose only instance is behind the fault, if that
@@ -152,12 +153,13 @@ var small = plan{each: 2, shape: exact.Shape{Messages: 10, Size: 1000}, timeout:
 type running struct {
 	plan    plan
 	calls   sync.WaitGroup
+	over    chan struct{} // closed when all are
 	mu      sync.Mutex
 	results []exact.Result
 }
 
 func (r *rig) begin(service string, p plan) *running {
-	u := &running{plan: p}
+	u := &running{plan: p, over: make(chan struct{})}
 	for _, kind := range exact.Kinds {
 		for range p.each {
 			u.calls.Go(func() {
@@ -170,6 +172,10 @@ func (r *rig) begin(service string, p plan) *running {
 			})
 		}
 	}
+	go func() {
+		defer close(u.over)
+		u.calls.Wait()
+	}()
 
 	return u
 }
@@ -179,7 +185,7 @@ func (r *rig) begin(service string, p plan) *running {
 func (u *running) judge(t *testing.T, allowed ...codes.Code) map[codes.Code]int {
 	t.Helper()
 
-	u.calls.Wait()
+	<-u.over
 	counts := map[codes.Code]int{}
 results:
 	for _, result := range u.results {
@@ -253,6 +259,7 @@ type bystanders struct {
 	made    int
 	slowest time.Duration
 	failed  []exact.Result
+	control *load.Control
 }
 
 // bystand begins to make RPCs to other.
@@ -260,7 +267,7 @@ func (r *rig) bystand(t *testing.T) *bystanders {
 	t.Helper()
 
 	ctx, stop := context.WithCancel(context.Background())
-	b := &bystanders{stop: stop, done: make(chan struct{})}
+	b := &bystanders{stop: stop, done: make(chan struct{}), control: load.StartControl(t)}
 	go func() {
 		defer close(b.done)
 		tick := time.NewTicker(5 * time.Millisecond)
@@ -288,11 +295,13 @@ func (b *bystanders) mustNotHaveNoticed(t *testing.T) {
 
 	b.stop()
 	<-b.done
-	t.Logf("beside it %d RPCs, the slowest took %v", b.made, b.slowest.Round(time.Microsecond))
+	machine := b.control.Stop()
+	t.Logf("beside it %d RPCs, the slowest took %v, of the machine's own %v", b.made, b.slowest.Round(time.Microsecond), machine.Round(time.Microsecond))
 	if len(b.failed) > 0 {
 		t.Errorf("%d of %d RPCs beside the fault failed, such as %v", len(b.failed), b.made, b.failed[0])
 	}
-	if b.slowest > 2*grace || b.made == 0 {
+	// A busy machine holds up all.
+	if b.slowest > 4*time.Second+20*machine || b.made == 0 {
 		t.Errorf("an RPC beside the fault took %v", b.slowest)
 	}
 }

@@ -3,16 +3,18 @@ package load
 import (
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// control is what the machine itself makes anything wait for: bytes that go from this
-// process through the kernel and back, one after the other, while a load runs.
-type control struct {
+// Control is what the machine itself makes anything wait for: bytes that go from this
+// process through the kernel and back, one after the other, while something is measured.
+type Control struct {
 	listener net.Listener
 	conn     net.Conn
+	stop     func()
 	over     chan struct{} // closed by stop
 	done     chan struct{} // closed when both ends are over
 	worst    atomic.Int64  // nanoseconds
@@ -21,7 +23,8 @@ type control struct {
 // each is how far apart the round trips are.
 const each = 10 * time.Millisecond
 
-func startControl(t testing.TB) *control {
+// StartControl begins the round trips. The test's end stops them at the latest.
+func StartControl(t testing.TB) *Control {
 	t.Helper()
 
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -33,13 +36,18 @@ func startControl(t testing.TB) *control {
 		_ = listener.Close()
 		t.Fatal(err)
 	}
-	c := &control{listener: listener, conn: conn, over: make(chan struct{}), done: make(chan struct{})}
+	c := &Control{listener: listener, conn: conn, over: make(chan struct{}), done: make(chan struct{})}
+	c.stop = sync.OnceFunc(func() {
+		close(c.over)
+		<-c.done
+	})
 	go c.run()
+	t.Cleanup(c.stop)
 
 	return c
 }
 
-func (c *control) run() {
+func (c *Control) run() {
 	defer close(c.done)
 
 	echo := make(chan struct{})
@@ -80,10 +88,9 @@ func (c *control) run() {
 	}
 }
 
-// stop ends it, and returns the longest that a round trip took.
-func (c *control) stop() time.Duration {
-	close(c.over)
-	<-c.done
+// Stop ends it, and returns the longest that a round trip took so far.
+func (c *Control) Stop() time.Duration {
+	c.stop()
 
 	return time.Duration(c.worst.Load())
 }

@@ -61,7 +61,7 @@ type Load struct {
 	began   time.Time
 	stop    context.CancelFunc
 	done    chan struct{}
-	control func() time.Duration // stops it, and says what it took at worst
+	control *Control
 	ok      atomic.Int64
 	failed  atomic.Int64
 
@@ -82,13 +82,12 @@ func Start(t testing.TB, conn *grpc.ClientConn, o Options) *Load {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &Load{
 		options: o, began: time.Now(), stop: stop, done: make(chan struct{}),
-		control: sync.OnceValue(startControl(t).stop), answered: map[string]int{},
+		control: StartControl(t), answered: map[string]int{},
 	}
 	go l.run(ctx, conn)
 	t.Cleanup(func() {
 		l.stop()
 		<-l.done
-		l.control()
 	})
 
 	return l
@@ -237,7 +236,7 @@ func (l *Load) Stop() Result {
 	l.stop()
 	<-l.done
 	r := Result{
-		Control: l.control(),
+		Control: l.control.Stop(),
 		OK:      int(l.ok.Load()), Failed: int(l.failed.Load()),
 		Answered: l.answered, Errors: l.errors, Stuck: l.stuck,
 	}

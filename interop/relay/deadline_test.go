@@ -97,9 +97,9 @@ func TestExpiryIsAnsweredAndCancelsUpstream(t *testing.T) {
 	const (
 		attempts = 10
 		allowed  = 200 * time.Millisecond
-		// atOnce is how late the answer may be on an idle machine; on a busy one at
-		// least one attempt of several is not held up.
-		atOnce = 20 * time.Millisecond
+		// atOnce is how late the answer may be; on a busy machine at least one attempt of
+		// several is not held up for longer.
+		atOnce = 150 * time.Millisecond
 	)
 
 	for _, route := range harness.Routes[1:] {

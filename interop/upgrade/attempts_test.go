@@ -16,8 +16,9 @@ import (
 // attempts are RPCs whose beginning and end are known, so that it can be said which
 // were in flight when something happened.
 type attempts struct {
-	stop context.CancelFunc
-	done chan struct{}
+	stop    context.CancelFunc
+	done    chan struct{}
+	control *load.Control
 
 	mu   sync.Mutex
 	all  []*attempt
@@ -35,7 +36,7 @@ func startAttempts(t *testing.T, conn *grpc.ClientConn, wait bool) *attempts {
 	t.Helper()
 
 	ctx, stop := context.WithCancel(context.Background())
-	a := &attempts{stop: stop, done: make(chan struct{})}
+	a := &attempts{stop: stop, done: make(chan struct{}), control: load.StartControl(t)}
 	go func() {
 		defer close(a.done)
 		var running sync.WaitGroup
@@ -115,11 +116,10 @@ func (a *attempts) during(t *testing.T, do func()) outage {
 func (a *attempts) judge(t *testing.T, what string, o outage) {
 	t.Helper()
 
-	// A client learns of the end of a connection a moment later than we do.
-	const moment = 200 * time.Millisecond
-
 	a.stop()
 	<-a.done
+	// A client learns of the end of a connection a moment later than we do.
+	moment := 200*time.Millisecond + 5*a.control.Stop()
 	inFlight, failed := 0, 0
 	for _, one := range a.all {
 		if one.began.Before(o.to.Add(moment)) && one.ended.After(o.from) {
