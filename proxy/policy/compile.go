@@ -6,12 +6,16 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/breaker"
 )
 
 // Env is what policies need of the sidecar that they are compiled for.
 type Env struct {
 	// Logger is told of what policies do, such as breakers that open; nil: nobody is.
 	Logger *slog.Logger
+	// BreakerChanged is told of each change of a breaker's state, beside the log; nil:
+	// nobody is. It must not wait.
+	BreakerChanged func(policy string, key breaker.Key, t breaker.Transition)
 }
 
 // Compile compiles policies which keep the schema's rules and whose defaults are

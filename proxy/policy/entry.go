@@ -1,9 +1,13 @@
 package policy
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/breaker"
+	"github.com/pillion-proxy/pillion/proxy/retry"
 )
 
 // entry is one compiled policy. It never changes.
@@ -14,8 +18,14 @@ type entry struct {
 	selectors []selector // of kinds that are about methods: one at least
 
 	// One of these, as the kind says.
-	route   *Route
-	timeout *Timeout
+	route     *Route
+	timeout   *Timeout
+	retry     *retry.Policy
+	hedging   *retry.Hedging
+	breaker   *breaker.Policy
+	rateLimit *RateLimit
+	fault     *Fault
+	hash      *HashKey // of load balancing
 }
 
 func (e *entry) name() string    { return e.source.GetName() }
@@ -31,6 +41,9 @@ func compileEntry(m *configv1.Policy, before *entry, env *Env) (*entry, []Refusa
 		return nil, p.list
 	}
 	e := &entry{kind: kind, inbound: m.GetInbound()}
+	if before != nil && (before.kind != kind || before.service() != m.GetService() || before.inbound != e.inbound) {
+		before = nil // it is about something else, and so is what it remembers
+	}
 	if e.inbound && !kind.mayBeInbound() {
 		p.addf("inbound", "does not go with %s, which is about RPCs where they are made: leave it out", kind)
 	}
@@ -40,7 +53,10 @@ func compileEntry(m *configv1.Policy, before *entry, env *Env) (*entry, []Refusa
 	case len(m.GetMethods()) > 0:
 		p.addf("methods", "do not go with %s, which is about the service as a whole: leave them out", kind)
 	}
-	if before != nil && before.kind == kind && before.service() == m.GetService() && before.inbound == e.inbound && sameBody(m, before.source) {
+	if m.GetCircuitBreaker().GetPerInstance() != nil && !slices.Contains(e.selectors, everything) {
+		p.addf("circuit_breaker.per_instance", "is about an instance whatever the method, but the policy has methods: put it into a policy without")
+	}
+	if before != nil && sameBody(m, before.source) {
 		e.takeOver(before)
 	} else {
 		e.compileBody(p, m, before, env)
@@ -62,7 +78,9 @@ func sameBody(a, b *configv1.Policy) bool {
 
 // takeOver takes what another says as it is, with all that it remembers.
 func (e *entry) takeOver(before *entry) {
-	e.route, e.timeout = before.route, before.timeout
+	source, selectors := e.source, e.selectors
+	*e = *before
+	e.source, e.selectors = source, selectors
 }
 
 // compileBody compiles what the policy says.
@@ -72,5 +90,25 @@ func (e *entry) compileBody(p *problems, m *configv1.Policy, before *entry, env 
 		e.route = p.compileRoute(kind.Route)
 	case *configv1.Policy_Timeout:
 		e.timeout = p.compileTimeout(kind.Timeout)
+	case *configv1.Policy_Retry:
+		e.retry = p.compileRetry(kind.Retry, before)
+	case *configv1.Policy_Hedging:
+		e.hedging = p.compileHedging(kind.Hedging, before)
+	case *configv1.Policy_CircuitBreaker:
+		e.breaker = p.compileBreaker(kind.CircuitBreaker, e.inbound, env)
+	case *configv1.Policy_RateLimit:
+		var old *RateLimit
+		if before != nil {
+			old = before.rateLimit
+		}
+		e.rateLimit = p.compileRateLimit(kind.RateLimit, old)
+	case *configv1.Policy_Fault:
+		e.fault = p.compileFault(kind.Fault)
+	case *configv1.Policy_Subsets:
+		p.checkSubsetsPolicy(kind.Subsets)
+	case *configv1.Policy_LoadBalancing:
+		e.hash = p.compileBalancing(kind.LoadBalancing)
+	case *configv1.Policy_OutlierEjection:
+		p.checkEjection(kind.OutlierEjection)
 	}
 }

@@ -1,5 +1,10 @@
 package policy
 
+import (
+	"github.com/pillion-proxy/pillion/proxy/breaker"
+	"github.com/pillion-proxy/pillion/proxy/retry"
+)
+
 // Set is all policies that are in force. It never changes. A nil one has none.
 type Set struct {
 	entries  []*entry // in the order in which they were written
@@ -73,11 +78,24 @@ func (v *Service) Inbound(path string) *Method {
 	return m
 }
 
+// HashKey returns what ring_hash and maglev hash of RPCs to the service; nil: nothing.
+func (v *Service) HashKey() *HashKey {
+	if v == nil || v.whole[KindLoadBalancing] == nil {
+		return nil
+	}
+	return v.whole[KindLoadBalancing].hash
+}
+
 // Method is what policies say of a method: of each kind the most exact. It never
 // changes; what is nil is not said.
 type Method struct {
-	Route   *Route
-	Timeout *Timeout
+	Route     *Route
+	Timeout   *Timeout
+	Retry     *retry.Policy  // nil where Hedging is not
+	Hedging   *retry.Hedging // nil where Retry is not
+	Breaker   *breaker.Policy
+	RateLimit *RateLimit
+	Fault     *Fault
 }
 
 // methodOf gathers what the policies of each slot say.
@@ -92,6 +110,16 @@ func methodOf(slots *slots) *Method {
 			m.Route = e.route
 		case KindTimeout:
 			m.Timeout = e.timeout
+		case KindRetry:
+			m.Retry = e.retry
+		case KindHedging:
+			m.Hedging = e.hedging
+		case KindCircuitBreaker:
+			m.Breaker = e.breaker
+		case KindRateLimit:
+			m.RateLimit = e.rateLimit
+		case KindFault:
+			m.Fault = e.fault
 		}
 	}
 	return m

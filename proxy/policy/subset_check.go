@@ -1,0 +1,52 @@
+package policy
+
+import (
+	"maps"
+	"slices"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+)
+
+// What a subset's fallback may be beside another subset's name.
+const (
+	fallbackNone = "none"
+	fallbackAny  = "any"
+)
+
+// checkSubsetsPolicy checks what the subsets of a service say of each other.
+func (p *problems) checkSubsetsPolicy(m *configv1.SubsetsPolicy) {
+	subsets := m.GetSubsets()
+	for _, name := range slices.Sorted(maps.Keys(subsets)) {
+		field := of("subsets.subsets", name)
+		if name == fallbackNone || name == fallbackAny {
+			p.addf(field, "%q means something else as a fallback: choose another name", name)
+		}
+		fallback := subsets[name].GetFallback()
+		if fallback == fallbackNone || fallback == fallbackAny || fallback == "" {
+			continue
+		}
+		if subsets[fallback] == nil {
+			p.addf(field+".fallback", "%q is none of the policy's subsets, nor %q or %q", fallback, fallbackNone, fallbackAny)
+		} else if comesBack(subsets, name) {
+			p.addf(field+".fallback", "%q falls back on %q in the end: have one of them end in %q or %q", name, name, fallbackNone, fallbackAny)
+		}
+	}
+	if m.GetDefault() != "" && subsets[m.GetDefault()] == nil {
+		p.addf("subsets.default", "%q is none of the policy's subsets", m.GetDefault())
+	}
+}
+
+// comesBack says whether following fallbacks from a subset leads to it again.
+func comesBack(subsets map[string]*configv1.Subset, name string) bool {
+	at := subsets[name].GetFallback()
+	for range subsets {
+		if at == name {
+			return true
+		}
+		if subsets[at] == nil {
+			return false
+		}
+		at = subsets[at].GetFallback()
+	}
+	return false
+}
