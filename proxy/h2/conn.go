@@ -57,7 +57,7 @@ type Conn struct {
 	blocked     streamList // streams whose parked DATA waits for sendWindow
 
 	// Streams.
-	streams   map[uint32]*Stream
+	streams   streamTable
 	active    int    // streams open, those waiting for an id included
 	nextID    uint32 // client: the next stream's id
 	lastID    uint32 // server: the highest id that the client has used
@@ -117,7 +117,6 @@ func New(t Transport, role Role, config *Config, h Handler) *Conn {
 	c := &Conn{
 		t: t, role: role, cfg: cfg, handler: h,
 		enc:          hpack.NewEncoder(),
-		streams:      make(map[uint32]*Stream),
 		nextID:       1,
 		sendWindow:   defaultInitialWindow,
 		recvWindow:   int32(cfg.ConnWindow),
@@ -128,6 +127,9 @@ func New(t Transport, role Role, config *Config, h Handler) *Conn {
 		idleSince:    time.Now(),
 	}
 	c.room.L = &c.mu
+	if s, is := t.(*socket); is {
+		boundUnsent(s.Conn, s.rc, maxUnsent(role))
+	}
 	c.resets = newResetSet(role, cfg)
 	c.calm.left = cfg.Nuisance
 	if cfg.HeaderTableSize != hpack.DefaultTableSize {
@@ -265,14 +267,14 @@ func (c *Conn) inUse() uint32 { return uint32(c.active + len(c.postponed.resets)
 // mayOpen is how many streams the peer's limit lets begin now, below 0 where it was
 // lowered. c.mu is held.
 func (c *Conn) mayOpen() int {
-	return int(c.maxStreams()) - len(c.streams) - len(c.postponed.resets)
+	return int(c.maxStreams()) - c.streams.n - len(c.postponed.resets)
 }
 
 // forget removes a stream from everything. c.mu is held.
 func (c *Conn) forget(b *Batch, s *Stream) {
 	s.open = false
 	if s.id != 0 {
-		delete(c.streams, s.id)
+		c.streams.remove(s)
 	}
 	if s.list != nil {
 		s.list.remove(s)
@@ -390,7 +392,7 @@ func (c *Conn) end(b *Batch, err error) {
 			c.role == Client && s.headersAt >= sent
 		all = append(all, ended{s, s.gen, r})
 	}
-	for _, s := range c.streams {
+	for s := range c.streams.all() {
 		add(s)
 	}
 	c.unsent(add)

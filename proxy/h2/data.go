@@ -33,7 +33,7 @@ func (r *reader) beginData(h frameHeader, p []byte) (used int, err error) {
 		c.mu.Unlock()
 		return used, err
 	}
-	s := c.streams[h.id]
+	s := c.streams.get(h.id)
 	if s == nil {
 		err := c.onClosedStreamData(h, payload)
 		c.mu.Unlock()
@@ -80,7 +80,7 @@ func (r *reader) deliverMore(chunk []byte, end bool) error {
 	c, b, d := r.c, &r.batch, &r.data
 	s, gen := d.stream, d.gen
 	c.mu.Lock()
-	if c.streams[d.id] != s || s.gen != gen { // reset in the meantime, and maybe another connection's
+	if c.streams.get(d.id) != s || s.gen != gen { // reset in the meantime, and maybe another connection's
 		d.stream = nil
 		c.mu.Unlock()
 		return nil

@@ -136,7 +136,7 @@ func (c *Conn) onGoAway(b *Batch, h frameHeader, p []byte) error {
 	c.goneAway = true
 	if c.role == Client {
 		c.goAwayID = min(c.goAwayID, last)
-		for _, s := range c.streams {
+		for s := range c.streams.all() {
 			if s.id > c.goAwayID {
 				beyond = append(beyond, refused{s, s.gen})
 			}

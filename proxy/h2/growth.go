@@ -96,7 +96,7 @@ func (c *Conn) growWindows(b *Batch, window int32) {
 	c.unacked++
 	o.b = appendSetting(o.b, settingInitialWindowSize, uint32(window))
 	c.streamWindow = window
-	for _, s := range c.streams {
+	for s := range c.streams.all() {
 		s.recvWindow += delta
 	}
 	c.resets.grow(delta)

@@ -150,7 +150,7 @@ func (r *reader) request(h frameHeader, head *Head) error {
 	s.id = h.id
 	s.gotHead = true
 	s.contentLength = length
-	c.streams[h.id] = s
+	c.streams.put(s)
 	gen, dead := s.gen, c.dead
 	var err error
 	if dead { // in the meantime; c.end did not see the stream
@@ -204,7 +204,7 @@ func (c *Conn) admit(id uint32, bad string) error {
 // held; it is released while the owner is told.
 func (r *reader) trailers(h frameHeader, head *Head, end bool) error {
 	c, b := r.c, &r.batch
-	s := c.streams[h.id]
+	s := c.streams.get(h.id)
 	if s == nil {
 		if late, err := c.late(h.id, 1, end); late {
 			return err
@@ -251,7 +251,7 @@ func (r *reader) response(h frameHeader, head *Head) error {
 	c, b := r.c, &r.batch
 	end := h.has(flagEndStream)
 	c.mu.Lock()
-	s := c.streams[h.id]
+	s := c.streams.get(h.id)
 	if s == nil {
 		defer c.mu.Unlock()
 		if err := c.checkNotIdle(h.id); err != nil {

@@ -91,7 +91,7 @@ func (c *Conn) writeHeaders(s *Stream, fields []hpack.Field, end bool) {
 	if s.id == 0 {
 		s.id = c.nextID
 		c.nextID += 2
-		c.streams[s.id] = s
+		c.streams.put(s)
 		s.headersAt = c.appended + uint64(start)
 		// Both windows may have changed while it waited.
 		s.sendWindow, s.recvWindow = c.peer.initialWindow, c.streamWindow

@@ -308,7 +308,7 @@ func (r *reader) resetFor(err *error) bool {
 		c.mu.Unlock()
 		return false
 	}
-	s := c.streams[se.id]
+	s := c.streams.get(se.id)
 	var gen uint32
 	if s == nil {
 		b.touch(c)
@@ -368,7 +368,7 @@ func (c *Conn) onRSTStream(b *Batch, h frameHeader, p []byte) error {
 	}
 	code := ErrCode(binary.BigEndian.Uint32(p))
 	c.mu.Lock()
-	s := c.streams[h.id]
+	s := c.streams.get(h.id)
 	if s == nil {
 		err := c.onLateReset(h.id)
 		c.mu.Unlock()
@@ -426,7 +426,7 @@ func (c *Conn) onWindowUpdate(b *Batch, h frameHeader, p []byte) error {
 		c.unblockAll()
 		return nil
 	}
-	s := c.streams[h.id]
+	s := c.streams.get(h.id)
 	if s == nil {
 		return c.checkNotIdle(h.id)
 	}

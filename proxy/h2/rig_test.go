@@ -122,9 +122,9 @@ func checkEmpty(t testing.TB, c *Conn) {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.dead || c.active != 0 || len(c.streams) != 0 || c.ready.head != nil || c.unopened.head != nil || c.blocked.head != nil {
+	if !c.dead || c.active != 0 || c.streams.n != 0 || c.ready.head != nil || c.unopened.head != nil || c.blocked.head != nil {
 		t.Errorf("the ended connection has %d streams, %d of them open; ready: %v, blocked: %v, dead: %v",
-			c.active, len(c.streams), c.ready.head != nil, c.blocked.head != nil, c.dead)
+			c.active, c.streams.n, c.ready.head != nil, c.blocked.head != nil, c.dead)
 	}
 	if n := c.cfg.Budget.Used(); n != 0 {
 		t.Errorf("%d bytes of the budget were not released", n)

@@ -105,7 +105,7 @@ func (c *Conn) onSettings(b *Batch, h frameHeader, p []byte) error {
 		}
 	}
 	if delta := c.peer.initialWindow - window; delta != 0 {
-		if err := c.nuisance(int32(len(c.streams) / 64)); err != nil { // it costs that much
+		if err := c.nuisance(int32(c.streams.n / 64)); err != nil { // it costs that much
 			return err
 		}
 		if err := c.shiftSendWindows(delta); err != nil {
@@ -166,7 +166,7 @@ func (c *Conn) applySetting(id settingID, v uint32) error {
 // a frame, however often the frame changes it: it costs as much as there are
 // streams. c.mu is held.
 func (c *Conn) shiftSendWindows(delta int32) error {
-	for _, s := range c.streams {
+	for s := range c.streams.all() {
 		w := int64(s.sendWindow) + int64(delta)
 		if w > maxWindow {
 			return connError(FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE makes a stream's window overflow")

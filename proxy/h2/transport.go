@@ -80,7 +80,6 @@ func newSocket(nc net.Conn, rc syscall.RawConn) *socket {
 	s := &socket{Conn: nc, rc: rc}
 	s.onReadable = s.readOnce
 	s.onWritable = s.writeOnce
-	boundUnsent(nc, rc)
 	return s
 }
 

@@ -10,6 +10,15 @@ import (
 // what is on its way and a little more.
 func TestTheKernelTakesLittleAhead(t *testing.T) {
 	t.Parallel()
+	for name, role := range map[string]Role{"to an instance": Client, "to a caller": Server} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testTakesLittleAhead(t, role)
+		})
+	}
+}
+
+func testTakesLittleAhead(t *testing.T, role Role) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -36,8 +45,10 @@ func TestTheKernelTakesLittleAhead(t *testing.T) {
 	}
 	defer func() { _ = c.Close() }()
 
-	n, err := NewTransport(conn).Write(make([]byte, 16<<20), 100*time.Millisecond)
-	if err == nil || n > maxUnsent+512<<10 {
+	transport := NewTransport(conn)
+	New(transport, role, &Config{}, nil)
+	n, err := transport.Write(make([]byte, 16<<20), 100*time.Millisecond)
+	if err == nil || n > maxUnsent(role)+512<<10 {
 		t.Errorf("the kernel took %d bytes that nobody reads, and %v", n, err)
 	}
 }
