@@ -70,17 +70,18 @@ func (w *window) add(mu *sync.Mutex, now time.Time, failed, slow bool) counts {
 func (w *window) turn(mu *sync.Mutex, at int64) {
 	mu.Lock()
 	defer mu.Unlock()
+	if w.ends.Load() == unset { // slots begin with the first result
+		w.ends.Store(at + w.length)
+		return
+	}
 	w.forget(at)
 }
 
-// forget goes on to the slot of a time. The breaker's lock is held.
+// forget goes on to the slot of a time, where there are slots. The breaker's lock is
+// held.
 func (w *window) forget(at int64) {
 	ends := w.ends.Load()
-	if at < ends {
-		return
-	}
-	if ends == unset {
-		w.ends.Store(at + w.length)
+	if at < ends || ends == unset {
 		return
 	}
 	over := (at-ends)/w.length + 1

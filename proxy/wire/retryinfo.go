@@ -4,8 +4,8 @@ import (
 	"encoding/base64"
 	"math"
 	"strconv"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -34,9 +34,12 @@ func RetryInfoDetails(code codes.Code, message string, delay time.Duration) stri
 	detail = appendBytesField(detail, 2, info)
 
 	b := appendVarintField(make([]byte, 0, len(message)+len(detail)+16), 1, uint64(code))
+	if !utf8.ValidString(message) {
+		message = string([]rune(message))
+	}
 	if message != "" {
 		b = protowire.AppendTag(b, 2, protowire.BytesType)
-		b = protowire.AppendString(b, strings.ToValidUTF8(message, "\uFFFD"))
+		b = protowire.AppendString(b, message)
 	}
 	return base64.RawStdEncoding.EncodeToString(appendBytesField(b, 3, detail))
 }

@@ -1,0 +1,137 @@
+package breaker
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+func TestWhatCountsAsFailure(t *testing.T) {
+	t.Parallel()
+	byDefault := NewPolicy(PolicyOptions{})
+	chosen := NewPolicy(PolicyOptions{Failures: wire.CodesOf(codes.NotFound)})
+	for code := range codes.Code(17) {
+		want := Success
+		switch code {
+		case codes.Unavailable, codes.Internal, codes.Unknown, codes.DeadlineExceeded, codes.DataLoss:
+			want = Failure
+		}
+		if got := byDefault.Judge(code, false); got != want {
+			t.Errorf("%v: %v, want %v", code, got, want)
+		}
+		if got := byDefault.Judge(code, true); got != Ignored {
+			t.Errorf("%v, excused: %v", code, got)
+		}
+		if got := chosen.Judge(code, false); (got == Failure) != (code == codes.NotFound) {
+			t.Errorf("%v: %v where NOT_FOUND is chosen", code, got)
+		}
+	}
+}
+
+func TestCircuitsAreApart(t *testing.T) {
+	t.Parallel()
+	var told []string
+	p := NewPolicy(PolicyOptions{
+		Name: "calm", Trip: &Trip{ConsecutiveFailures: 1},
+		Changed: func(k Key, tr Transition) { told = append(told, fmt.Sprintf("%v: %v", k, tr.To)) },
+	})
+	a := p.Circuit("greeter", "/g.G/A")
+	if a != p.Circuit("greeter", "/g.G/A") || a == p.Circuit("greeter", "/g.G/B") || a == p.Circuit("other", "/g.G/A") {
+		t.Fatal("circuits are not one for each method of each service")
+	}
+	r := enter(a, start)
+	r.place.Leave(start, Failure, 0).Tell()
+	if enter(a, start).verdict != Refused || enter(p.Circuit("greeter", "/g.G/B"), start).verdict != Admitted {
+		t.Error("the wrong circuit opened")
+	}
+	if want := []string{"greeter g.G/A: open"}; !slices.Equal(told, want) {
+		t.Errorf("told %q", told)
+	}
+	var keys []string
+	for k, s := range p.Circuits(start) {
+		keys = append(keys, fmt.Sprintf("%v %v", k, s.Breaker.State))
+	}
+	if want := []string{"greeter g.G/A open", "greeter g.G/B closed", "other g.G/A closed"}; !slices.Equal(keys, want) {
+		t.Errorf("%q", keys)
+	}
+}
+
+func TestTheNumberOfCircuitsIsBounded(t *testing.T) {
+	t.Parallel()
+	p := NewPolicy(PolicyOptions{MaxConcurrent: 1})
+	var wg sync.WaitGroup
+	for range 4 { // several callers meet at the bound
+		wg.Go(func() {
+			for i := range MaxCircuits + 100 {
+				p.Circuit("greeter", fmt.Sprintf("/g.G/M%d", i))
+			}
+		})
+	}
+	wg.Wait()
+	all := maps.Collect(p.Circuits(start))
+	if len(all) != MaxCircuits+1 {
+		t.Errorf("%d circuits", len(all))
+	}
+	beyond := p.Circuit("greeter", "/g.G/New")
+	if beyond != p.Circuit("elsewhere", "/g.G/Newer") || beyond.Key() != Other {
+		t.Errorf("what is beyond the bound has circuits of its own: %v", beyond.Key())
+	}
+	if known := p.Circuit("greeter", "/g.G/M7"); known == beyond {
+		t.Error("what was known before has none of its own any more")
+	}
+}
+
+func TestCircuitsKeepNoCallersMemory(t *testing.T) {
+	t.Parallel()
+	p := NewPolicy(PolicyOptions{})
+	buf := []byte("greeter/g.G/A")
+	path := unsafe.String(&buf[7], len(buf)-7)
+	c := p.Circuit("greeter", path)
+	copy(buf, "XXXXXXXXXXXXXXX")
+	if c.Key() != (Key{"greeter", "/g.G/A"}) || p.Circuit("greeter", "/g.G/A") != c {
+		t.Errorf("the key became %v", c.Key())
+	}
+}
+
+// TestNothingIsAllocated is not parallel: AllocsPerRun counts what every goroutine
+// allocates.
+func TestNothingIsAllocated(t *testing.T) {
+	p := NewPolicy(PolicyOptions{
+		MaxConcurrent: 2, MaxPending: 1,
+		Trip: &Trip{ConsecutiveFailures: 5, FailureRatio: 0.5, SlowCallRatio: 0.5, SlowCall: time.Second},
+	})
+	var place Place
+	now := start
+	service, path := "greeter", "/helloworld.Greeter/SayHello"
+	if n := testing.AllocsPerRun(1000, func() {
+		now = now.Add(10 * time.Millisecond)
+		c := p.Circuit(service, path)
+		if v := c.Enter(now, &place, nil, 1); v != Admitted {
+			t.Fatalf("%v", v)
+		}
+		place.Leave(now, p.Judge(codes.NotFound, false), time.Millisecond)
+	}); n != 0 {
+		t.Errorf("an RPC that is admitted allocates %v times", n)
+	}
+	c := p.Circuit(service, path)
+	held := []*rpc{enter(c, now), enter(c, now), enter(c, now)}
+	if n := testing.AllocsPerRun(1000, func() {
+		if v := c.Enter(now, &place, nil, 1); v != Full {
+			t.Fatalf("%v", v)
+		}
+		_ = c.Refusal(Full)
+	}); n != 0 {
+		t.Errorf("an RPC that is refused allocates %v times", n)
+	}
+	for _, r := range held {
+		r.place.Leave(now, Success, 0).Tell()
+	}
+}
