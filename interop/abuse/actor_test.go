@@ -59,7 +59,7 @@ func startVictim(t testing.TB) (address string) {
 func endure(t *testing.T, client attack.Client, address string, while time.Duration) attack.Report {
 	t.Helper()
 
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	// The attacker may have what is left of the processors: attackers elsewhere
 	// would take none.

@@ -14,7 +14,7 @@ import (
 
 const (
 	// patient is the timeout of RPCs that must end well, on a busy machine too.
-	patient = 30 * time.Second
+	patient = 60 * time.Second
 	// late is how long after its deadline an RPC may end.
 	late = 10 * time.Second
 	// free is how many bytes an RPC may have without the budget of buffered bytes

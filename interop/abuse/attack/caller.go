@@ -167,7 +167,7 @@ func (c *caller) flood(ctx context.Context, next func([]byte) []byte) {
 // awaitOver waits for the connection's end, as long as the reader may need to see
 // what was said last.
 func (c *caller) awaitOver(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	c.await(ctx, func() bool { return false })
 }

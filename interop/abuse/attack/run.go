@@ -28,7 +28,7 @@ const (
 	most, mostBrief = 10, 2
 	// mostTime is what an attack gets that the sidecar is to end, however busy the
 	// machine is.
-	mostTime = 20 * time.Second
+	mostTime = 60 * time.Second
 )
 
 // Endure attacks an address again and again for a while. The error says how one
