@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pillion-proxy/pillion/proxy/retry"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
@@ -21,6 +22,8 @@ const maxServices = 1000
 //	pillion_rpc_failures_total{side,service,flag}     RPCs that Pillion ended, by short code
 //	pillion_attempts_total{side,service}              attempts of RPCs, the first included
 //	pillion_transparent_retries_total{side,service}   attempts after one that was not processed
+//	pillion_retries_total{side,service,kind}          attempts that policies asked for: retries, hedges
+//	pillion_retries_refused_total{side,service,reason} failed RPCs under such a policy that were not sent again
 //	pillion_connect_failures_total{side,service}      connections to instances that failed
 //	pillion_upstream_connections{side,service}        connections to instances that are open
 //	pillion_downstream_connections{side}              callers' connections that are open
@@ -31,6 +34,11 @@ const maxServices = 1000
 //	pillion_concurrency_limit                         the adaptive limit of the local app
 //	pillion_concurrency_waiting                       RPCs that count against it
 //	pillion_concurrency_latency_seconds               what the app takes without a queue
+//	pillion_ejections_total{service,reason}           instances ejected as outliers
+//	pillion_ejections_held_total{service}             ejections for which there was no room
+//	pillion_health_checks_total{service,result}       answers to health checks
+//	pillion_instance_breaker_openings_total{service}  instances' circuit breakers that opened
+//	pillion_blocked_instances{service,reason}         instances that are left alone now
 //
 // side is "outbound" or "inbound"; service is the destination, empty where none
 // was found. The zero value is ready for use. It must not be copied.
@@ -61,14 +69,21 @@ type Service struct {
 	// TransparentRetries counts the attempts that were made because the one
 	// before provably was not processed.
 	TransparentRetries atomic.Uint64
+	// Retries counts the attempts that a retry policy asked for, Hedges those that a
+	// hedging policy did.
+	Retries, Hedges atomic.Uint64
 	// ConnectFailures counts the connections to instances that were refused,
 	// timed out or broke before they could be used.
 	ConnectFailures atomic.Uint64
 	// Connections counts the connections to instances that are open.
 	Connections atomic.Int64
+	// Judgement is about instances that are left alone for what they answer; a
+	// destination of RPCs of the local app has it alone.
+	Judgement Judgement
 
-	failures [wire.NumFlags]atomic.Uint64
-	_        [cacheLine]byte // a neighbour's counters are not on our last line
+	failures   [wire.NumFlags]atomic.Uint64
+	notRetried [retry.NumReasons]atomic.Uint64
+	_          [cacheLine]byte // a neighbour's counters are not on our last line
 }
 
 // Failed counts an RPC that Pillion ended, by its short code. FlagNone is no
@@ -76,6 +91,14 @@ type Service struct {
 func (s *Service) Failed(flag wire.Flag) {
 	if flag != wire.FlagNone && int(flag) < len(s.failures) {
 		s.failures[flag].Add(1)
+	}
+}
+
+// NotRetried counts an RPC that failed though a policy has RPCs sent again, by why it
+// was not. None counts nothing.
+func (s *Service) NotRetried(why retry.Reason) {
+	if why != retry.None && int(why) < len(s.notRetried) {
+		s.notRetried[why].Add(1)
 	}
 }
 
@@ -121,6 +144,10 @@ var (
 		"Attempts of RPCs at instances, the first of each included.", []string{"side", "service"}, nil)
 	retriesDesc = prometheus.NewDesc("pillion_transparent_retries_total",
 		"Attempts made because the one before provably was not processed.", []string{"side", "service"}, nil)
+	policyRetriesDesc = prometheus.NewDesc("pillion_retries_total",
+		"Attempts that policies asked for: kind is retry (after a failure) or hedge (before one).", []string{"side", "service", "kind"}, nil)
+	notRetriedDesc = prometheus.NewDesc("pillion_retries_refused_total",
+		"RPCs that failed under a retry or hedging policy and were not sent again, by the reason.", []string{"side", "service", "reason"}, nil)
 	connectFailuresDesc = prometheus.NewDesc("pillion_connect_failures_total",
 		"Connections to instances that could not be made.", []string{"side", "service"}, nil)
 	upstreamDesc = prometheus.NewDesc("pillion_upstream_connections",
@@ -136,12 +163,15 @@ var (
 // Describe implements prometheus.Collector.
 func (c *Counters) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		failuresDesc, attemptsDesc, retriesDesc, connectFailuresDesc,
+		failuresDesc, attemptsDesc, retriesDesc, policyRetriesDesc, notRetriedDesc, connectFailuresDesc,
 		upstreamDesc, downstreamDesc, bufferedDesc, logDroppedDesc,
 	} {
 		ch <- desc
 	}
 	for _, desc := range admissionDescs {
+		ch <- desc
+	}
+	for _, desc := range judgementDescs {
 		ch <- desc
 	}
 }
@@ -164,8 +194,18 @@ func (c *Counters) Collect(ch chan<- prometheus.Metric) {
 		for name, s := range c.known(kind) {
 			counter(attemptsDesc, s.Attempts.Load(), side, name)
 			counter(retriesDesc, s.TransparentRetries.Load(), side, name)
+			counter(policyRetriesDesc, s.Retries.Load(), side, name, "retry")
+			counter(policyRetriesDesc, s.Hedges.Load(), side, name, "hedge")
+			for why := range s.notRetried {
+				if n := s.notRetried[why].Load(); n > 0 {
+					counter(notRetriedDesc, n, side, name, retry.Reason(why).String())
+				}
+			}
 			counter(connectFailuresDesc, s.ConnectFailures.Load(), side, name)
 			gauge(upstreamDesc, s.Connections.Load(), side, name)
+			if kind == Outbound {
+				s.Judgement.collect(ch, name)
+			}
 			for flag := range s.failures {
 				if n := s.failures[flag].Load(); n > 0 {
 					counter(failuresDesc, n, side, name, wire.Flag(flag).String())
