@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
@@ -22,12 +23,16 @@ type attempt struct {
 	wait   upstream.Wait
 
 	inst    *upstream.Instance
+	turn    upstream.Turn
 	began   time.Duration // since RPC.start
+	headers time.Duration // of its answer, since RPC.start; 0: there are none
 	waiting bool          // for a connection
 	open    bool          // the request goes there, the answer has not ended
 	live    bool          // the engine knows stream
 	counted bool          // inst counts it as under way
-	taken   int           // bytes of the request that went on
+	// queued: it was taken out of a queue, and may still be told that it is its turn.
+	queued bool
+	taken  int // bytes of the request that went on
 }
 
 func (a *attempt) init(r *RPC) {
@@ -35,11 +40,24 @@ func (a *attempt) init(r *RPC) {
 	a.stream.Init(a)
 }
 
+// send has the RPC sent for the first time. r.mu is held.
+func (r *RPC) send(b *h2.Batch) {
+	r.phase = phaseTrying
+	if r.pol != nil {
+		r.beginPolicies(b)
+	}
+	r.try(b)
+}
+
 // try picks an instance and begins an attempt there; it goes on to others as
 // long as that fails at once. r.mu is held.
 func (r *RPC) try(b *h2.Batch) {
+	if r.hedges() {
+		r.tryHedge(b)
+		return
+	}
 	inst, ok := r.pick()
-	for ok && int(r.tries) < r.p.cfg.Retry.MaxInstances {
+	for ok && r.mayTryAnother() {
 		if r.attempt(b, inst) {
 			return
 		}
@@ -78,19 +96,22 @@ func (r *RPC) wasTried(in *upstream.Instance) bool { return slices.Contains(r.tr
 // once. r.mu is held.
 func (r *RPC) attempt(b *h2.Batch, inst *upstream.Instance) bool {
 	a := &r.first
-	if a.live || a.waiting {
-		a = new(attempt) // the first's stream is not let go of yet
+	if a.live || a.waiting || a.queued {
+		a = new(attempt) // the first's stream or place is not let go of yet
 		a.init(r)
 	}
-	if r.tries > 0 {
+	if r.tries > 0 && !r.isPolicys() {
 		r.counts().TransparentRetries.Add(1)
 	}
 	r.tries++
 	r.counts().Attempts.Add(1)
-	a.inst, a.began, a.taken = inst, b.Now().Sub(r.start), 0
+	a.inst, a.began, a.headers, a.taken = inst, b.Now().Sub(r.start), 0, 0
 	r.cur = a
 	a.counted = true
-	inst.Begin(b.Now())
+	a.turn = inst.Begin(b.Now())
+	if r.pol != nil {
+		r.beganAttempt(b, a)
+	}
 	return a.start(b)
 }
 
@@ -100,13 +121,16 @@ func (a *attempt) start(b *h2.Batch) bool {
 	r := a.rpc
 	a.wait.Prepare(a, r.life)
 	r.tellTimeout(b)
+	if r.pol != nil {
+		r.tellAttempts()
+	}
 	end := r.reqEnd && len(r.replay) == 0
 	gen, queued, err := a.inst.Open(b, &a.stream, r.block.Fields, end, &a.wait)
 	switch {
 	case err != nil:
 		r.lastErr = err
 		r.tried = append(r.tried, a.inst)
-		a.leave()
+		a.leave(b)
 		return false
 	case queued:
 		a.waiting = true
@@ -154,7 +178,7 @@ func (a *attempt) OnConn(b *h2.Batch, _ *upstream.Wait, life uint32, err error) 
 	if err != nil {
 		r.lastErr = err
 		r.tried = append(r.tried, a.inst)
-		a.leave()
+		a.leave(b)
 		r.try(b)
 		return
 	}
@@ -169,20 +193,61 @@ func (a *attempt) cancel(b *h2.Batch, code h2.ErrCode) {
 	switch {
 	case a.waiting:
 		a.inst.Leave(&a.wait)
-		a.waiting = false
+		a.waiting, a.queued = false, true
 	case a.open:
 		a.stream.Reset(b, code)
 	}
-	a.leave()
+	a.leave(b)
 }
 
-// leave takes the attempt off the instance's count. r.mu is held.
-func (a *attempt) leave() {
+// leave ends the attempt; where nothing was said of how, that is not the
+// instance's doing. r.mu is held.
+func (a *attempt) leave(b *h2.Batch) {
 	if a.counted {
-		a.counted = false
-		a.inst.End()
+		a.observe(b, &upstream.Outcome{Code: codes.Canceled, Excused: true})
 	}
 	a.open = false
+	if a.rpc.pol != nil {
+		a.rpc.pol.left(a)
+	}
+}
+
+// judge tells the instance how the attempt ended. r.mu is held.
+func (a *attempt) judge(b *h2.Batch, code codes.Code, trailers []hpack.Field) {
+	if !a.counted {
+		return
+	}
+	excused := false
+	if code != codes.OK {
+		switch flagOf(trailers) {
+		case wire.FlagOverload, wire.FlagRateLimited, wire.FlagOverflow:
+			excused = true // the sidecar beside it did not let the RPC through
+		}
+	}
+	a.observe(b, &upstream.Outcome{Code: code, Excused: excused, Trailers: trailers})
+}
+
+func (a *attempt) observe(b *h2.Batch, o *upstream.Outcome) {
+	a.counted = false
+	a.inst.End()
+	now := b.Now()
+	o.Turn = a.turn
+	o.Total = now.Sub(a.rpc.start) - a.began
+	if o.FirstByte = o.Total; a.headers > 0 {
+		o.FirstByte = a.headers - a.began
+	}
+	a.inst.Observe(now, o)
+}
+
+// cancelAttempts ends all attempts that are under way: the instances are told code.
+// r.mu is held.
+func (r *RPC) cancelAttempts(b *h2.Batch, code h2.ErrCode) {
+	if r.pol != nil {
+		r.cancelHedges(b, nil, code)
+	}
+	if r.cur != nil {
+		r.cur.cancel(b, code)
+	}
 }
 
 // OnTaken implements h2.Owner for the stream to the instance: bytes of the
@@ -192,6 +257,7 @@ func (a *attempt) OnTaken(b *h2.Batch, _ *h2.Stream, gen uint32, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if gen == a.gen && a.open && r.isOpen {
+		r.moved(b)
 		a.took(b, n)
 	}
 }
@@ -211,6 +277,9 @@ func (a *attempt) OnClosed(_ *h2.Batch, _ *h2.Stream, gen uint32) {
 // failUnplaced answers an RPC for which no instance could be found. r.mu is
 // held.
 func (r *RPC) failUnplaced(b *h2.Batch) {
+	if r.again(b, nil, failed{code: codes.Unavailable, connect: true}) {
+		return
+	}
 	name := r.dest.Name()
 	switch {
 	case errors.Is(r.lastErr, upstream.ErrTooManyWaiting):

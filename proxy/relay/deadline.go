@@ -92,7 +92,7 @@ func (r *RPC) failDeadline(b *h2.Batch) {
 		} else {
 			where = fmt.Sprintf("while waiting for %s of service %q", a.inst, r.dest.Name())
 		}
-		a.cancel(b, h2.Cancel)
+		r.judgeLate(b)
 	}
 	r.failWith(b, codes.DeadlineExceeded, wire.FlagDeadline,
 		fmt.Sprintf("deadline of %v exceeded %s", r.deadline, where), h2.Cancel)
@@ -101,12 +101,17 @@ func (r *RPC) failDeadline(b *h2.Batch) {
 // tellTimeout writes into the request how much time remains for the instance.
 // r.mu is held.
 func (r *RPC) tellTimeout(b *h2.Batch) {
-	if r.deadline == 0 {
-		return
-	}
 	limit := r.deadline
 	told := limit - b.Now().Sub(r.start) + timeoutSlack
-	if told >= limit {
+	switch per := r.perAttempt(); {
+	case per > 0 && (limit == 0 || per+timeoutSlack < min(told, limit)):
+		told = per + timeoutSlack // the policy's is the shorter one
+		if limit == 0 {
+			limit = maxTimeout
+		}
+	case limit == 0:
+		return
+	case told >= limit:
 		if !r.capped {
 			return // what the caller wrote still holds
 		}

@@ -8,8 +8,12 @@
 //	request.go   accept: the caller's headers; find the destination
 //	attempt.go   pick an instance, open a stream there, send the request
 //	response.go  what the instance answers, and how the RPC ends
-//	retry.go     another attempt, where the instance provably did nothing
+//	retry.go     another attempt, where the instance provably did nothing or a
+//	             policy says so
+//	hedge.go     several attempts at a time
 //	deadline.go  the time that the caller gives
+//	timeouts.go  and those of policies
+//	policed.go   what an RPC has for policies alone
 //	answer.go    what Pillion itself answers
 //	shed.go      what becomes of an RPC that may not begin now
 //	hold.go      or not before more of its request is there
@@ -24,6 +28,7 @@
 package relay
 
 import (
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -74,6 +79,9 @@ type Config struct {
 	Gate *admission.Gate
 	// Budget bounds what all RPCs keep together; nil: no bound.
 	Budget *h2.Budget
+	// Random draws for policies: waits, shares, which RPCs a rule is for. Default: the
+	// process' own generator.
+	Random func() uint64
 	// Shield says that instances are apps and not sidecars: what they say in
 	// headers that are Pillion's own is removed.
 	Shield bool
@@ -115,6 +123,9 @@ func New(cfg Config) *Proxy {
 	}
 	if cfg.RefusalTimeout == 0 {
 		cfg.RefusalTimeout = 5 * time.Second
+	}
+	if cfg.Random == nil {
+		cfg.Random = rand.Uint64
 	}
 	p := &Proxy{cfg: cfg}
 	p.rpcs.New = func() any { return newRPC(p) }

@@ -91,8 +91,7 @@ func (r *RPC) findDestination(b *h2.Batch) {
 	switch {
 	case dest != nil:
 		r.dest, r.route = dest, route
-		r.phase = phaseTrying
-		r.try(b)
+		r.send(b)
 	case wait:
 		// What is kept longer than this life must not live in its memory.
 		if !router.Await(strings.Clone(r.authority), strings.Clone(r.path), r, r.life) {
@@ -147,8 +146,9 @@ func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
 			r.countRequest(n)
 		}
 	}
-	held, open := r.early, r.cur != nil && r.cur.open
-	if !r.keep(p, open) {
+	r.moved(b)
+	held, open := r.early, r.reaches()
+	if !r.keep(b, p, open) {
 		r.fail(b, codes.ResourceExhausted, wire.FlagOverload, "the sidecar keeps too many requests in memory")
 		return
 	}
@@ -156,7 +156,7 @@ func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
 		return
 	}
 	if open {
-		r.cur.send(b, p, end)
+		r.sendOn(b, p, end)
 	}
 }
 
@@ -164,8 +164,9 @@ func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
 // they are too many: then bytes are stored only as long as there is no stream to
 // send them on, which the stream's window bounds. It is false where the process
 // keeps too much. r.mu is held.
-func (r *RPC) keep(p []byte, open bool) bool {
-	if r.replayable && len(r.replay)+len(p) > r.p.cfg.Retry.ReplayBytes {
+func (r *RPC) keep(b *h2.Batch, p []byte, open bool) bool {
+	if r.replayable && len(r.replay)+len(p) > r.replayBytes() {
+		r.settleOnOne(b)
 		r.replayable = false
 		if open {
 			r.forgetRequest()
@@ -177,6 +178,7 @@ func (r *RPC) keep(p []byte, open bool) bool {
 	if over := len(r.replay) + len(p) - r.uncounted() - r.reserved; over > 0 {
 		if !r.reserve(over) {
 			if open { // it goes on, with no other attempt
+				r.settleOnOne(b)
 				r.forgetRequest()
 			}
 			return open
@@ -249,9 +251,7 @@ func (r *RPC) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset) {
 			code, flag = codes.DeadlineExceeded, wire.FlagDeadline
 		}
 	}
-	if r.cur != nil {
-		r.cur.cancel(b, upCode) // the instance learns the caller's own code
-	}
+	r.cancelAttempts(b, upCode) // the instance learns the caller's own code
 	r.end(b, code, flag, message)
 }
 
@@ -261,6 +261,7 @@ func (r *RPC) OnTaken(b *h2.Batch, _ *h2.Stream, gen uint32, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if gen == r.downGen && r.isOpen && r.cur != nil && r.cur.open {
+		r.moved(b)
 		r.cur.stream.Consume(b, n)
 	}
 }

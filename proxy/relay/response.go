@@ -25,11 +25,20 @@ func (a *attempt) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, e
 	}
 	switch h.Kind {
 	case h2.HeadInformational:
-		r.down.SendHeaders(b, h.Fields(), false)
+		if !r.hedges() { // which of them would it be from?
+			r.down.SendHeaders(b, h.Fields(), false)
+		}
 	case h2.HeadResponse:
 		r.response(b, a, h, end)
 	default:
 		code, message := readStatus(h.Regular, int(r.status))
+		a.judge(b, code, h.Regular)
+		if r.pol != nil {
+			if r.failedInTrailers(b, a, code, h.Regular) {
+				return
+			}
+			r.sendHeld(b, a)
+		}
 		if r.down.SendHeaders(b, h.Fields(), true) {
 			r.answered(b, a, code, message)
 		}
@@ -49,6 +58,7 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 	if end && code == codes.Unavailable {
 		flag = flagOf(h.Regular)
 	}
+	a.headers = max(b.Now().Sub(r.start), 1)
 	switch flag {
 	case wire.FlagNoHealthyUpstream, wire.FlagUpstreamConnectFailure:
 		// The sidecar could not hand the RPC to its app.
@@ -56,6 +66,7 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 		a.inst.Refused(err)
 		if r.mayRetry(b) {
 			r.lastErr = err
+			a.judge(b, code, h.Regular)
 			r.retryElsewhere(b, a)
 			return
 		}
@@ -74,13 +85,13 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 		a.inst.Accepted()
 		r.dest.Overload.Accepted(r.overloaded)
 	}
-	r.pass.Answered(b.Now(), r.askedAt())
-	r.status = int16(h.Status)
-	r.phase = phaseAnswering
-	r.forgetRequest()
-	if h.Status == 200 && code != codes.Unimplemented {
-		r.learn()
+	if end {
+		a.judge(b, code, h.Regular)
 	}
+	if r.pol != nil && r.keepsTrying(b, a, h, code, end) {
+		return
+	}
+	r.commit(b, h.Status, code)
 	if sent := r.down.SendHeaders(b, h.Fields(), end); end {
 		if sent { // else it is lost, and OnReset ends the RPC
 			r.answered(b, a, code, message)
@@ -88,6 +99,18 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 		return
 	}
 	r.forgetFields()
+}
+
+// commit notes that the caller gets the answer whose head is here: there is no other
+// attempt from now on. code is that of an answer that is a head alone. r.mu is held.
+func (r *RPC) commit(b *h2.Batch, status int, code codes.Code) {
+	r.pass.Answered(b.Now(), r.askedAt())
+	r.status = int16(status)
+	r.phase = phaseAnswering
+	r.forgetRequest()
+	if status == 200 && code != codes.Unimplemented {
+		r.learn()
+	}
 }
 
 // flagOf returns what an answer says in pillion-flags. With UNAVAILABLE, that the
@@ -127,6 +150,11 @@ func (a *attempt) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bo
 	if gen != a.gen || !a.open || r.phase == phaseDone {
 		return
 	}
+	if r.pol != nil {
+		r.sendHeld(b, a)
+		r.moved(b)
+		p, end = r.untilBoundary(p, end)
+	}
 	r.respBytes += uint64(len(p))
 	if n := r.resp.Feed(p); n > 0 {
 		r.respMsgs += uint64(n)
@@ -135,8 +163,13 @@ func (a *attempt) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bo
 		}
 	}
 	taken := r.down.SendData(b, p, end)
+	if r.pol != nil && r.endAged(b) {
+		return
+	}
 	if end { // an answer without trailers is no gRPC; the caller sees it as it is
-		r.answered(b, a, wire.CodeFromHTTP(int(r.status)), "the answer has no trailers")
+		code := wire.CodeFromHTTP(int(r.status))
+		a.judge(b, code, nil)
+		r.answered(b, a, code, "the answer has no trailers")
 		return
 	}
 	a.stream.Consume(b, taken)
@@ -149,7 +182,7 @@ func (r *RPC) answered(b *h2.Batch, a *attempt, code codes.Code, message string)
 		// tells the caller so (RFC 9113 section 8.1), and this the instance.
 		a.stream.Reset(b, h2.NoError)
 	}
-	a.leave()
+	a.leave(b)
 	r.end(b, code, wire.FlagNone, message)
 }
 
@@ -163,7 +196,8 @@ func (a *attempt) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset)
 	}
 	if r.expired(b) {
 		// The instance's clock was a little faster.
-		a.leave()
+		a.judge(b, codes.DeadlineExceeded, nil)
+		a.leave(b)
 		r.failDeadline(b)
 		return
 	}
@@ -173,7 +207,14 @@ func (a *attempt) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset)
 		r.retryElsewhere(b, a)
 		return
 	}
-	a.leave()
+	ours := reset.Cause == h2.CauseOverBudget
+	if !ours {
+		a.judge(b, code, nil)
+	}
+	if r.again(b, a, failed{code: code, reset: a.headers == 0, ours: ours}) {
+		return
+	}
+	a.leave(b)
 	if reset.Cause == h2.CauseMalformed {
 		reset.Code = h2.InternalError // the caller has broken nothing
 	}

@@ -43,6 +43,7 @@ type RPC struct {
 	over  uint32 // the life of down that ended before it was handed over
 	timer *time.Timer
 	first attempt
+	spare *policed // of an RPC before this one
 	state
 }
 
@@ -103,6 +104,8 @@ type state struct {
 	resp      wire.Messages
 
 	method *telemetry.Method
+
+	pol *policed // nil: no policy holds for it
 }
 
 func newRPC(p *Proxy) *RPC {
@@ -142,15 +145,16 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 	took := b.Now().Sub(r.start)
 	r.count()
 	r.method.Handled(code, took)
+	if r.pol != nil {
+		flag = r.endPolicies(code, flag)
+	}
 	if flag != wire.FlagNone {
 		r.counts().Failed(flag)
 	}
 	if r.p.cfg.Log.Want(code) {
 		r.log(code, flag, message, took)
 	}
-	if r.cur != nil {
-		r.cur.cancel(b, h2.Cancel)
-	}
+	r.cancelAttempts(b, h2.Cancel)
 }
 
 // askedAt is when the request was complete, the zero time where it is not.
@@ -217,6 +221,9 @@ func (r *RPC) log(code codes.Code, flag wire.Flag, message string, took time.Dur
 	if r.dest != nil {
 		rec.Service = r.dest.Name()
 	}
+	if r.pol != nil {
+		rec.NoRetry = r.pol.reason
+	}
 	if r.cur != nil && r.cur.inst != nil {
 		rec.Instance = r.cur.inst.String()
 		rec.UpstreamDuration = took - r.cur.began
@@ -249,6 +256,10 @@ func (r *RPC) release() {
 	if cap(replay) > maxKeptReplay {
 		freeReplay(replay)
 		replay = nil
+	}
+	if r.pol != nil {
+		r.pol.forget()
+		r.spare = r.pol
 	}
 	r.state = state{tried: r.tried[:0], replay: replay}
 	r.life++

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/proxy/retry"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
@@ -26,6 +27,9 @@ type Record struct {
 	Route     string // what chose the destination
 	Instance  string // the instance of the last attempt, "" without one
 	Attempts  int
+	// NoRetry is why an RPC that failed under a retry or hedging policy was not sent
+	// again.
+	NoRetry retry.Reason
 
 	Code       codes.Code
 	Message    string    // grpc-message, decoded
@@ -114,6 +118,7 @@ func (r *Record) write(h slog.Handler) error {
 		slog.String("route", r.Route),
 		slog.String("instance", r.Instance),
 		slog.Int("attempts", r.Attempts),
+		slog.String("retry", r.NoRetry.String()),
 		slog.String("status", wire.StatusName(r.Code)),
 		slog.String("message", r.Message),
 		slog.String("flag", r.Flag.String()),

@@ -45,6 +45,20 @@ func (m *Messages) Feed(p []byte) (completed int) {
 	return completed
 }
 
+// Rest returns how many of the next bytes of the stream belong to the message that is
+// under way, and whether it ends with them. The stream is where it was.
+func (m Messages) Rest(p []byte) (n int, ends bool) {
+	for ; n < len(p) && m.prefix < prefixLen; n++ {
+		if m.Feed(p[n:n+1]) > 0 {
+			return n + 1, true
+		}
+	}
+	if m.prefix < prefixLen || uint64(len(p)-n) < uint64(m.left) {
+		return len(p), false
+	}
+	return n + int(m.left), true
+}
+
 // AtBoundary reports whether no message is under way: all that were begun are
 // complete.
 func (m *Messages) AtBoundary() bool { return m.prefix == 0 }

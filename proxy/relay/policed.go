@@ -1,0 +1,72 @@
+package relay
+
+import (
+	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/retry"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// policed is what an RPC needs for the policies that hold for it; one for which none
+// does has nothing of it. It is guarded by RPC.mu.
+type policed struct {
+	retrying
+	times
+}
+
+// police gives r room for policies. r.mu is held.
+func (r *RPC) police() *policed {
+	if r.pol == nil {
+		if r.spare == nil {
+			r.spare = new(policed)
+		}
+		r.pol = r.spare
+	}
+	return r.pol
+}
+
+// beginPolicies is called before the RPC is first sent. r.mu is held.
+func (r *RPC) beginPolicies(b *h2.Batch) {
+	p, now := r.pol, b.Now()
+	switch {
+	case p.retry != nil:
+		p.limits = p.retry.Limits.For(r.dest.Name(), now)
+	case p.hedging != nil:
+		p.limits = p.hedging.Limits.For(r.dest.Name(), now)
+	}
+	p.limits.Begin(now)
+	p.movedAt = now.Sub(r.start)
+	if p.idleTimeout > 0 {
+		p.idleAt = p.movedAt + p.idleTimeout
+	}
+	if p.maxAge > 0 {
+		p.ageAt = max(retry.Jitter(p.maxAge, agedJitter, r.p.cfg.Random), 1)
+	}
+	r.rearm(b)
+}
+
+// beganAttempt is told of each attempt. r.mu is held.
+func (r *RPC) beganAttempt(b *h2.Batch, a *attempt) {
+	if r.hedges() {
+		r.tried = append(r.tried, a.inst)
+		r.pol.underWay = append(r.pol.underWay, a)
+	}
+	r.moved(b)
+	if r.pol.attemptTimeout > 0 {
+		r.rearm(b)
+	}
+}
+
+// forget lets go of what belongs to one RPC only.
+func (p *policed) forget() {
+	p.retrying.forget()
+	p.times.forget()
+}
+
+// endPolicies is told how the RPC ended. It returns the reason that counters and log
+// get, where there was none. r.mu is held.
+func (r *RPC) endPolicies(code codes.Code, flag wire.Flag) wire.Flag {
+	r.pol.times.stop()
+	return r.endRetrying(code, flag)
+}
