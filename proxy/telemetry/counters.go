@@ -34,6 +34,11 @@ const maxServices = 1000
 //	pillion_concurrency_limit                         the adaptive limit of the local app
 //	pillion_concurrency_waiting                       RPCs that count against it
 //	pillion_concurrency_latency_seconds               what the app takes without a queue
+//	pillion_ejections_total{service,reason}           instances ejected as outliers
+//	pillion_ejections_held_total{service}             ejections for which there was no room
+//	pillion_health_checks_total{service,result}       answers to health checks
+//	pillion_instance_breaker_openings_total{service}  instances' circuit breakers that opened
+//	pillion_blocked_instances{service,reason}         instances that are left alone now
 //
 // side is "outbound" or "inbound"; service is the destination, empty where none
 // was found. The zero value is ready for use. It must not be copied.
@@ -72,6 +77,9 @@ type Service struct {
 	ConnectFailures atomic.Uint64
 	// Connections counts the connections to instances that are open.
 	Connections atomic.Int64
+	// Judgement is about instances that are left alone for what they answer; a
+	// destination of RPCs of the local app has it alone.
+	Judgement Judgement
 
 	failures   [wire.NumFlags]atomic.Uint64
 	notRetried [retry.NumReasons]atomic.Uint64
@@ -163,6 +171,9 @@ func (c *Counters) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range admissionDescs {
 		ch <- desc
 	}
+	for _, desc := range judgementDescs {
+		ch <- desc
+	}
 }
 
 // Collect implements prometheus.Collector. Of the flags only those that
@@ -192,6 +203,9 @@ func (c *Counters) Collect(ch chan<- prometheus.Metric) {
 			}
 			counter(connectFailuresDesc, s.ConnectFailures.Load(), side, name)
 			gauge(upstreamDesc, s.Connections.Load(), side, name)
+			if kind == Outbound {
+				s.Judgement.collect(ch, name)
+			}
 			for flag := range s.failures {
 				if n := s.failures[flag].Load(); n > 0 {
 					counter(failuresDesc, n, side, name, wire.Flag(flag).String())
