@@ -49,13 +49,19 @@ func (m *Match) failing(rpc *RPC) (failed part, condition int) {
 	return partNone, 0
 }
 
+// part is how many of so many RPCs the match is for, of those that fail nothing.
+func (m *Match) part() uint32 {
+	if m == nil {
+		return shares
+	}
+	return m.fraction
+}
+
 // drawn says whether chance is with the RPC. The number is that of the match among
 // all that are looked at in one decision.
 func (m *Match) drawn(d *dice, number uint64) bool {
-	if m == nil || m.fraction >= shares {
-		return true
-	}
-	return m.fraction > 0 && d.roll(number) < m.fraction
+	n := m.part()
+	return n >= shares || n > 0 && d.roll(number) < n
 }
 
 // matches says whether the match is for an RPC.

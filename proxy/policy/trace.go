@@ -59,13 +59,14 @@ func (r *Route) walk(rpc *RPC, d *dice, t *Trace) int {
 		case failed != partNone:
 			step.Why = rule.match.why(rpc, failed, condition)
 		case found < len(r.rules):
-			step.Matched = true
+			// Chance is left alone here: it has nothing to decide any more.
+			step.Matched = rule.match.part() > 0
 			step.Why = fmt.Sprintf("rule %q comes before it and matches", r.rules[found].Name)
-			if m := rule.match; m != nil && m.fraction < shares {
-				step.Why += fmt.Sprintf(" (it is for %d/%d of such RPCs)", m.fraction, shares)
+			if n := rule.match.part(); n < shares {
+				step.Why += fmt.Sprintf(" (this one is for %d/%d of such RPCs)", n, shares)
 			}
 		case !rule.match.drawn(d, uint64(i)):
-			step.Why = fmt.Sprintf("it is for %d/%d of such RPCs, and this is none of them by chance", rule.match.fraction, shares)
+			step.Why = fmt.Sprintf("it is for %d/%d of such RPCs, and by chance this is none of them", rule.match.part(), shares)
 		default:
 			step.Matched, step.Decided = true, true
 			found = i
