@@ -40,7 +40,7 @@ func TestTenThousandStreamsAtOnce(t *testing.T) {
 func holdStreams(t *testing.T, sidecar *harness.Sidecar, count, connections int) {
 	t.Helper()
 
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 
 	type stream = grpc.BidiStreamingClient[testpb.StreamingOutputCallRequest, testpb.StreamingOutputCallResponse]
