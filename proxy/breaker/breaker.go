@@ -83,8 +83,11 @@ func New(t Trip, changed func(Transition)) *Breaker {
 // ticket when it has ended.
 func (b *Breaker) Allow(now time.Time) (Ticket, bool) {
 	p := b.period.Load()
-	if p.state == Closed {
+	switch {
+	case p.state == Closed:
 		return Ticket{period: p}, true
+	case p.refuses(now):
+		return Ticket{}, false
 	}
 	t, ok := b.probe(now)
 	b.tell()
@@ -99,7 +102,7 @@ func (b *Breaker) Ready(now time.Time) bool {
 	case Closed:
 		return true
 	case Open:
-		return !now.Before(p.until)
+		return !p.refuses(now)
 	default:
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -109,8 +112,12 @@ func (b *Breaker) Ready(now time.Time) bool {
 
 // allow is Allow without telling of the transition.
 func (b *Breaker) allow(now time.Time) (Ticket, bool) {
-	if p := b.period.Load(); p.state == Closed {
+	p := b.period.Load()
+	switch {
+	case p.state == Closed:
 		return Ticket{period: p}, true
+	case p.refuses(now):
+		return Ticket{}, false
 	}
 	return b.probe(now)
 }
@@ -118,21 +125,17 @@ func (b *Breaker) allow(now time.Time) (Ticket, bool) {
 // Cause says why the breaker opened, "" while it is closed.
 func (b *Breaker) Cause() string { return b.period.Load().cause }
 
-// probe decides for a breaker that was not closed a moment ago.
+// probe decides for a breaker whose state only the lock can tell.
 func (b *Breaker) probe(now time.Time) (Ticket, bool) {
-	if p := b.period.Load(); p.state == Open && now.Before(p.until) {
-		return Ticket{}, false
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.period.Load()
-	switch p.state {
-	case Closed:
+	switch {
+	case p.state == Closed:
 		return Ticket{period: p}, true
-	case Open:
-		if now.Before(p.until) {
-			return Ticket{}, false
-		}
+	case p.refuses(now):
+		return Ticket{}, false
+	case p.state == Open:
 		p = b.enter(HalfOpen, now, fmt.Sprintf("it was open for %v", p.openFor))
 	}
 	if !p.room(&b.trip, now) {

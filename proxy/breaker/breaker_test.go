@@ -183,8 +183,8 @@ func TestProbesCloseIt(t *testing.T) {
 func TestEachFailedProbeDoublesTheWait(t *testing.T) {
 	t.Parallel()
 	s := opened(t, Trip{MaxOpenFor: 5 * time.Second, Probes: 3})
-	for _, wait := range []time.Duration{1, 2, 4, 5, 5} {
-		wait *= time.Second
+	for _, seconds := range []int{1, 2, 4, 5, 5} {
+		wait := time.Duration(seconds) * time.Second
 		s.pass(wait - 1)
 		s.refused()
 		s.pass(1)

@@ -41,7 +41,7 @@ func (c *Circuit) Enter(now time.Time, p *Place, w Waiter, life uint32) Verdict 
 	if c == nil {
 		return Admitted
 	}
-	t, v := Ticket{}, Admitted
+	var t Ticket
 	if c.breaker != nil {
 		var ok bool
 		if t, ok = c.breaker.Allow(now); !ok {
@@ -53,7 +53,7 @@ func (c *Circuit) Enter(now time.Time, p *Place, w Waiter, life uint32) Verdict 
 	if c.max == 0 || c.takePlace() {
 		return Admitted
 	}
-	if v = c.line(now, p, w, life); v != Full {
+	if v := c.line(now, p, w, life); v != Full {
 		return v
 	}
 	p.circuit, p.ticket, p.stage = nil, Ticket{}, stageNone
@@ -151,14 +151,13 @@ func (c *Circuit) handOver(now time.Time) (w Woken) {
 			if !ok {
 				p.stage = stageNone
 				c.refused.Add(1)
-				w.add(p, Refused)
+				w = w.with(p, Refused)
 				continue
 			}
 			p.ticket = t
 		}
 		p.stage = stageHeld
-		w.add(p, Admitted)
-		return w
+		return w.with(p, Admitted)
 	}
 }
 

@@ -259,12 +259,11 @@ func TestPlacesUnderFire(t *testing.T) {
 						p.Withdraw(start).Tell()
 						continue
 					}
-					for got := (wakeUp{}); ; {
-						if got = <-w.told; got.life == i {
-							v = got.verdict
-							break
-						}
+					got := <-w.told
+					for got.life != i { // one that it gave up
+						got = <-w.told
 					}
+					v = got.verdict
 				}
 				if v == Admitted {
 					if n := under.Add(1); n > limit {

@@ -28,7 +28,7 @@ type street struct {
 	gaveUp   int
 }
 
-func (s *street) mistake(format string, args ...any) {
+func (s *street) mistakef(format string, args ...any) {
 	s.mistakes = append(s.mistakes, fmt.Sprintf(format, args...))
 }
 
@@ -50,15 +50,15 @@ func TestNobodyIsForgottenInTheLine(t *testing.T) {
 		}), 1, 40).Draw(rt, "plan")
 		// No two at the same instant, or nobody could say who came first.
 		for i := range plan {
-			n := time.Duration(i + 1)
-			plan[i].comes += n * time.Microsecond
-			plan[i].takes += n * time.Nanosecond
-			plan[i].patience += n * 997 * time.Nanosecond
+			n := i + 1
+			plan[i].comes += time.Duration(1000 * n)
+			plan[i].takes += time.Duration(n)
+			plan[i].patience += time.Duration(997 * n)
 		}
 		s := &street{verdicts: map[Verdict]int{}}
 		synctest.Test(t, func(*testing.T) { s.play(plan, limit, line, failures) })
 		if s.under != 0 || s.most > limit || len(s.line) != 0 {
-			s.mistake("%d under way at last, %d at most (max %d), %v wait", s.under, s.most, limit, s.line)
+			s.mistakef("%d under way at last, %d at most (max %d), %v wait", s.under, s.most, limit, s.line)
 		}
 		if len(s.mistakes) > 0 {
 			rt.Fatalf("%q", s.mistakes)
@@ -89,7 +89,7 @@ func (s *street) play(plan []visit, limit, line, failures int) {
 	}
 	wg.Wait()
 	if st := c.State(time.Now()); st.UnderWay != 0 || st.Waiting != 0 {
-		s.mistake("at last %+v", st)
+		s.mistakef("at last %+v", st)
 	}
 }
 
@@ -142,7 +142,7 @@ func (w *inLine) OnPlace(number uint32, v Verdict) {
 	s := w.street
 	s.verdicts[v]++
 	if s.line[0] != int(number) {
-		s.mistake("%d is told before %v", number, s.line)
+		s.mistakef("%d is told before %v", number, s.line)
 	}
 	s.line = slices.DeleteFunc(s.line, func(n int) bool { return n == int(number) })
 	w.told <- v

@@ -145,7 +145,7 @@ func TestBreakerIsAsItsModel(t *testing.T) {
 			Window:              time.Second,
 			MinVolume:           rapid.IntRange(1, 10).Draw(rt, "volume"),
 			OpenFor:             100 * time.Millisecond,
-			MaxOpenFor:          rapid.SampledFrom([]time.Duration{100, 250, 800}).Draw(rt, "max open") * time.Millisecond,
+			MaxOpenFor:          time.Duration(rapid.SampledFrom([]int{100, 250, 800}).Draw(rt, "max open")) * time.Millisecond,
 			Probes:              rapid.IntRange(1, 4).Draw(rt, "probes"),
 		}
 		m := &model{trip: trip.WithDefaults(), probes: map[int]time.Time{}}

@@ -41,6 +41,9 @@ func (b *Breaker) newPeriod(s State, now time.Time) *period {
 	return p
 }
 
+// refuses says that an open period lasts still.
+func (p *period) refuses(now time.Time) bool { return p.state == Open && now.Before(p.until) }
+
 // count counts a result of a closed period, and opens the breaker where it must. It
 // says whether it did.
 func (p *period) count(b *Breaker, now time.Time, failed, slow bool) bool {

@@ -102,13 +102,15 @@ func (w Woken) Tell() {
 	}
 }
 
-func (w *Woken) add(p *Place, v Verdict) {
+// with adds one.
+func (w Woken) with(p *Place, v Verdict) Woken {
 	next := wake{p.waiter, p.life, v}
 	if w.first.waiter == nil {
 		w.first = next
 	} else {
 		w.more = append(w.more, next)
 	}
+	return w
 }
 
 // queue is places in the order in which they came.

@@ -49,15 +49,15 @@ func (t Trip) WithDefaults() Trip {
 }
 
 // shares says that results of the past matter, not the last ones alone.
-func (t *Trip) shares() bool { return t.FailureRatio > 0 || t.SlowCallRatio > 0 }
+func (t Trip) shares() bool { return t.FailureRatio > 0 || t.SlowCallRatio > 0 }
 
 // slow says that an RPC was slow, where that matters.
-func (t *Trip) slow(firstByte time.Duration) bool {
+func (t Trip) slow(firstByte time.Duration) bool {
 	return t.SlowCallRatio > 0 && firstByte > t.SlowCall
 }
 
 // longer is how long it stays open after it was open for d, and that in vain.
-func (t *Trip) longer(d time.Duration) time.Duration {
+func (t Trip) longer(d time.Duration) time.Duration {
 	if d >= t.MaxOpenFor-d {
 		return t.MaxOpenFor
 	}

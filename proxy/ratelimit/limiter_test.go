@@ -204,7 +204,7 @@ func TestNoMoreThanTheLimit(t *testing.T) {
 					times = append(times, now)
 					continue
 				}
-				if wait <= 0 || time.Duration(wait) > time.Duration(math.Ceil(each)) {
+				if wait <= 0 || wait > time.Duration(math.Ceil(each)) {
 					rt.Fatalf("to wait %v, with one RPC each %v ns", wait, each)
 				}
 				if early, ok := m.Take(now.Add(wait-1), "ann"); ok || early != 1 {

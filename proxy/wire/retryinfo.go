@@ -61,9 +61,10 @@ func appendBytesField(b []byte, n protowire.Number, v []byte) []byte {
 // at most what an int32 holds. A delay below 0 is 0: written as it is, it would forbid
 // to try again.
 func RetryPushback(delay time.Duration) string {
-	ms := delay / time.Millisecond
-	if delay > ms*time.Millisecond {
+	delay = max(delay, 0)
+	ms := delay.Milliseconds()
+	if delay%time.Millisecond != 0 {
 		ms++
 	}
-	return strconv.FormatInt(min(max(int64(ms), 0), math.MaxInt32), 10)
+	return strconv.FormatInt(min(ms, math.MaxInt32), 10)
 }
