@@ -47,8 +47,8 @@ func TestTheAppRunsWild(t *testing.T) {
 	})
 	conn := load.Dial(t, sidecar.Inbound, grpc.WithDisableRetry())
 
-	// Each instance gets some connections.
-	deadline := time.Now().Add(patience)
+	// Each instance gets some connections, of a tenth of a second and more.
+	deadline := time.Now().Add(4 * patience)
 	for app.Connections() < len(instances) && time.Now().Before(deadline) {
 		var calling sync.WaitGroup
 		for range 3 {
