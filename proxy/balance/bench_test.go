@@ -3,8 +3,10 @@ package balance_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pillion-proxy/pillion/proxy/balance"
 )
@@ -13,10 +15,15 @@ import (
 type instance struct {
 	down     atomic.Bool
 	inFlight atomic.Int64
+	latency  balance.Latency
+	key      string
 }
 
-func (i *instance) Usable() bool    { return !i.down.Load() }
-func (i *instance) InFlight() int64 { return i.inFlight.Load() }
+func (i *instance) Usable() bool                  { return !i.down.Load() }
+func (i *instance) Reachable() bool               { return true }
+func (i *instance) InFlight() int64               { return i.inFlight.Load() }
+func (i *instance) Latency(now time.Time) float64 { return i.latency.At(now) }
+func (i *instance) HashKey() string               { return i.key }
 
 // BenchmarkPick is to show the same for 10 and for 10,000 instances. "live"
 // has equal numbers of instances that are really read from, as where most of
@@ -46,6 +53,11 @@ func BenchmarkPick(b *testing.B) {
 
 func benchmarkPick(b *testing.B, policy balance.Policy, kind string, n, distinct int) {
 	pool := make([]instance, distinct)
+	now := time.Now()
+	for i := range pool {
+		pool[i].key = strconv.Itoa(i)
+		pool[i].latency.Observe(now, time.Millisecond, false)
+	}
 	instances := make([]*instance, n)
 	weights := make([]uint32, n)
 	for i := range instances {
@@ -62,10 +74,12 @@ func benchmarkPick(b *testing.B, policy balance.Policy, kind string, n, distinct
 			}
 		}
 	}
-	p := balance.New(policy, instances, weights, rand.Uint64)
+	set := balance.Set[*instance]{Instances: instances, Weights: weights}
+	p := balance.New(balance.Options{Policy: policy}, set, rand.Uint64, nil)
+	q := balance.Query[*instance]{Now: now}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, ok := p.Pick(nil); !ok {
+		if _, ok := p.Pick(q); !ok {
 			b.Fatal("nothing is picked")
 		}
 	}

@@ -2,26 +2,26 @@ package balance
 
 import "math/bits"
 
-// eligible reports whether an RPC that skips some instances may go to this one.
-func eligible[I Instance](instance I, skip func(I) bool) bool {
-	return instance.Usable() && (skip == nil || !skip(instance))
+// wants reports whether the RPC may go to an instance.
+func (q *Query[I]) wants(instance I) bool {
+	return (instance.Usable() || q.Panic && instance.Reachable()) && (q.Skip == nil || !q.Skip(instance))
 }
 
 // drawEligible draws two instances by weight from the eligible ones alone,
 // given 64 random bits for each; they may be the same. Both are -1 if there is
 // none. It looks at all instances, so it is for when most are unusable.
-func drawEligible[I Instance](instances []I, weights []uint32, skip func(I) bool, randomA, randomB uint64) (a, b int) {
+func drawEligible[I Instance](set *Set[I], q *Query[I], randomA, randomB uint64) (a, b int) {
 	var sum uint64
-	for i, instance := range instances {
-		if eligible(instance, skip) {
-			sum += uint64(weightOf(weights, i))
+	for i, instance := range set.Instances {
+		if q.wants(instance) {
+			sum += uint64(weightOf(set.Weights, i))
 		}
 	}
 	drawnA, _ := bits.Mul64(randomA, sum) // below sum
 	drawnB, _ := bits.Mul64(randomB, sum)
 	a, b, sum = -1, -1, 0
-	for i, instance := range instances {
-		if !eligible(instance, skip) {
+	for i, instance := range set.Instances {
+		if !q.wants(instance) {
 			continue
 		}
 		// Some may have become unusable since they were counted, so the last
@@ -32,7 +32,7 @@ func drawEligible[I Instance](instances []I, weights []uint32, skip func(I) bool
 		if sum <= drawnB {
 			b = i
 		}
-		sum += uint64(weightOf(weights, i))
+		sum += uint64(weightOf(set.Weights, i))
 	}
 	return a, b
 }

@@ -8,36 +8,39 @@ const few = 4
 
 // leastRequest takes the instance with fewer RPCs under way for its weight.
 type leastRequest[I Instance] struct {
-	instances []I
-	weights   []uint32
-	rnd       func() uint64
-	rotation  // for a few; among many its position is not used
+	twoChoices[I]
+	turns rotation // among a few, where nothing else tells them apart
 }
 
-func newLeastRequest[I Instance](instances []I, weights []uint32, rnd func() uint64) *leastRequest[I] {
-	p := &leastRequest[I]{instances: instances, weights: make([]uint32, len(instances)), rnd: rnd}
-	for i := range p.weights {
-		p.weights[i] = weightOf(weights, i)
+func newLeastRequest[I Instance](set Set[I], rnd func() uint64, before Picker[I]) *leastRequest[I] {
+	p := &leastRequest[I]{twoChoices: newTwoChoices(set, rnd)}
+	p.turns.shares = p.shares
+	if before, ok := before.(*leastRequest[I]); ok {
+		p.turns.next.Store(before.turns.next.Load())
+	} else {
+		p.turns.start(rnd())
 	}
-	p.shares = newShares(len(instances), p.weights)
-	p.start(rnd())
 	return p
 }
 
-func (p *leastRequest[I]) Pick(skip func(I) bool) (I, bool) {
-	if len(p.instances) <= few {
-		return p.pickOfAll(skip)
+func (p *leastRequest[I]) Reweighted(weights []uint32) Picker[I] {
+	return newLeastRequest(Set[I]{p.set.Instances, weights, p.set.Load}, p.rnd, Picker[I](p))
+}
+
+func (p *leastRequest[I]) Pick(q Query[I]) (I, bool) {
+	if len(p.set.Instances) <= few {
+		return p.pickOfAll(&q)
 	}
-	return p.pickOfTwo(skip)
+	return p.pickOfTwo(&q)
 }
 
 // pickOfAll looks at every instance. Among equally good ones the weights
 // decide: where nothing is under way anywhere, this is a round robin.
-func (p *leastRequest[I]) pickOfAll(skip func(I) bool) (best I, ok bool) {
+func (p *leastRequest[I]) pickOfAll(q *Query[I]) (best I, ok bool) {
 	var tied uint // a bit for each instance that is as good as the best
 	var least load
-	for i, instance := range p.instances {
-		if !eligible(instance, skip) {
+	for i, instance := range p.set.Instances {
+		if !q.wants(instance) {
 			continue
 		}
 		l := p.load(i)
@@ -48,13 +51,15 @@ func (p *leastRequest[I]) pickOfAll(skip func(I) bool) (best I, ok bool) {
 			tied |= 1 << i
 		}
 	}
-	if tied == 0 {
+	switch {
+	case tied == 0:
 		return best, false
+	case tied != 1<<len(p.set.Instances)-1:
+		return p.set.Instances[p.drawOf(tied)], true
+	case q.Peek:
+		return p.set.Instances[p.turns.at(p.turns.next.Load())], true
 	}
-	if tied == 1<<len(p.instances)-1 {
-		return p.instances[p.turn()], true
-	}
-	return p.instances[p.drawOf(tied)], true
+	return p.set.Instances[p.turns.turn()], true
 }
 
 // drawOf draws by weight one of the instances that have a bit in set, which is
@@ -65,12 +70,12 @@ func (p *leastRequest[I]) drawOf(set uint) int {
 	}
 	var sum uint64
 	for rest := set; rest != 0; rest &= rest - 1 {
-		sum += uint64(p.weights[bits.TrailingZeros(rest)])
+		sum += uint64(p.set.Weights[bits.TrailingZeros(rest)])
 	}
 	drawn, _ := bits.Mul64(p.rnd(), sum) // below sum
 	for {
 		i := bits.TrailingZeros(set)
-		if weight := uint64(p.weights[i]); drawn >= weight {
+		if weight := uint64(p.set.Weights[i]); drawn >= weight {
 			drawn -= weight
 			set &= set - 1
 			continue
@@ -79,52 +84,26 @@ func (p *leastRequest[I]) drawOf(set uint) int {
 	}
 }
 
-// pickOfTwo draws two instances by weight. On equal load the first of them
-// wins, so that the shares follow the weights where load does not tell.
-func (p *leastRequest[I]) pickOfTwo(skip func(I) bool) (I, bool) {
-	const draws = 8 // enough to find two eligible instances, unless most are not
-	first, again := -1, false
-	for range draws {
-		i := p.draw(p.rnd())
-		if i == first {
-			if again { // it outweighs the others
-				break
-			}
-			again = true
-			continue
-		}
-		if !eligible(p.instances[i], skip) {
-			continue
-		}
-		if first >= 0 {
-			return p.instances[p.lighter(first, i)], true
-		}
-		first = i
-	}
-	if first >= 0 {
-		return p.instances[first], true
-	}
-	a, b := drawEligible(p.instances, p.weights, skip, p.rnd(), p.rnd())
-	if a < 0 {
+// pickOfTwo takes the lighter of two that are drawn by weight. On equal load the
+// first of them wins, so that the shares follow the weights where load does not
+// tell.
+func (p *leastRequest[I]) pickOfTwo(q *Query[I]) (I, bool) {
+	first, second := p.draw(q)
+	if first < 0 {
 		var none I
 		return none, false
 	}
-	return p.instances[p.lighter(a, b)], true
-}
-
-// lighter returns which of two instances has less to do, a if they are equal.
-func (p *leastRequest[I]) lighter(a, b int) int {
-	if p.load(b).less(p.load(a)) {
-		return b
+	if second >= 0 && p.load(second).less(p.load(first)) {
+		first = second
 	}
-	return a
+	return p.set.Instances[first], true
 }
 
 func (p *leastRequest[I]) load(i int) load {
 	// The bounds keep the product of a count and a weight within 63 bits.
-	l := load{rpcs: uint64(min(max(p.instances[i].InFlight(), 0), 1<<31)), weight: 1}
+	l := load{rpcs: uint64(min(max(p.set.Instances[i].InFlight(), 0), 1<<31)), weight: 1}
 	if p.slots != nil { // where all are equal, spare the memory access
-		l.weight = uint64(p.weights[i])
+		l.weight = uint64(p.set.Weights[i])
 	}
 	return l
 }

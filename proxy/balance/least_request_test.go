@@ -22,7 +22,7 @@ func TestLeastRequestHonoursWeightsWhenIdle(t *testing.T) {
 			weights[i] = rapid.OneOf(rapid.Uint32Range(1, 10), rapid.Uint32Min(1)).Draw(t, "weight")
 			h.down.Store(i > 0 && rapid.IntRange(0, 3).Draw(t, "down") == 0)
 		}
-		p := balance.New(balance.LeastRequest, hs, weights, seeded(rapid.Uint64().Draw(t, "seed")))
+		p := newPicker(balance.LeastRequest, hs, weights, seeded(rapid.Uint64().Draw(t, "seed")))
 		got, want := count(t, p, hs, picks), expected(hs, weights, picks)
 		// Shares drawn at random vary by half a percent; six times that does
 		// not happen. A few instances that all are up take turns.
@@ -67,7 +67,7 @@ func TestLeastRequestAmongAFewTakesTheBest(t *testing.T) {
 				h.down.Store(i == test.down)
 			}
 			const picks = 1000
-			got := count(t, balance.New(balance.LeastRequest, hs, test.weights, seeded(8)), hs, picks)
+			got := count(t, newPicker(balance.LeastRequest, hs, test.weights, seeded(8)), hs, picks)
 			sum := 0
 			for _, i := range test.best {
 				if sum += got[i]; got[i] < picks/len(test.best)/2 && test.weights == nil || got[i] == 0 {
@@ -94,9 +94,9 @@ func TestLeastRequestEvensOutLoad(t *testing.T) {
 		weights[i] = uint32(1 + i%2)
 		sum += int64(weights[i])
 	}
-	p := balance.New(balance.LeastRequest, hs, weights, seeded(9))
+	p := newPicker(balance.LeastRequest, hs, weights, seeded(9))
 	for range sum * each {
-		h, _ := p.Pick(nil)
+		h, _ := p.Pick(query{})
 		h.inFlight.Add(1)
 	}
 	for i, h := range hs {
@@ -112,14 +112,14 @@ func TestLeastRequestEvensOutLoad(t *testing.T) {
 func TestLeastRequestAvoidsASlowInstance(t *testing.T) {
 	t.Parallel()
 	hs := hosts(10)
-	p := balance.New(balance.LeastRequest, hs, nil, seeded(10))
+	p := newPicker(balance.LeastRequest, hs, nil, seeded(10))
 	rng := rand.New(rand.NewPCG(10, 10))
 	type rpc struct{ host, left int }
 	var underWay []rpc
 	slow := 0
 	const steps = 5000
 	for range steps {
-		h, _ := p.Pick(nil)
+		h, _ := p.Pick(query{})
 		h.inFlight.Add(1)
 		r := rpc{h.id, 1 + rng.IntN(10)}
 		if h.id == 0 {
@@ -153,7 +153,7 @@ func TestLeastRequestWhereMostAreUnusable(t *testing.T) {
 		h.down.Store(i < n-8)
 		weights[i] = uint32(1 + i%2)
 	}
-	p := balance.New(balance.LeastRequest, hs, weights, seeded(11))
+	p := newPicker(balance.LeastRequest, hs, weights, seeded(11))
 	got, want := count(t, p, hs, picks), expected(hs, weights, picks)
 	if off := furthest(got, want); off > 0.015*picks {
 		t.Errorf("an instance's share is off by %.0f RPCs: %v, want %.0f", off, got[n-8:], want[n-8:])

@@ -9,7 +9,7 @@ import (
 func TestPickFirst(t *testing.T) {
 	t.Parallel()
 	hs := hosts(4)
-	p := balance.New(balance.PickFirst, hs, []uint32{1, 100, 100, 100}, seeded(12))
+	p := newPicker(balance.PickFirst, hs, []uint32{1, 100, 100, 100}, seeded(12))
 	tried := -1
 	for _, step := range []struct {
 		what  string
@@ -41,7 +41,7 @@ func TestPickFirst(t *testing.T) {
 		}
 		tried = step.tried
 		got := -1
-		if h, ok := p.Pick(func(h *host) bool { return h.id == tried }); ok {
+		if h, ok := p.Pick(query{Skip: func(h *host) bool { return h.id == tried }}); ok {
 			got = h.id
 		}
 		if got != step.want {

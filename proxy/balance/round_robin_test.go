@@ -33,7 +33,7 @@ func TestRoundRobinIsExact(t *testing.T) {
 		for i := range weights {
 			weights[i] = weight
 		}
-		p := balance.New(balance.RoundRobin, hs, weights, seeded(rapid.Uint64().Draw(t, "seed")))
+		p := newPicker(balance.RoundRobin, hs, weights, seeded(rapid.Uint64().Draw(t, "seed")))
 		rounds := rapid.IntRange(1, 5).Draw(t, "rounds")
 		for i, got := range count(t, p, hs, up*rounds) {
 			if want := rounds; got != want && !hs[i].down.Load() {
@@ -54,7 +54,7 @@ func TestRoundRobinHonoursWeights(t *testing.T) {
 			weights[i] = rapid.OneOf(rapid.Uint32Range(1, 10), rapid.Uint32Range(1, 1000), rapid.Uint32Min(1)).Draw(t, "weight")
 			h.down.Store(i > 0 && rapid.IntRange(0, 3).Draw(t, "down") == 0)
 		}
-		p := balance.New(balance.RoundRobin, hs, weights, seeded(rapid.Uint64().Draw(t, "seed")))
+		p := newPicker(balance.RoundRobin, hs, weights, seeded(rapid.Uint64().Draw(t, "seed")))
 		got, want := count(t, p, hs, picks), expected(hs, weights, picks)
 		// Only where one that is down outweighs the others is part of the
 		// shares drawn at random, and they vary by half a percent.
@@ -74,14 +74,14 @@ func TestRoundRobinInterleaves(t *testing.T) {
 	t.Parallel()
 	for _, weights := range [][]uint32{{1, 2}, {9, 1}, {5, 1, 1}, {1, 100}} {
 		hs := hosts(len(weights))
-		p := balance.New(balance.RoundRobin, hs, weights, seeded(5))
+		p := newPicker(balance.RoundRobin, hs, weights, seeded(5))
 		var sum uint32
 		for _, w := range weights {
 			sum += w
 		}
 		last := make([]int, len(weights))
 		for i := range 10_000 {
-			h, _ := p.Pick(nil)
+			h, _ := p.Pick(query{})
 			if gap := i - last[h.id]; gap > 2*int(sum/weights[h.id])+2*len(weights) {
 				t.Errorf("weights %v: instance %d waited %d picks", weights, h.id, gap)
 			}
@@ -96,7 +96,7 @@ func TestRoundRobinStartsAnywhere(t *testing.T) {
 	counts := make([]int, len(hs))
 	rnd := seeded(6)
 	for range 10_000 {
-		h, _ := balance.New(balance.RoundRobin, hs, nil, rnd).Pick(nil)
+		h, _ := newPicker(balance.RoundRobin, hs, nil, rnd).Pick(query{})
 		counts[h.id]++
 	}
 	for i, got := range counts {
@@ -111,13 +111,13 @@ func TestRoundRobinIsExactForMany(t *testing.T) {
 	t.Parallel()
 	const n, goroutines, each = 7, 8, 7 * 300
 	hs := hosts(n)
-	p := balance.New(balance.RoundRobin, hs, nil, rand.Uint64)
+	p := newPicker(balance.RoundRobin, hs, nil, rand.Uint64)
 	var counts [n]atomic.Int64
 	var wg sync.WaitGroup
 	for range goroutines {
 		wg.Go(func() {
 			for range each {
-				h, _ := p.Pick(nil)
+				h, _ := p.Pick(query{})
 				counts[h.id].Add(1)
 			}
 		})
@@ -147,7 +147,7 @@ func TestRoundRobinAfterALongRunOfUnusableOnes(t *testing.T) {
 					weights[i] = uint32(1 + i%5)
 				}
 			}
-			p := balance.New(balance.RoundRobin, hs, weights, seeded(7))
+			p := newPicker(balance.RoundRobin, hs, weights, seeded(7))
 			want := expected(hs, weights, picks)
 			for i, got := range count(t, p, hs, picks) {
 				if off := float64(got) - want[i]; off < -10 || off > 10 {

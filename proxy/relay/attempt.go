@@ -61,8 +61,8 @@ func (r *RPC) try(b *h2.Batch) {
 		if r.attempt(b, inst) {
 			return
 		}
-		if inst, ok = r.dest.Pick(r.skip); !ok {
-			inst, ok = r.dest.PickConnecting()
+		if inst, ok = r.dest.Pick(r.wants(r.skip)); !ok {
+			inst, ok = r.dest.PickConnecting(&r.choice)
 		}
 	}
 	r.failUnplaced(b)
@@ -76,18 +76,25 @@ func (r *RPC) pick() (*upstream.Instance, bool) {
 	if len(r.tried) == 0 {
 		skip = nil
 	}
-	if inst, ok := r.dest.Pick(skip); ok {
+	if inst, ok := r.dest.Pick(r.wants(skip)); ok {
 		return inst, true
 	}
-	if inst, ok := r.dest.PickRefusing(skip); ok {
+	if inst, ok := r.dest.PickRefusing(r.wants(skip)); ok {
 		return inst, true
 	}
 	if skip != nil {
-		if inst, ok := r.dest.Pick(nil); ok {
+		if inst, ok := r.dest.Pick(r.wants(nil)); ok {
 			return inst, true
 		}
 	}
-	return r.dest.PickConnecting()
+	return r.dest.PickConnecting(&r.choice)
+}
+
+// wants is what the RPC wants of an instance, other than those that skip, which may
+// be nil, leaves out. r.mu is held.
+func (r *RPC) wants(skip func(*upstream.Instance) bool) *upstream.Choice {
+	r.choice.Skip = skip
+	return &r.choice
 }
 
 func (r *RPC) wasTried(in *upstream.Instance) bool { return slices.Contains(r.tried, in) }

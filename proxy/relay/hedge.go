@@ -41,22 +41,22 @@ func (r *RPC) hasCopy(in *upstream.Instance) bool {
 // pickHedge chooses an instance for a copy: one that was not tried yet, or else one
 // that has no copy now (gRFC A6 leaves that open). r.mu is held.
 func (r *RPC) pickHedge() (*upstream.Instance, bool) {
-	if inst, ok := r.dest.Pick(r.skip); ok {
+	if inst, ok := r.dest.Pick(r.wants(r.skip)); ok {
 		return inst, true
 	}
-	if inst, ok := r.dest.PickRefusing(r.skip); ok {
+	if inst, ok := r.dest.PickRefusing(r.wants(r.skip)); ok {
 		return inst, true
 	}
 	if r.pol.hedge.skip == nil {
 		r.pol.hedge.skip = r.hasCopy
 	}
-	if inst, ok := r.dest.Pick(r.pol.hedge.skip); ok {
+	if inst, ok := r.dest.Pick(r.wants(r.pol.hedge.skip)); ok {
 		return inst, true
 	}
 	if len(r.pol.underWay) > 0 {
 		return nil, false
 	}
-	return r.dest.PickConnecting()
+	return r.dest.PickConnecting(&r.choice)
 }
 
 // tryHedge finds an instance for a copy in the place of one that failed without being

@@ -88,6 +88,7 @@ type state struct {
 
 	// The attempts.
 	dest    *upstream.Cluster
+	choice  upstream.Choice // which of its instances
 	route   string
 	cur     *attempt
 	tried   []*upstream.Instance

@@ -56,7 +56,7 @@ func (r *RPC) elsewhere(b *h2.Batch, a *attempt) (*upstream.Instance, bool) {
 		return nil, false
 	}
 	r.tried = append(r.tried, a.inst)
-	inst, ok := r.dest.Pick(r.skip)
+	inst, ok := r.dest.Pick(r.wants(r.skip))
 	r.overloaded = ok && r.dest.Overload.Take()
 	return inst, r.overloaded
 }

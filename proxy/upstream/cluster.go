@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/balance"
@@ -16,7 +17,7 @@ import (
 // Cluster is the instances of one service.
 type Cluster struct {
 	name   string
-	policy balance.Policy
+	policy balance.Policy // where Configure says nothing else
 	opts   *Options
 	counts *telemetry.Service
 	// Overload bounds how many of the RPCs that an overloaded instance refuses go
@@ -27,28 +28,61 @@ type Cluster struct {
 	// a budget that is shared with others.
 	Kept atomic.Int64
 
-	table atomic.Pointer[table]
-	grpc  atomic.Pointer[[]string] // as SetGRPC was told; nil: it was not
+	table   atomic.Pointer[table]
+	grpc    atomic.Pointer[[]string] // as SetGRPC was told; nil: it was not
+	refresh refresher
 
-	mu     sync.Mutex
-	byID   map[string]*Instance
-	closed bool
+	mu         sync.Mutex
+	byID       map[string]*Instance
+	configured *Policy // as Configure was told
+	known      bool    // there were endpoints
+	loads      map[string]*balance.Load
+	weighAt    time.Time // when weights are due to be taken over
+	closed     bool
 }
 
-// table is what RPCs see: it is replaced as a whole.
-type table struct {
-	picker    balance.Picker[*Instance]
-	instances []*Instance
-	stale     bool
-	turn      atomic.Uint32 // of pickInTurn
-}
-
-// NewCluster returns a cluster without instances. opts must have been through
+// NewCluster returns a cluster without instances, of which one is picked by the
+// policy as long as nothing else is configured. opts must have been through
 // WithDefaults; counts is where its connections are counted.
 func NewCluster(name string, policy balance.Policy, opts *Options, counts *telemetry.Service) *Cluster {
 	c := &Cluster{name: name, policy: policy, opts: opts, counts: counts, byID: make(map[string]*Instance)}
-	c.table.Store(&table{picker: balance.New(policy, []*Instance(nil), nil, opts.Random)})
+	c.refresh.timer = time.AfterFunc(time.Hour, c.tick)
+	c.refresh.timer.Stop()
+	c.table.Store(c.newTable(c.effective(nil), nil, false, nil, time.Time{}))
 	return c
+}
+
+// Configure has instances be chosen as a policy says; nil: as the cluster was made
+// to. What the policy does not change goes on as it is. RPCs under way are not
+// touched.
+func (c *Cluster) Configure(p *Policy) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || p == c.configured {
+		return
+	}
+	t := c.table.Load()
+	effective := c.effective(p)
+	c.configured = p
+	for _, in := range t.instances {
+		in.measure(effective)
+	}
+	now := time.Now()
+	c.weighAt = now
+	c.table.Store(c.newTable(effective, t.instances, t.stale, t, now))
+}
+
+// effective is the policy that holds where p is configured.
+func (c *Cluster) effective(p *Policy) *Policy {
+	switch {
+	case p == nil:
+		return &Policy{Balance: balance.Options{Policy: c.policy}}
+	case p.Balance.Policy == balance.ByDefault:
+		q := *p
+		q.Balance.Policy = c.policy
+		return &q
+	}
+	return p
 }
 
 // Name returns the service's name.
@@ -77,9 +111,10 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 		return
 	}
 	c.closed = last
+	before := c.table.Load()
+	now := time.Now()
 	next := make(map[string]*Instance, len(endpoints))
 	instances := make([]*Instance, 0, len(endpoints))
-	weights := make([]uint32, 0, len(endpoints))
 	for _, e := range endpoints {
 		// An instance that moved is a new one: its connections lead elsewhere.
 		key := e.ID + "\x00" + e.Address
@@ -93,12 +128,16 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 				slog.Warn("endpoint left out", "service", c.name, "endpoint", e.ID, "err", err)
 				continue
 			}
+			in.measure(before.policy)
+			if c.known { // what was there when this sidecar came is not new
+				in.warming.since = now
+			}
 		}
 		in.endpoint.Store(&e)
 		next[key] = in
 		instances = append(instances, in)
-		weights = append(weights, max(e.Weight, 1))
 	}
+	c.known = c.known || len(instances) > 0
 	var gone []*Instance
 	for key, in := range c.byID {
 		if next[key] == nil {
@@ -106,13 +145,12 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 		}
 	}
 	c.byID = next
-	c.table.Store(&table{
-		picker:    balance.New(c.policy, instances, weights, c.opts.Random),
-		instances: instances,
-		stale:     stale,
-	})
+	c.table.Store(c.newTable(before.policy, instances, stale, before, now))
 	c.mu.Unlock()
 
+	if last {
+		c.refresh.timer.Stop()
+	}
 	var b h2.Batch
 	for _, in := range gone {
 		in.close(&b)
@@ -120,38 +158,80 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 	b.Done()
 }
 
-// Pick returns an instance that may take an RPC. skip, which may be nil, leaves
-// out those that the RPC has tried.
-func (c *Cluster) Pick(skip func(*Instance) bool) (*Instance, bool) {
-	return c.table.Load().picker.Pick(skip)
+// Choice is what one RPC wants of an instance.
+type Choice struct {
+	// Subset is the part of the instances that it may go to; "": the default one.
+	Subset string
+	// Hash decides where policies go by one, if Hashed.
+	Hash   uint64
+	Hashed bool
+	// Skip, unless it is nil, leaves out instances, such as those that the RPC has
+	// tried.
+	Skip func(*Instance) bool
+	// Now is the present time. Where it is zero, it is asked for if it is needed.
+	Now time.Time
+}
+
+var anything Choice
+
+// Pick returns an instance that may take an RPC. ch may be nil.
+func (c *Cluster) Pick(ch *Choice) (*Instance, bool) {
+	if ch == nil {
+		ch = &anything
+	}
+	t := c.table.Load()
+	c.touch(t)
+	in, _ := t.pick(ch, false)
+	return in, in != nil
 }
 
 // PickRefusing returns one of the instances whose sidecar could not reach its
 // app when it was asked last. It is for when Pick finds none: better to ask again
 // than to fail.
-func (c *Cluster) PickRefusing(skip func(*Instance) bool) (*Instance, bool) {
-	return c.pickInTurn(func(in *Instance) bool {
-		return in.refusal.active.Load() && !in.avoided.Load() && (skip == nil || !skip(in))
+func (c *Cluster) PickRefusing(ch *Choice) (*Instance, bool) {
+	return c.pickInTurn(ch, func(in *Instance) bool {
+		return in.refusal.active.Load() && !in.avoided.Load() && in.Blocked() == 0 &&
+			(ch == nil || ch.Skip == nil || !ch.Skip(in))
 	})
 }
 
 // PickConnecting returns one of the instances that take long to connect to. It is
-// for when there is no other: better to wait than to fail.
-func (c *Cluster) PickConnecting() (*Instance, bool) {
-	return c.pickInTurn(func(in *Instance) bool { return in.slow.Load() && !in.avoided.Load() })
+// for when there is no other: better to wait than to fail. It may be one that
+// ch.Skip leaves out.
+func (c *Cluster) PickConnecting(ch *Choice) (*Instance, bool) {
+	return c.pickInTurn(ch, func(in *Instance) bool {
+		return in.slow.Load() && !in.avoided.Load() && in.Blocked() == 0
+	})
 }
 
 // pickInTurn returns one of the instances that will do, each in its turn.
-func (c *Cluster) pickInTurn(willDo func(*Instance) bool) (*Instance, bool) {
-	t := c.table.Load()
-	n := uint32(len(t.instances))
-	first := t.turn.Add(1)
-	for i := range n {
-		if in := t.instances[(first+i)%n]; willDo(in) {
+func (c *Cluster) pickInTurn(ch *Choice, willDo func(*Instance) bool) (*Instance, bool) {
+	if ch == nil {
+		ch = &anything
+	}
+	v := c.table.Load().view(ch.Subset)
+	if v == nil {
+		return nil, false
+	}
+	if in, ok := v.pickInTurn(willDo); ok {
+		return in, true
+	}
+	for _, next := range v.fallback {
+		if in, ok := next.pickInTurn(willDo); ok {
 			return in, true
 		}
 	}
 	return nil, false
+}
+
+// Subset returns how many instances a subset has that RPCs from here may go to, and
+// whether there is such a subset. "" is the default one.
+func (c *Cluster) Subset(name string) (size int, known bool) {
+	v := c.table.Load().view(name)
+	if v == nil {
+		return 0, false
+	}
+	return v.size(), true
 }
 
 // Size returns how many instances there are, usable or not.
@@ -187,7 +267,7 @@ type Status struct {
 // Status returns the cluster's present state.
 func (c *Cluster) Status() Status {
 	t := c.table.Load()
-	st := Status{Service: c.name, Stale: t.stale, Policy: c.policy.String()}
+	st := Status{Service: c.name, Stale: t.stale, Policy: t.policy.Balance.Policy.String()}
 	if names := c.grpc.Load(); names != nil {
 		st.GRPC = slices.Clone(*names)
 	}

@@ -58,6 +58,11 @@ type Options struct {
 	// MaxWaiting bounds the RPCs that wait for a connection to one instance.
 	// Default 10000.
 	MaxWaiting int
+	// Meta is the local app's, to know which instances are near (see Locality).
+	Meta map[string]string
+	// Salt decides which instances this sidecar uses of very many (see
+	// Policy.SubsetSize). Default: a random number.
+	Salt uint64
 	// Jitter returns a random number in [0, 1).
 	Jitter func() float64
 	// Random decides between instances. It is safe for concurrent use. Default:
@@ -99,6 +104,9 @@ func (o Options) WithDefaults() Options {
 	}
 	if o.Random == nil {
 		o.Random = rand.Uint64
+	}
+	if o.Salt == 0 {
+		o.Salt = rand.Uint64()
 	}
 	return o
 }

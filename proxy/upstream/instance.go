@@ -33,6 +33,9 @@ type Instance struct {
 	inFlight atomic.Int64
 	reasons  atomic.Uint32 // a Reason: what it is blocked for
 	judge    atomic.Pointer[judge]
+	measures atomic.Pointer[measures]
+	loads    atomic.Pointer[loads] // what its RPCs count in; nil: nothing
+	warming  warming
 	avoided  atomic.Bool // in back-off
 	failing  atomic.Bool // backoff has failures
 	slow     atomic.Bool // has been connecting for Options.SlowConnect
@@ -74,9 +77,9 @@ func (in *Instance) InFlight() int64 { return in.inFlight.Load() }
 func (in *Instance) Begin(now time.Time) Turn {
 	in.inFlight.Add(1)
 	if j := in.judge.Load(); j != nil {
-		return j.begin(now)
+		j.begin(now)
 	}
-	return Turn{}
+	return Turn{loads: in.loads.Load().begin()}
 }
 
 // End ends what Begin began.

@@ -11,7 +11,7 @@ import (
 // Turn is an attempt's turn at an instance, as Begin hands it out: whoever ends the
 // attempt says it in the Outcome. The zero value is that of an attempt that nobody
 // judges.
-type Turn struct{}
+type Turn struct{ loads *loads }
 
 // Outcome is how an attempt at an instance ended.
 type Outcome struct {
@@ -35,6 +35,10 @@ type Outcome struct {
 // once, or a breaker's probe stays taken for a while; without an answer of any kind
 // it is Excused.
 func (in *Instance) Observe(now time.Time, o *Outcome) {
+	o.Turn.loads.end()
+	if m := in.measures.Load(); m != nil {
+		m.observe(now, o)
+	}
 	if j := in.judge.Load(); j != nil {
 		j.observe(now, o)
 	}
