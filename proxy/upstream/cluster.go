@@ -38,6 +38,7 @@ type Cluster struct {
 	known      bool    // there were endpoints
 	loads      map[string]*balance.Load
 	weighAt    time.Time // when weights are due to be taken over
+	judges     *judges   // nil where no policy ever had instances judged
 	closed     bool
 }
 
@@ -70,6 +71,7 @@ func (c *Cluster) Configure(p *Policy) {
 	now := time.Now()
 	c.weighAt = now
 	c.table.Store(c.newTable(effective, t.instances, t.stale, t, now))
+	c.judge(t.instances, judgingOf(effective))
 }
 
 // effective is the policy that holds where p is configured.
@@ -146,6 +148,7 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 	}
 	c.byID = next
 	c.table.Store(c.newTable(before.policy, instances, stale, before, now))
+	c.judge(instances, judgingOf(before.policy))
 	c.mu.Unlock()
 
 	if last {

@@ -86,6 +86,7 @@ func (in *Instance) connectsSlowly() {
 		return
 	}
 	in.slow.Store(true)
+	in.lost()
 	tickets := in.takeWaiting(in.waiting.len)
 	in.mu.Unlock()
 	var b h2.Batch
@@ -171,6 +172,7 @@ func (in *Instance) leaveAlone() []ticket {
 		return nil
 	}
 	in.avoided.Store(true)
+	in.lost()
 	return in.takeWaiting(in.waiting.len)
 }
 
@@ -254,6 +256,7 @@ func (in *Instance) unblock() {
 		return
 	}
 	in.slow.Store(true)
+	in.lost()
 	conns := *in.conns.Load()
 	for _, c := range conns {
 		c.ours = true
@@ -266,6 +269,7 @@ func (in *Instance) unblock() {
 	in.mu.Unlock()
 	var b h2.Batch
 	for _, c := range conns {
+		in.unwatch(&b, c)
 		c.Shutdown(&b)
 	}
 	tell(&b, tickets, ErrConnectsSlowly)
@@ -326,6 +330,7 @@ func (in *Instance) look(c *conn) {
 		in.dropped(c)
 		in.mu.Unlock()
 		in.dialMore()
+		in.unwatch(&b, c)
 		c.Shutdown(&b)
 		b.Done()
 		return
@@ -365,11 +370,12 @@ func (h *handler) OnConnSlots(b *h2.Batch, hc *h2.Conn) {
 }
 
 // OnConnDraining implements h2.Handler.
-func (h *handler) OnConnDraining(_ *h2.Batch, hc *h2.Conn) {
-	in := (*Instance)(h)
+func (h *handler) OnConnDraining(b *h2.Batch, hc *h2.Conn) {
+	in, c := (*Instance)(h), connOf(hc)
 	in.mu.Lock()
-	in.dropped(connOf(hc))
+	in.dropped(c)
 	in.mu.Unlock()
+	in.unwatch(b, c)
 	in.dialMore()
 }
 

@@ -32,6 +32,7 @@ type Instance struct {
 
 	inFlight atomic.Int64
 	reasons  atomic.Uint32 // a Reason: what it is blocked for
+	returned atomic.Int64  // see Returned; Unix time in nanoseconds
 	judge    atomic.Pointer[judge]
 	measures atomic.Pointer[measures]
 	loads    atomic.Pointer[loads] // what its RPCs count in; nil: nothing
@@ -67,23 +68,8 @@ func newInstance(e registry.Endpoint, opts *Options, counts *telemetry.Service) 
 	return in, nil
 }
 
-// Usable implements balance.Instance.
-func (in *Instance) Usable() bool { return in.reasons.Load() == 0 && in.Reachable() }
-
 // InFlight implements balance.Instance.
 func (in *Instance) InFlight() int64 { return in.inFlight.Load() }
-
-// Begin counts an attempt as under way on the instance, until End and Observe.
-func (in *Instance) Begin(now time.Time) Turn {
-	in.inFlight.Add(1)
-	if j := in.judge.Load(); j != nil {
-		j.begin(now)
-	}
-	return Turn{loads: in.loads.Load().begin()}
-}
-
-// End ends what Begin began.
-func (in *Instance) End() { in.inFlight.Add(-1) }
 
 // Endpoint returns what the registry says of the instance.
 func (in *Instance) Endpoint() *registry.Endpoint { return in.endpoint.Load() }
@@ -94,8 +80,12 @@ func (in *Instance) String() string { return in.address }
 // LastError returns why the instance is not usable, nil if it is.
 func (in *Instance) LastError() error {
 	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.trouble().lastErr
+	err := in.trouble().lastErr
+	in.mu.Unlock()
+	if err == nil {
+		err = in.verdict(time.Now())
+	}
+	return err
 }
 
 // trouble is the back-off that keeps the instance from being used, an empty one
@@ -196,6 +186,7 @@ func (in *Instance) wake(b *h2.Batch, c *conn) {
 // close lets go of the instance: its streams go on, those who wait are sent
 // elsewhere.
 func (in *Instance) close(b *h2.Batch) {
+	in.retire()
 	in.mu.Lock()
 	in.closed = true
 	in.backoff.stop()
@@ -231,14 +222,17 @@ type InstanceStatus struct {
 	InFlight    int64
 	Waiting     int
 	Connections int
+	Verdicts
 }
 
 func (in *Instance) status() InstanceStatus {
+	verdicts := in.verdicts(time.Now())
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	st := InstanceStatus{
 		Endpoint: *in.endpoint.Load(), Usable: in.Usable(), InFlight: in.InFlight(),
 		Waiting: in.waiting.len, Connections: len(*in.conns.Load()),
+		Verdicts: verdicts,
 	}
 	if t := in.trouble(); t.lastErr != nil {
 		st.RetryAt, st.LastError = t.retryAt, t.lastErr.Error()

@@ -5,13 +5,17 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/proxy/breaker"
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 )
 
 // Turn is an attempt's turn at an instance, as Begin hands it out: whoever ends the
-// attempt says it in the Outcome. The zero value is that of an attempt that nobody
-// judges.
-type Turn struct{ loads *loads }
+// attempt says it in the Outcome. The zero value is that of an attempt that no
+// breaker counts.
+type Turn struct {
+	ticket breaker.Ticket
+	loads  *loads
+}
 
 // Outcome is how an attempt at an instance ended.
 type Outcome struct {
@@ -31,9 +35,22 @@ type Outcome struct {
 	Trailers []hpack.Field
 }
 
-// Observe takes note of how an attempt ended. Each that Begin counted is observed
-// once, or a breaker's probe stays taken for a while; without an answer of any kind
-// it is Excused.
+// Begin counts an attempt as under way on the instance, until End. Each is observed
+// once, or a breaker's probe stays taken for a while.
+func (in *Instance) Begin(now time.Time) Turn {
+	in.inFlight.Add(1)
+	turn := Turn{loads: in.loads.Load().begin()}
+	if j := in.judge.Load(); j != nil {
+		turn.ticket = j.begin(now)
+	}
+	return turn
+}
+
+// End ends what Begin began.
+func (in *Instance) End() { in.inFlight.Add(-1) }
+
+// Observe takes note of how an attempt ended that Begin counted. One that ended
+// without an answer of any kind, and not for the instance's fault, is Excused.
 func (in *Instance) Observe(now time.Time, o *Outcome) {
 	o.Turn.loads.end()
 	if m := in.measures.Load(); m != nil {

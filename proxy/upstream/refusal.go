@@ -23,6 +23,7 @@ func (in *Instance) Refused(err error) {
 	}
 	in.refusal.ever.Store(true)
 	in.refusal.active.Store(true)
+	in.lost()
 	in.refusal.app.failed(in.opts, err, func() { in.refusal.active.Store(false) })
 }
 

@@ -29,7 +29,7 @@ func simulated(t *testing.T, test func(t *testing.T)) {
 	synctest.Test(t, test)
 }
 
-func newRig(t *testing.T, o Options, addresses ...string) *rig {
+func newRig(t testing.TB, o Options, addresses ...string) *rig {
 	t.Helper()
 	r := &rig{t: t, net: scriptpeer.NewNetwork(t)}
 	if o.HTTP2 == nil {
