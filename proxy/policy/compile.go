@@ -30,7 +30,7 @@ func Compile(policies []*configv1.Policy, previous *Set, env Env) (*Set, []Refus
 	}
 	c.keepRefused()
 	c.checkSubsets()
-	c.set.services = merge(c.set.entries)
+	c.set.services = merge(c.set.entries, previous)
 	c.set.version = version(c.set.entries)
 	return c.set, c.refusals
 }

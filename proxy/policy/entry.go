@@ -25,7 +25,7 @@ type entry struct {
 	breaker   *breaker.Policy
 	rateLimit *RateLimit
 	fault     *Fault
-	hash      *HashKey // of load balancing
+	cluster   clusterParts
 }
 
 func (e *entry) name() string    { return e.source.GetName() }
@@ -56,15 +56,15 @@ func compileEntry(m *configv1.Policy, before *entry, env *Env) (*entry, []Refusa
 	if m.GetCircuitBreaker().GetPerInstance() != nil && !slices.Contains(e.selectors, everything) {
 		p.addf("circuit_breaker.per_instance", "is about an instance whatever the method, but the policy has methods: put it into a policy without")
 	}
+	e.source = proto.CloneOf(m) // what is compiled keeps parts of it
 	if before != nil && sameBody(m, before.source) {
 		e.takeOver(before)
 	} else {
-		e.compileBody(p, m, before, env)
+		e.compileBody(p, before, env)
 	}
 	if len(p.list) > 0 {
 		return nil, p.list
 	}
-	e.source = proto.CloneOf(m)
 	return e, nil
 }
 
@@ -84,8 +84,8 @@ func (e *entry) takeOver(before *entry) {
 }
 
 // compileBody compiles what the policy says.
-func (e *entry) compileBody(p *problems, m *configv1.Policy, before *entry, env *Env) {
-	switch kind := m.GetKind().(type) {
+func (e *entry) compileBody(p *problems, before *entry, env *Env) {
+	switch kind := e.source.GetKind().(type) {
 	case *configv1.Policy_Route:
 		e.route = p.compileRoute(kind.Route)
 	case *configv1.Policy_Timeout:
@@ -96,6 +96,7 @@ func (e *entry) compileBody(p *problems, m *configv1.Policy, before *entry, env 
 		e.hedging = p.compileHedging(kind.Hedging, before)
 	case *configv1.Policy_CircuitBreaker:
 		e.breaker = p.compileBreaker(kind.CircuitBreaker, e.inbound, env)
+		e.cluster.breaker = p.compileInstanceBreaker(kind.CircuitBreaker)
 	case *configv1.Policy_RateLimit:
 		var old *RateLimit
 		if before != nil {
@@ -106,9 +107,12 @@ func (e *entry) compileBody(p *problems, m *configv1.Policy, before *entry, env 
 		e.fault = p.compileFault(kind.Fault)
 	case *configv1.Policy_Subsets:
 		p.checkSubsetsPolicy(kind.Subsets)
+		e.cluster.subsets = compileSubsets(kind.Subsets)
 	case *configv1.Policy_LoadBalancing:
-		e.hash = p.compileBalancing(kind.LoadBalancing)
+		e.cluster.balancing = p.compileBalancing(kind.LoadBalancing)
 	case *configv1.Policy_OutlierEjection:
-		p.checkEjection(kind.OutlierEjection)
+		e.cluster.ejection = p.compileEjection(kind.OutlierEjection)
+	case *configv1.Policy_HealthCheck:
+		e.cluster.health = p.compileHealth(kind.HealthCheck)
 	}
 }

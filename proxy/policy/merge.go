@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -10,7 +11,7 @@ type slots [KindFault + 1]*entry
 
 // merge makes the views of all services that policies name, out of entries of which
 // no two are alike in what they are for.
-func merge(entries []*entry) map[string]*Service {
+func merge(entries []*entry, previous *Set) map[string]*Service {
 	byService := map[string][]*entry{}
 	for _, e := range entries {
 		byService[e.service()] = append(byService[e.service()], e)
@@ -19,12 +20,12 @@ func merge(entries []*entry) map[string]*Service {
 	services := make(map[string]*Service, len(byService)+1)
 	var all *Service
 	if len(forAll) > 0 {
-		all = mergeService(AllServices, forAll, nil, nil)
+		all = mergeService(AllServices, forAll, nil, nil, previous)
 		services[AllServices] = all
 	}
 	for name, named := range byService {
 		if name != AllServices {
-			services[name] = mergeService(name, named, forAll, all)
+			services[name] = mergeService(name, named, forAll, all, previous)
 		}
 	}
 	return services
@@ -32,7 +33,7 @@ func merge(entries []*entry) map[string]*Service {
 
 // mergeService makes the view of one service. all is the view of those that no policy
 // names: sides of which nothing is said by name are the same there, and shared.
-func mergeService(name string, named, forAll []*entry, all *Service) *Service {
+func mergeService(name string, named, forAll []*entry, all *Service, previous *Set) *Service {
 	v := &Service{name: name, entries: slices.Concat(named, forAll)}
 	for _, inbound := range []bool{false, true} {
 		side := &v.outbound
@@ -48,12 +49,33 @@ func mergeService(name string, named, forAll []*entry, all *Service) *Service {
 		}
 		*side = mergeMethods(v.entries, inbound)
 	}
-	for _, e := range v.entries {
-		if !e.kind.ofMethods() && v.whole[e.kind] == nil {
-			v.whole[e.kind] = e
-		}
+	v.parts = mergeParts(v.entries)
+	if before := previous.Service(name); before != nil && before.parts == v.parts {
+		v.cluster = before.cluster
+	} else {
+		v.cluster = v.parts.policy()
 	}
 	return v
+}
+
+// mergeParts gathers what is said of the service as a whole. The entries that come
+// first go before others.
+func mergeParts(entries []*entry) (parts clusterParts) {
+	for _, e := range entries {
+		parts.subsets = cmp.Or(parts.subsets, e.cluster.subsets)
+		parts.balancing = cmp.Or(parts.balancing, e.cluster.balancing)
+		parts.ejection = cmp.Or(parts.ejection, e.cluster.ejection)
+		parts.health = cmp.Or(parts.health, e.cluster.health)
+	}
+	// Instances' own breakers are part of the policy for all methods, whether or not
+	// that one has any.
+	all := slices.IndexFunc(entries, func(e *entry) bool {
+		return e.kind == KindCircuitBreaker && !e.inbound && slices.Contains(e.selectors, everything)
+	})
+	if all >= 0 {
+		parts.breaker = entries[all].cluster.breaker
+	}
+	return parts
 }
 
 // mergeMethods merges the policies of one side for each of their selectors. The

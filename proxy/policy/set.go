@@ -3,6 +3,7 @@ package policy
 import (
 	"github.com/pillion-proxy/pillion/proxy/breaker"
 	"github.com/pillion-proxy/pillion/proxy/retry"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
 )
 
 // Set is all policies that are in force. It never changes. A nil one has none.
@@ -54,8 +55,9 @@ type Service struct {
 	// entries are the policies for the service by name, and those for all.
 	entries           []*entry
 	outbound, inbound *table[*Method]
-	// whole are the policies about the service as a whole, by kind.
-	whole [numKinds]*entry
+	// parts are what policies say of the service as a whole, and cluster is made of it.
+	parts   clusterParts
+	cluster *upstream.Policy
 }
 
 // Outbound returns what is said of RPCs to the method at a path, where they are made;
@@ -80,10 +82,28 @@ func (v *Service) Inbound(path string) *Method {
 
 // HashKey returns what ring_hash and maglev hash of RPCs to the service; nil: nothing.
 func (v *Service) HashKey() *HashKey {
-	if v == nil || v.whole[KindLoadBalancing] == nil {
+	if v == nil || v.parts.balancing == nil {
 		return nil
 	}
-	return v.whole[KindLoadBalancing].hash
+	return v.parts.balancing.hash
+}
+
+// Cluster returns what is said of how the service's instances are chosen; nil: nothing
+// is. It is the same object for as long as the same is said.
+func (v *Service) Cluster() *upstream.Policy {
+	if v == nil {
+		return nil
+	}
+	return v.cluster
+}
+
+// Failover returns where RPCs go while none of the service's instances can be used, in
+// this order.
+func (v *Service) Failover() []Target {
+	if v == nil || v.parts.balancing == nil {
+		return nil
+	}
+	return v.parts.balancing.failover
 }
 
 // Method is what policies say of a method: of each kind the most exact. It never

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/balance"
 )
 
 // Warning says that something in a policy is in force, but is hardly meant so.
@@ -150,7 +151,7 @@ func (w *warner) emptySubsets(m *configv1.SubsetsPolicy) {
 }
 
 func (w *warner) balancing(m *configv1.LoadBalancingPolicy) {
-	if m.GetHash() != nil && m.GetPolicy() != "" && !slices.Contains(hashing, m.GetPolicy()) {
+	if way, _ := balance.ParsePolicy(m.GetPolicy()); m.GetHash() != nil && way != balance.ByDefault && !way.Hashes() {
 		w.addf("load_balancing.hash", "is not looked at by %s: it is for ring_hash and maglev", m.GetPolicy())
 	}
 	for i, d := range m.GetFailover() {

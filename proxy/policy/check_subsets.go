@@ -5,12 +5,7 @@ import (
 	"slices"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
-)
-
-// What a subset's fallback may be beside another subset's name.
-const (
-	fallbackNone = "none"
-	fallbackAny  = "any"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
 )
 
 // checkSubsetsPolicy checks what the subsets of a service say of each other.
@@ -18,17 +13,17 @@ func (p *problems) checkSubsetsPolicy(m *configv1.SubsetsPolicy) {
 	subsets := m.GetSubsets()
 	for _, name := range slices.Sorted(maps.Keys(subsets)) {
 		field := of("subsets.subsets", name)
-		if name == fallbackNone || name == fallbackAny {
+		if name == upstream.FallbackNone || name == upstream.FallbackAny {
 			p.addf(field, "%q means something else as a fallback: choose another name", name)
 		}
 		fallback := subsets[name].GetFallback()
-		if fallback == fallbackNone || fallback == fallbackAny || fallback == "" {
+		if fallback == upstream.FallbackNone || fallback == upstream.FallbackAny || fallback == "" {
 			continue
 		}
 		if subsets[fallback] == nil {
-			p.addf(field+".fallback", "%q is none of the policy's subsets, nor %q or %q", fallback, fallbackNone, fallbackAny)
+			p.addf(field+".fallback", "%q is none of the policy's subsets, nor %q or %q", fallback, upstream.FallbackNone, upstream.FallbackAny)
 		} else if comesBack(subsets, name) {
-			p.addf(field+".fallback", "%q falls back on %q in the end: have one of them end in %q or %q", name, name, fallbackNone, fallbackAny)
+			p.addf(field+".fallback", "%q falls back on %q in the end: have one of them end in %q or %q", name, name, upstream.FallbackNone, upstream.FallbackAny)
 		}
 	}
 	if m.GetDefault() != "" && subsets[m.GetDefault()] == nil {

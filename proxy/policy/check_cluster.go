@@ -2,20 +2,16 @@ package policy
 
 import (
 	"math/big"
-	"slices"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/balance"
 )
 
-// hashing are the ways of choosing an instance that need something to hash.
-var hashing = []string{"ring_hash", "maglev"}
-
-// compileBalancing checks a load balancing policy, and compiles what it hashes.
-func (p *problems) compileBalancing(m *configv1.LoadBalancingPolicy) *HashKey {
+// checkBalancing checks what is between a load balancing policy's fields.
+func (p *problems) checkBalancing(m *configv1.LoadBalancingPolicy, way balance.Policy) {
 	const field = "load_balancing"
-	hash := p.compileHashKey(field+".hash", m.GetHash())
-	if slices.Contains(hashing, m.GetPolicy()) && m.GetHash() == nil {
-		p.addf(field+".hash", "is missing: %s chooses instances by it (metadata, cookie or caller)", m.GetPolicy())
+	if way.Hashes() && m.GetHash() == nil {
+		p.addf(field+".hash", "is missing: %s chooses instances by it (metadata, cookie or caller)", way)
 	}
 	if size := m.GetTableSize(); m.TableSize != nil && !big.NewInt(int64(size)).ProbablyPrime(0) {
 		p.addf(field+".table_size", "is %d, which is no prime number: %d is the next", size, nextPrime(size))
@@ -28,7 +24,6 @@ func (p *problems) compileBalancing(m *configv1.LoadBalancingPolicy) *HashKey {
 			p.addf(at(field+".failover", i), "names neither a service nor a subset")
 		}
 	}
-	return hash
 }
 
 func nextPrime(n uint32) uint32 {
