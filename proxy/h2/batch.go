@@ -8,6 +8,7 @@ import "time"
 // Batch is not safe for concurrent use, and may be used again after Done.
 type Batch struct {
 	flush  []*Conn
+	later  []func()
 	events []event
 	told   int // of events
 	now    time.Time
@@ -48,8 +49,9 @@ func (b *Batch) Now() time.Time {
 // every connection that was appended to, until nothing is left. No lock may be
 // held.
 func (b *Batch) Done() {
-	for len(b.flush) > 0 || len(b.events) > 0 {
+	for len(b.flush) > 0 || len(b.events) > 0 || len(b.later) > 0 {
 		b.tell()
+		b.callLater()
 		if last := len(b.flush) - 1; last >= 0 {
 			c := b.flush[last]
 			b.flush[last] = nil
@@ -58,6 +60,17 @@ func (b *Batch) Done() {
 		}
 	}
 	b.now = time.Time{}
+}
+
+// Later has f called when the batch is done, with no lock held.
+func (b *Batch) Later(f func()) { b.later = append(b.later, f) }
+
+func (b *Batch) callLater() {
+	later := b.later
+	b.later = nil
+	for _, f := range later {
+		f()
+	}
 }
 
 // tell delivers all events in their order, those too that come in while it is at

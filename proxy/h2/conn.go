@@ -3,6 +3,7 @@ package h2
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
@@ -34,7 +35,8 @@ type Conn struct {
 	cfg     *Config
 	handler Handler
 	// Data is the handler's own; the engine does not look at it.
-	Data any
+	Data     any
+	peerHost atomic.Pointer[string] // see PeerHost
 
 	mu sync.Mutex
 	// room tells the reader that output was written.
@@ -168,6 +170,20 @@ func (c *Conn) Serve() {
 
 // RemoteAddr returns the peer's address.
 func (c *Conn) RemoteAddr() net.Addr { return c.t.RemoteAddr() }
+
+// PeerHost returns the peer's address without the port, "" where it has none. It is
+// asked for often.
+func (c *Conn) PeerHost() string {
+	if host := c.peerHost.Load(); host != nil {
+		return *host
+	}
+	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
+	if err != nil {
+		host = ""
+	}
+	c.peerHost.Store(&host)
+	return host
+}
 
 // LocalAddr returns the connection's own address.
 func (c *Conn) LocalAddr() net.Addr { return c.t.LocalAddr() }

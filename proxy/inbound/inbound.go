@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -14,6 +15,7 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/downstream"
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/relay"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
@@ -43,20 +45,23 @@ type Options struct {
 type Proxy struct {
 	callers *downstream.Server
 	app     *upstream.Cluster
+	to      *toApp
 }
 
 // New returns an inbound proxy.
 func New(o Options) *Proxy {
 	up := o.Upstream.WithDefaults()
+	to := &toApp{}
 	app := upstream.NewCluster(o.Service, balance.PickFirst, &up, o.Counters.Service(telemetry.Inbound, o.Service))
 	app.Update([]registry.Endpoint{{ID: "app", Address: o.Address, Weight: 1}}, false)
+	to.app = app
 	r := relay.New(relay.Config{
-		Side: telemetry.Inbound, Router: toApp{app}, Metrics: o.Metrics,
+		Side: telemetry.Inbound, Router: to, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Inbound, ""), Log: o.AccessLog,
 		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget, Shield: true, RefusalTimeout: o.RefusalTimeout,
 	})
 	return &Proxy{
-		app: app,
+		app: app, to: to,
 		callers: downstream.New(downstream.Options{
 			HTTP2: o.HTTP2, NewStream: r.NewStream, MaxConns: o.MaxConns, ConnsPerSecond: o.ConnsPerSecond, DeadAfter: up.DeadAfter,
 			Open: &o.Counters.DownstreamConnections[telemetry.Inbound], Logger: o.Logger,
@@ -77,18 +82,28 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	return err
 }
 
+// SetPolicies puts policies in force for the RPCs that come from now on.
+func (p *Proxy) SetPolicies(set *policy.Set) { p.to.policies.Store(set) }
+
 // Cluster returns the local app.
 func (p *Proxy) Cluster() *upstream.Cluster { return p.app }
 
 // toApp routes everything to the local app.
-type toApp struct{ app *upstream.Cluster }
-
-func (t toApp) Find(string, string) (*upstream.Cluster, string, bool) {
-	return t.app, "local app", false
+type toApp struct {
+	app      *upstream.Cluster
+	policies atomic.Pointer[policy.Set]
 }
 
-func (toApp) Await(string, string, relay.Waiter, uint32) bool { return false }
+func (t *toApp) Policies() *policy.Set { return t.policies.Load() }
 
-func (toApp) Explain(string, string) (codes.Code, wire.Flag, string) {
+func (t *toApp) Find(*policy.Set, string, string) relay.Found {
+	return relay.Found{Cluster: t.app, Service: t.app.Name(), Route: "local app"}
+}
+
+func (t *toApp) Service(string) relay.Found { return t.Find(nil, "", "") }
+
+func (*toApp) Await(string, string, string, relay.Waiter, uint32) bool { return false }
+
+func (*toApp) Explain(string, string, string) (codes.Code, wire.Flag, string) {
 	return codes.Unimplemented, wire.FlagNoRoute, "there is no local app"
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/downstream"
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/relay"
 	"github.com/pillion-proxy/pillion/proxy/routing"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
@@ -23,8 +24,10 @@ import (
 
 // Options configure the outbound side.
 type Options struct {
-	Source                     registry.Source
-	DefaultService             string
+	Source         registry.Source
+	DefaultService string
+	// Caller is the local app's service, "" for none.
+	Caller                     string
 	Policy                     balance.Policy
 	DefaultTimeout, MaxTimeout time.Duration
 	ResolveTimeout             time.Duration
@@ -76,7 +79,7 @@ func New(o Options) *Proxy {
 	}
 	p.router = routing.New(ro)
 	rc := relay.Config{
-		Side: telemetry.Outbound, Router: p.router, Metrics: o.Metrics,
+		Side: telemetry.Outbound, Router: p.router, Caller: o.Caller, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Outbound, ""), Log: o.AccessLog,
 		DefaultTimeout: o.DefaultTimeout, MaxTimeout: o.MaxTimeout, RefusalTimeout: o.RefusalTimeout,
 		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget,
@@ -99,8 +102,18 @@ func newOwn(rc relay.Config, http2 *h2.Config, logger *slog.Logger) *downstream.
 	rc.Metrics = telemetry.NewMetrics(telemetry.Outbound)
 	rc.Unrouted = new(telemetry.Counters).Service(telemetry.Outbound, "")
 	rc.Log, rc.Gate = nil, nil
+	rc.Router = ungoverned{rc.Router}
 	return downstream.New(downstream.Options{HTTP2: http2, NewStream: relay.New(rc).NewStream, Logger: logger})
 }
+
+// ungoverned is a router of RPCs that no policy is meant for.
+type ungoverned struct{ relay.Router }
+
+// Policies implements relay.Router.
+func (ungoverned) Policies() *policy.Set { return nil }
+
+// SetPolicies puts policies in force for the RPCs that come from now on.
+func (p *Proxy) SetPolicies(set *policy.Set) { p.router.SetPolicies(set) }
 
 // Serve accepts connections until Shutdown.
 func (p *Proxy) Serve(l net.Listener) error { return p.callers.Serve(l) }

@@ -7,6 +7,7 @@ import (
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/breaker"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
 )
 
 // Env is what policies need of the sidecar that they are compiled for.
@@ -16,6 +17,8 @@ type Env struct {
 	// BreakerChanged is told of each change of a breaker's state, beside the log; nil:
 	// nobody is. It must not wait.
 	BreakerChanged func(policy string, key breaker.Key, t breaker.Transition)
+	// Group returns the counters of a split's group; nil: nobody wants to know.
+	Group func(telemetry.GroupKey) *telemetry.Group
 }
 
 // Compile compiles policies which keep the schema's rules and whose defaults are

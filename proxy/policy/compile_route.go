@@ -41,6 +41,7 @@ func (p *problems) compileRule(field, name string, m *configv1.RouteRule) Rule {
 	rule := Rule{
 		Policy:    p.policy,
 		Name:      name,
+		Label:     p.policy + "/" + name,
 		match:     p.compileMatch(field+".match", m.GetMatch()),
 		Timeout:   m.GetTimeout().AsDuration(),
 		Request:   p.compileChange(field+".request", m.GetRequest(), "", ""),

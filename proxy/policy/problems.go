@@ -31,6 +31,7 @@ func (r Refusal) Error() string {
 // problems collects what is wrong with one policy.
 type problems struct {
 	policy string
+	env    *Env
 	list   []Refusal
 }
 

@@ -17,8 +17,8 @@ type Route struct {
 
 // Rule is one rule of a route.
 type Rule struct {
-	// Policy and Name are the policy's and the rule's name.
-	Policy, Name string
+	// Policy and Name are the policy's and the rule's name, Label is both.
+	Policy, Name, Label string
 	// Status answers the RPC here; nil: it is sent on.
 	Status *FixedStatus
 	// Timeout is the deadline of RPCs that come without one; 0: what the timeout

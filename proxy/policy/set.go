@@ -1,6 +1,7 @@
 package policy
 
 import (
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/breaker"
 	"github.com/pillion-proxy/pillion/proxy/retry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
@@ -60,6 +61,11 @@ type Service struct {
 	cluster *upstream.Policy
 }
 
+// Names says that policies name the service, and do not mean it among all only.
+func (v *Service) Names(service string) bool {
+	return v != nil && v.name == service && service != AllServices
+}
+
 // Outbound returns what is said of RPCs to the method at a path, where they are made;
 // nil where nothing is.
 func (v *Service) Outbound(path string) *Method {
@@ -106,6 +112,15 @@ func (v *Service) Failover() []Target {
 	return v.parts.balancing.failover
 }
 
+// Failover returns where RPCs to the service go while none of its instances can be
+// used, in this order.
+func (v *Service) Failover() []*configv1.Destination {
+	if v == nil || v.whole[KindLoadBalancing] == nil {
+		return nil
+	}
+	return v.whole[KindLoadBalancing].source.GetLoadBalancing().GetFailover()
+}
+
 // Method is what policies say of a method: of each kind the most exact. It never
 // changes; what is nil is not said.
 type Method struct {
@@ -117,6 +132,9 @@ type Method struct {
 	RateLimit *RateLimit
 	Fault     *Fault
 }
+
+// Routes says that there is a route.
+func (m *Method) Routes() bool { return m != nil && m.Route != nil }
 
 // methodOf gathers what the policies of each slot say.
 func methodOf(slots *slots) *Method {

@@ -6,6 +6,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
 )
 
 // ForceKey is the metadata key by which a caller chooses a group, where the split
@@ -21,6 +22,8 @@ type Group struct {
 	// Request is what changes in the request for this group, after the rule's own
 	// changes. It sets KeyName too, in the place of what the caller wrote there.
 	Request *Change
+	// Counts counts the group's RPCs; nil: nobody wants to know.
+	Counts *telemetry.Group
 
 	service, subset string
 	weight          int
@@ -174,6 +177,9 @@ func (p *problems) compileSplit(field string, m *configv1.Split, rule string) *s
 			p.addf(field, "is the second group named %q: give it a name of its own (group)", g.Name)
 		}
 		g.Request = p.compileChange(field+".request", d.GetRequest(), groupKey, g.Name)
+		if p.env.Group != nil && g.Name != "" {
+			g.Counts = p.env.Group(telemetry.GroupKey{Policy: p.policy, Rule: rule, Group: g.Name})
+		}
 		s.groups = append(s.groups, g)
 		weights = append(weights, g.weight)
 		sum += g.weight

@@ -43,6 +43,23 @@ func (r *RPC) failWith(b *h2.Batch, code codes.Code, flag wire.Flag, message str
 	r.end(b, code, flag, message)
 }
 
+// answer ends an RPC that no instance has seen, with a status of a policy's. r.mu is
+// held.
+func (r *RPC) answer(b *h2.Batch, code codes.Code, flag wire.Flag, message string, more ...hpack.Field) {
+	fields := []hpack.Field{
+		{Name: ":status", Value: "200"},
+		{Name: wire.HeaderContentType, Value: wire.ContentType},
+		{Name: wire.HeaderStatus, Value: strconv.Itoa(int(code))},
+		{Name: wire.HeaderMessage, Value: wire.EncodeMessage(message)},
+	}
+	if flag != wire.FlagNone {
+		fields = append(fields, hpack.Field{Name: wire.HeaderFlags, Value: flag.String()})
+	}
+	r.status = 200
+	r.down.SendHeaders(b, append(fields, more...), true)
+	r.end(b, code, flag, message)
+}
+
 // refuse answers a request that is no gRPC with a plain HTTP status, once the
 // request has come to its end: until then it is checked as any other is. r.mu is
 // held.

@@ -5,7 +5,9 @@
 //
 // The path of an RPC, each step in a file named for it:
 //
-//	request.go   accept: the caller's headers; find the destination
+//	request.go   accept: the caller's headers; find the service it is addressed to
+//	govern.go    what the policies say: route, time, faults, limits, breakers
+//	mirror.go    copies of the request for somebody else
 //	attempt.go   pick an instance, open a stream there, send the request
 //	response.go  what the instance answers, and how the RPC ends
 //	retry.go     another attempt, where the instance provably did nothing or a
@@ -36,6 +38,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
@@ -43,15 +46,34 @@ import (
 
 // Router finds where an RPC goes.
 type Router interface {
-	// Find returns the destination of an RPC. wait says that it is not known
-	// yet, and that Await will tell.
-	Find(authority, path string) (dest *upstream.Cluster, route string, wait bool)
-	// Await has w told once Find may know more, or after a bound of its own. It
-	// is false where too many wait already: w will not be told.
-	Await(authority, path string, w Waiter, life uint32) bool
+	// Policies are those in force, nil for none. An RPC asks once and keeps them to
+	// its end.
+	Policies() *policy.Set
+	// Find returns the service that an RPC is addressed to.
+	Find(set *policy.Set, authority, path string) Found
+	// Service returns a service by its name.
+	Service(name string) Found
+	// Await has w told once Find may know more, or after a bound of its own; or
+	// Service, where service is not empty. It is false where too many wait already:
+	// w will not be told.
+	Await(service, authority, path string, w Waiter, life uint32) bool
 	// Explain says why there is no destination: the status, the short code and
-	// one line.
-	Explain(authority, path string) (codes.Code, wire.Flag, string)
+	// one line. service is what Await had.
+	Explain(service, authority, path string) (codes.Code, wire.Flag, string)
+}
+
+// Found is where an RPC goes, as far as it is known.
+type Found struct {
+	// Cluster is the service's instances; nil: it is not known yet, or there is no
+	// such service.
+	Cluster *upstream.Cluster
+	// Service is the service's name. It may be there without a cluster: that of a
+	// service that only a route knows. Empty: none was found.
+	Service string
+	// Route is what found it, for the access log.
+	Route string
+	// Wait says that it is not known yet, and that Await will tell.
+	Wait bool
 }
 
 // Waiter waits for a destination. life is handed back as it was given.
@@ -68,6 +90,8 @@ type Config struct {
 	Unrouted *telemetry.Service
 	// Log may be nil.
 	Log *telemetry.AccessLog
+	// Caller is the service that the RPCs come from, "" where that is not known.
+	Caller string
 	// DefaultTimeout is the deadline of RPCs that come without one, MaxTimeout
 	// the longest that one may have. 0: none.
 	DefaultTimeout, MaxTimeout time.Duration

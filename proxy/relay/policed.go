@@ -11,6 +11,7 @@ import (
 // policed is what an RPC needs for the policies that hold for it; one for which none
 // does has nothing of it. It is guarded by RPC.mu.
 type policed struct {
+	governed
 	retrying
 	times
 }
@@ -35,6 +36,7 @@ func (r *RPC) beginPolicies(b *h2.Batch) {
 	case p.hedging != nil:
 		p.limits = p.hedging.Limits.For(r.dest.Name(), now)
 	}
+	r.mirror(b)
 	p.limits.Begin(now)
 	p.movedAt = now.Sub(r.start)
 	if p.idleTimeout > 0 {
@@ -60,13 +62,15 @@ func (r *RPC) beganAttempt(b *h2.Batch, a *attempt) {
 
 // forget lets go of what belongs to one RPC only.
 func (p *policed) forget() {
+	p.governed = governed{}
 	p.retrying.forget()
 	p.times.forget()
 }
 
 // endPolicies is told how the RPC ended. It returns the reason that counters and log
 // get, where there was none. r.mu is held.
-func (r *RPC) endPolicies(code codes.Code, flag wire.Flag) wire.Flag {
+func (r *RPC) endPolicies(b *h2.Batch, code codes.Code, flag wire.Flag) wire.Flag {
+	r.settle(b, code, flag)
 	r.pol.times.stop()
 	return r.endRetrying(code, flag)
 }

@@ -1,8 +1,6 @@
 package relay
 
 import (
-	"strings"
-
 	"google.golang.org/grpc/codes"
 
 	"github.com/pillion-proxy/pillion/proxy/admission"
@@ -87,20 +85,13 @@ func (r *RPC) readHeaders(h *h2.Head) (refusal int16) {
 // findDestination looks up where the RPC goes, and goes on there. r.mu is held.
 func (r *RPC) findDestination(b *h2.Batch) {
 	router := r.p.cfg.Router
-	dest, route, wait := router.Find(r.authority, r.path)
-	switch {
-	case dest != nil:
-		r.dest, r.route = dest, route
-		r.send(b)
-	case wait:
-		// What is kept longer than this life must not live in its memory.
-		if !router.Await(strings.Clone(r.authority), strings.Clone(r.path), r, r.life) {
-			r.fail(b, codes.ResourceExhausted, wire.FlagOverload, "too many RPCs wait for their destination to be looked up")
-		}
-	default:
-		code, flag, message := router.Explain(r.authority, r.path)
-		r.fail(b, code, flag, message)
+	set := router.Policies()
+	found := router.Find(set, r.authority, r.path)
+	if set != nil {
+		r.govern(b, set, found)
+		return
 	}
+	r.arrive(b, found, "")
 }
 
 // OnRoute implements Waiter.
@@ -147,6 +138,7 @@ func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
 		}
 	}
 	r.moved(b)
+	r.mirrorData(b, p, end)
 	held, open := r.early, r.reaches()
 	if !r.keep(b, p, open) {
 		r.fail(b, codes.ResourceExhausted, wire.FlagOverload, "the sidecar keeps too many requests in memory")

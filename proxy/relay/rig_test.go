@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/internal/scriptpeer"
+	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
@@ -139,18 +141,38 @@ type router struct {
 	pending bool
 	full    bool // nobody more may wait
 	waiting []func()
+
+	policies atomic.Pointer[policy.Set]
+	others   map[string]*upstream.Cluster // beside dest
 }
 
-func (r *router) Find(string, string) (*upstream.Cluster, string, bool) {
+func (r *router) Policies() *policy.Set { return r.policies.Load() }
+
+func (r *router) Find(*policy.Set, string, string) Found {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.pending {
-		return nil, "", true
+		return Found{Wait: true}
 	}
-	return r.dest, "test", false
+	if r.dest == nil {
+		return Found{}
+	}
+	return Found{Cluster: r.dest, Service: r.dest.Name(), Route: "test"}
 }
 
-func (r *router) Await(_, _ string, w Waiter, life uint32) bool {
+func (r *router) Service(name string) Found {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.others[name]; c != nil {
+		return Found{Cluster: c, Service: name}
+	}
+	if r.dest != nil && r.dest.Name() == name {
+		return Found{Cluster: r.dest, Service: name}
+	}
+	return Found{Service: name}
+}
+
+func (r *router) Await(_, _, _ string, w Waiter, life uint32) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.full {
@@ -160,7 +182,7 @@ func (r *router) Await(_, _ string, w Waiter, life uint32) bool {
 	return true
 }
 
-func (r *router) Explain(authority, path string) (codes.Code, wire.Flag, string) {
+func (r *router) Explain(_, authority, path string) (codes.Code, wire.Flag, string) {
 	return codes.Unimplemented, wire.FlagNoRoute, "no way to " + authority + path
 }
 

@@ -147,7 +147,7 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 	r.count()
 	r.method.Handled(code, took)
 	if r.pol != nil {
-		flag = r.endPolicies(code, flag)
+		flag = r.endPolicies(b, code, flag)
 	}
 	if flag != wire.FlagNone {
 		r.counts().Failed(flag)

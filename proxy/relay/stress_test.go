@@ -23,6 +23,7 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/downstream"
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
@@ -32,19 +33,23 @@ import (
 // hesitant is a router that does not always know the way at once.
 type hesitant struct{ dest *upstream.Cluster }
 
-func (h hesitant) Find(string, string) (*upstream.Cluster, string, bool) {
+func (h hesitant) Policies() *policy.Set { return nil }
+
+func (h hesitant) Find(*policy.Set, string, string) Found {
 	if rand.IntN(10) == 0 {
-		return nil, "", true
+		return Found{Wait: true}
 	}
-	return h.dest, "test", false
+	return Found{Cluster: h.dest, Service: h.dest.Name(), Route: "test"}
 }
 
-func (h hesitant) Await(_, _ string, w Waiter, life uint32) bool {
+func (h hesitant) Service(string) Found { return h.Find(nil, "", "") }
+
+func (h hesitant) Await(_, _, _ string, w Waiter, life uint32) bool {
 	time.AfterFunc(rand.N(2*time.Millisecond), func() { w.OnRoute(life) })
 	return true
 }
 
-func (hesitant) Explain(string, string) (codes.Code, wire.Flag, string) {
+func (hesitant) Explain(string, string, string) (codes.Code, wire.Flag, string) {
 	return codes.Unimplemented, wire.FlagNoRoute, "no way"
 }
 

@@ -136,7 +136,7 @@ type service struct {
 	// names that are looked up, and what a cluster brings with it, metrics above
 	// all, is for names that exist.
 	cluster atomic.Pointer[upstream.Cluster]
-	make    func(service string) *upstream.Cluster
+	router  *Router
 }
 
 func (s *service) inFlight() int64 {
@@ -156,7 +156,7 @@ func (r *Router) watch(name string, declared bool) *entry {
 	if t.services.len() >= r.opts.MaxNames || r.ctx.Err() != nil {
 		return nil
 	}
-	s := &service{name: name, declared: declared, make: r.opts.NewCluster}
+	s := &service{name: name, declared: declared, router: r}
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
 	r.tables.Store(&tables{services: t.services.with(name, s), names: t.names})
@@ -183,8 +183,8 @@ func (s *service) update(now *registry.Service) {
 		return
 	}
 	if c == nil {
-		c = s.make(s.name)
-		s.cluster.Store(c)
+		c = s.router.opts.NewCluster(s.name)
+		s.router.configure(s, c)
 	}
 	c.SetGRPC(now.GRPC)
 	c.Update(now.Endpoints, now.Stale)

@@ -34,16 +34,16 @@ func TestAnRPCWithoutAuthorityWhileTheRegistryIsAway(t *testing.T) {
 	r := New(Options{Source: away{}, ResolveTimeout: time.Minute, NewCluster: func(string) *upstream.Cluster { return nil }})
 	defer r.Close()
 	const authority, path = "localhost:15001", "/helloworld.Greeter/SayHello"
-	if _, _, wait := r.Find(authority, path); !wait {
+	if !r.Find(nil, authority, path).Wait {
 		t.Fatal("the registry is not asked")
 	}
 	asked := make(told)
-	r.Await(authority, path, asked, 1)
+	r.Await("", authority, path, asked, 1)
 	<-asked
-	if dest, _, wait := r.Find(authority, path); dest != nil || wait {
+	if found := r.Find(nil, authority, path); found.Cluster != nil || found.Wait {
 		t.Fatal("it is not settled")
 	}
-	code, flag, message := r.Explain(authority, path)
+	code, flag, message := r.Explain("", authority, path)
 	if code != codes.Unavailable || flag != wire.FlagNoHealthyUpstream || !strings.Contains(message, "helloworld.Greeter") {
 		t.Errorf("%v %v: %s", code, flag, message)
 	}

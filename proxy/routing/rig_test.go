@@ -163,18 +163,18 @@ func (r *rig) route(authority, path string) *rpc {
 
 func (c *rpc) look() {
 	c.looked++
-	dest, route, wait := c.r.Find(c.authority, c.path)
+	found := c.r.Find(c.r.Policies(), c.authority, c.path)
 	switch {
-	case dest != nil:
-		c.cluster = dest
-		c.result = fmt.Sprintf("%s by %s", dest.Name(), route)
-	case wait:
+	case found.Cluster != nil:
+		c.cluster = found.Cluster
+		c.result = fmt.Sprintf("%s by %s", found.Cluster.Name(), found.Route)
+	case found.Wait:
 		c.result = "waits"
-		if !c.r.Await(c.authority, c.path, c, 7) {
+		if !c.r.Await("", c.authority, c.path, c, 7) {
 			c.result = "too many"
 		}
 	default:
-		code, flag, message := c.r.Explain(c.authority, c.path)
+		code, flag, message := c.r.Explain("", c.authority, c.path)
 		c.result = fmt.Sprintf("%v %v: %s", code, flag, message)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/relay"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
@@ -24,7 +25,10 @@ type Router struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 
-	tables atomic.Pointer[tables]
+	tables   atomic.Pointer[tables]
+	policies atomic.Pointer[policy.Set]
+	// configuring orders what clusters are told of policies.
+	configuring sync.Mutex
 
 	mu    sync.Mutex // guards what follows, and changes of tables
 	known []string   // names of all services, as far as asked, for messages
@@ -60,6 +64,32 @@ func New(o Options) *Router {
 	return r
 }
 
+// SetPolicies puts policies in force for the RPCs that come from now on.
+func (r *Router) SetPolicies(set *policy.Set) {
+	r.configuring.Lock()
+	defer r.configuring.Unlock()
+	r.policies.Store(set)
+	for name, s := range r.tables.Load().services.all() {
+		if c := s.cluster.Load(); c != nil {
+			configure(c, set.Service(name))
+		}
+	}
+}
+
+// configure tells a new cluster the policies in force.
+func (r *Router) configure(s *service, c *upstream.Cluster) {
+	r.configuring.Lock()
+	defer r.configuring.Unlock()
+	configure(c, r.policies.Load().Service(s.name))
+	s.cluster.Store(c)
+}
+
+// configure tells a cluster what is said of its service as a whole.
+func configure(*upstream.Cluster, *policy.Service) {}
+
+// Policies implements relay.Router.
+func (r *Router) Policies() *policy.Set { return r.policies.Load() }
+
 // Close stops all watches. RPCs under way go on; those that wait are told.
 func (r *Router) Close() {
 	r.mu.Lock() // nothing is begun after this
@@ -77,29 +107,42 @@ func (r *Router) Close() {
 
 // Find implements relay.Router. It looks at two maps at most, however many
 // services there are.
-func (r *Router) Find(authority, path string) (dest *upstream.Cluster, route string, wait bool) {
-	t := r.tables.Load()
-	step := r.find(t, authority, path)
-	return step.dest, step.route, step.pending != nil || step.unknown
+func (r *Router) Find(set *policy.Set, authority, path string) relay.Found {
+	st := r.find(r.tables.Load(), set, authority, path)
+	return relay.Found{Cluster: st.dest, Service: st.service, Route: st.route, Wait: st.pending != nil || st.unknown}
+}
+
+// Service implements relay.Router.
+func (r *Router) Service(name string) relay.Found {
+	st := r.tables.Load().service(name, "")
+	return relay.Found{Cluster: st.dest, Service: name, Wait: st.pending != nil || st.unknown}
 }
 
 // step is how far a search came.
 type step struct {
 	dest  *upstream.Cluster
 	route string
+	// service is what was found, or is looked for.
+	service string
 	// pending is what has to answer before the search can go on; unknown says
-	// that nobody was asked yet, for the service or the name given.
+	// that nobody was asked yet, for the service, or else for the name.
 	pending *entry
 	unknown bool
-	service string
 	name    string
 }
 
+// done says that there is no need to look further.
+func (s *step) done() bool { return s.dest != nil || s.pending != nil || s.unknown }
+
 // find goes through the order of the package's comment.
-func (r *Router) find(t *tables, authority, path string) step {
+func (r *Router) find(t *tables, set *policy.Set, authority, path string) step {
 	if service := ServiceName(authority); service != "" {
-		if st := t.service(service, "authority"); st.dest != nil || st.pending != nil || st.unknown {
+		st := t.service(service, "authority")
+		if st.done() {
 			return st
+		}
+		if v := set.Service(service); v.Names(service) && v.Outbound(path).Routes() {
+			return step{service: service, route: "authority"}
 		}
 	}
 	grpcService, telling := rpcService(path)
@@ -107,7 +150,7 @@ func (r *Router) find(t *tables, authority, path string) step {
 		return step{dest: r.opts.Reflection, route: "mesh reflection"}
 	}
 	if telling {
-		if st := r.findName(t, grpcService); st.dest != nil || st.pending != nil || st.unknown {
+		if st := r.findName(t, grpcService); st.done() {
 			return st
 		}
 	}
@@ -126,9 +169,9 @@ func (t *tables) service(name, route string) step {
 	s.touch()
 	switch s.state.Load() {
 	case statePending:
-		return step{pending: &s.entry}
+		return step{pending: &s.entry, service: name}
 	case stateKnown:
-		return step{dest: s.cluster.Load(), route: route}
+		return step{dest: s.cluster.Load(), route: route, service: name}
 	default:
 		return step{}
 	}
@@ -154,14 +197,22 @@ func (r *Router) findName(t *tables, grpcService string) step {
 }
 
 // Await implements relay.Router.
-func (r *Router) Await(authority, path string, w relay.Waiter, life uint32) bool {
-	st := r.find(r.tables.Load(), authority, path)
+func (r *Router) Await(service, authority, path string, w relay.Waiter, life uint32) bool {
+	t := r.tables.Load()
+	var st step
+	if service != "" {
+		st = t.service(service, "")
+	} else {
+		st = r.find(t, r.Policies(), authority, path)
+	}
 	e := st.pending
 	if st.unknown {
 		r.mu.Lock()
 		if st.service != "" {
 			e = r.watch(st.service, false)
-			r.askMeanwhile(e, path)
+			if service == "" {
+				r.askMeanwhile(e, path)
+			}
 		} else {
 			e = r.ask(st.name, r.opts.ResolveTimeout)
 		}
@@ -178,7 +229,14 @@ func (r *Router) Await(authority, path string, w relay.Waiter, life uint32) bool
 }
 
 // Explain implements relay.Router.
-func (r *Router) Explain(authority, path string) (codes.Code, wire.Flag, string) {
+func (r *Router) Explain(service, authority, path string) (codes.Code, wire.Flag, string) {
+	if service != "" {
+		if s := r.tables.Load().services.get(service); s != nil && s.timedOut.Load() {
+			return codes.Unavailable, wire.FlagNoHealthyUpstream,
+				fmt.Sprintf("the registry has not said within %v where service %q is", r.opts.ResolveTimeout, service)
+		}
+		return codes.Unavailable, wire.FlagNoHealthyUpstream, fmt.Sprintf("service %q is not in the registry", service)
+	}
 	t := r.tables.Load()
 	if s := t.services.get(ServiceName(authority)); s != nil && s.timedOut.Load() {
 		return codes.Unavailable, wire.FlagNoHealthyUpstream,

@@ -102,7 +102,7 @@ func TestExplain(t *testing.T) {
 		r.route("localhost", "/a.B/C").want(`*several services answer it (x, y): name one in :authority; no default destination; known services: billing, greeter`)
 		r.route("localhost", "nonsense").want(`Unimplemented NR: no destination: *`)
 		r.route(strings.Repeat("%", 50000), "nonsense").want(`Unimplemented NR: no destination: *`)
-		if _, _, message := r.Explain(strings.Repeat("x", 50000), "/"+strings.Repeat("y", 50000)+"/M"); len(message) > 2000 {
+		if _, _, message := r.Explain("", strings.Repeat("x", 50000), "/"+strings.Repeat("y", 50000)+"/M"); len(message) > 2000 {
 			t.Errorf("a message of %d bytes", len(message))
 		}
 	})
@@ -406,7 +406,7 @@ func TestSettledBeforeTheWait(t *testing.T) {
 		r.route("greeter", sayHello)
 		r.source.tell(t, "greeter", true)
 		c := &rpc{r: r, authority: "greeter", path: sayHello}
-		if !r.Await(c.authority, c.path, c, 7) {
+		if !r.Await("", c.authority, c.path, c, 7) {
 			t.Fatal("it may not wait")
 		}
 		c.want("greeter by authority")
@@ -492,7 +492,7 @@ func TestFindAllocatesNothing(t *testing.T) {
 	}})
 	defer r.Close()
 	r.tables.Load().services.get("greeter").update(&registry.Service{Name: "greeter"})
-	if n := testing.AllocsPerRun(100, func() { r.Find("greeter:443", sayHello) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { r.Find(nil, "greeter:443", sayHello) }); n != 0 {
 		t.Errorf("Find allocates %v times", n)
 	}
 }

@@ -29,6 +29,8 @@ const maxServices = 1000
 //	pillion_downstream_connections{side}              callers' connections that are open
 //	pillion_buffered_bytes                            bytes held for RPCs, both sides
 //	pillion_access_log_dropped_total                  RPCs missing from the access log
+//	pillion_group_rpcs_total{policy,rule,group,grpc_code}  RPCs of a split's groups
+//	pillion_group_rpc_seconds{policy,rule,group}      how long they took
 //	pillion_rpcs_in_flight{side}                      RPCs under way
 //	pillion_rpcs_shed_total{side,reason}              RPCs refused before they went on
 //	pillion_concurrency_limit                         the adaptive limit of the local app
@@ -60,6 +62,7 @@ type Counters struct {
 
 	mu       sync.Mutex
 	services [2]map[string]*Service // by Kind and name
+	groups   map[GroupKey]*Group
 }
 
 // Service holds the counters of one destination in one direction.
@@ -168,6 +171,8 @@ func (c *Counters) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- desc
 	}
+	ch <- groupDesc
+	ch <- groupSecondsDesc
 	for _, desc := range admissionDescs {
 		ch <- desc
 	}
@@ -187,6 +192,7 @@ func (c *Counters) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(bufferedDesc, c.BufferedBytes.Load())
 	counter(logDroppedDesc, c.AccessLogDropped.Load())
+	c.collectGroups(ch)
 	for _, kind := range []Kind{Outbound, Inbound} {
 		side := kind.String()
 		gauge(downstreamDesc, c.DownstreamConnections[kind].Load(), side)

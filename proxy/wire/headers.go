@@ -20,6 +20,10 @@ const (
 // HeaderFlags is Pillion's own: the Flag of an error that Pillion made itself.
 const HeaderFlags = "pillion-flags"
 
+// HeaderMirror is Pillion's own: it says that a request is the copy of another one,
+// whose answer nobody wants.
+const HeaderMirror = "pillion-mirror"
+
 const (
 	// ContentType is the content-type of an answer that Pillion makes itself.
 	ContentType = "application/grpc"

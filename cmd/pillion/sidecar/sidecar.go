@@ -18,6 +18,7 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/inbound"
 	"github.com/pillion-proxy/pillion/proxy/outbound"
+	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/registry"
 	"github.com/pillion-proxy/pillion/server"
@@ -42,6 +43,7 @@ type Sidecar struct {
 	logger *slog.Logger
 
 	source    *source
+	policies  *policies
 	ready     *server.Readiness
 	counters  telemetry.Counters
 	accessLog *telemetry.AccessLog
@@ -110,6 +112,8 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 			return nil, err
 		}
 	}
+	s.policies = newPolicies(policy.Env{Logger: o.Logger, Group: s.counters.Group}, o.Logger)
+	s.policies.watch(s.source.policies)
 	// Last: the proxies begin their work when they are made.
 	s.assemble(metrics)
 	return s, nil
@@ -124,17 +128,19 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 	connRate := int(s.cfg.GetHttp2().GetMaxConnectionRate())
 	if s.listeners[sideOutbound] != nil {
 		out := s.cfg.GetOutbound()
-		policy, _ := balance.ParsePolicy(out.GetLoadBalancing()) // the schema allows no other
+		balancing, _ := balance.ParsePolicy(out.GetLoadBalancing()) // the schema allows no other
 		m := telemetry.NewLimitedMetrics(telemetry.Outbound, metricsLimits(s.cfg.GetMetrics()))
 		metrics.MustRegister(m)
 		s.outbound = outbound.New(outbound.Options{
-			Source: s.source, DefaultService: out.GetDefaultService(), Policy: policy,
+			Source: s.source, DefaultService: out.GetDefaultService(), Policy: balancing,
+			Caller:         s.cfg.GetService().GetName(),
 			DefaultTimeout: out.GetDefaultTimeout().AsDuration(), MaxTimeout: out.GetMaxTimeout().AsDuration(),
 			ResolveTimeout: out.GetResolveTimeout().AsDuration(), IdleTimeout: s.source.idleTimeout,
 			LearnNames: s.source.small, HTTP2: settings.http2, Upstream: settings.instances, Retry: retry, Gate: settings.gates[telemetry.Outbound],
 			MaxConns: maxConns, ConnsPerSecond: connRate, Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
 			Limits: outboundLimits(out), RefusalTimeout: refusal,
 		})
+		s.policies.apply(s.outbound.SetPolicies)
 	}
 	if s.listeners[sideInbound] != nil {
 		m := telemetry.NewLimitedMetrics(telemetry.Inbound, metricsLimits(s.cfg.GetMetrics()))
@@ -145,6 +151,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			HTTP2: settings.http2, Upstream: settings.app, Retry: retry, MaxConns: maxConns, ConnsPerSecond: connRate, Gate: settings.gates[telemetry.Inbound],
 			Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger, RefusalTimeout: refusal,
 		})
+		s.policies.apply(s.inbound.SetPolicies)
 		s.app = newAppReflection(service, m)
 	}
 }
@@ -228,6 +235,7 @@ func (s *Sidecar) drain() error {
 		s.shutInbound(ctx, note)
 		s.shutOutbound(ctx, note)
 	}
+	s.policies.close()
 	s.source.Close()
 	last, cancelLast := context.WithTimeout(context.Background(), time.Second)
 	defer cancelLast()
@@ -282,6 +290,7 @@ func (s *Sidecar) closeAll() {
 	for _, l := range s.listeners {
 		_ = l.Close()
 	}
+	s.policies.close()
 	if s.source != nil {
 		s.source.Close()
 	}

@@ -20,7 +20,8 @@ import (
 // source is the registry's source with what the rest wants to know of it.
 type source struct {
 	registry.Source
-	consul *consul.Source // nil: it is another
+	consul   *consul.Source // nil: it is another
+	policies []registry.PolicySource
 	// small says that the services are few enough to ask each of them by
 	// reflection what it answers.
 	small bool
@@ -49,7 +50,7 @@ func openFile(cfg *configv1.FileRegistry, logger *slog.Logger) (*source, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &source{Source: f, small: true, close: f.Close, describe: func() *adminv1.Source {
+	return &source{Source: f, policies: []registry.PolicySource{f}, small: true, close: f.Close, describe: func() *adminv1.Source {
 		st := f.Status()
 		d := &adminv1.Source{Kind: "file", Location: st.Path, LastSuccess: timestamp(st.LoadedAt)}
 		if st.Err != nil {

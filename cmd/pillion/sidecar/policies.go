@@ -1,0 +1,134 @@
+package sidecar
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/policy"
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// policies are those in force: it takes them from their sources, compiles them
+// together, and hands them to the proxies. One that is wrong is refused alone, and
+// its last version that was not stays.
+type policies struct {
+	env    policy.Env
+	logger *slog.Logger
+
+	stop  context.CancelFunc // of watching; nil: nothing is watched
+	ended sync.WaitGroup
+
+	mu      sync.Mutex
+	said    []*registry.Policies // by source; nil: nothing yet
+	set     *policy.Set
+	list    []*configv1.Policy
+	refused []registry.RefusedPolicy
+	targets []func(*policy.Set)
+}
+
+func newPolicies(env policy.Env, logger *slog.Logger) *policies {
+	return &policies{env: env, logger: logger}
+}
+
+// apply has a proxy told of the policies in force, now and whenever they change.
+func (p *policies) apply(to func(*policy.Set)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.targets = append(p.targets, to)
+	to(p.set)
+}
+
+// watch takes policies from sources until close. It returns once each has said what
+// there is for the first time: RPCs that came before would obey none.
+func (p *policies) watch(sources []registry.PolicySource) {
+	var first sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stop = cancel
+	p.said = make([]*registry.Policies, len(sources))
+	for i, source := range sources {
+		first.Add(1)
+		var once sync.Once
+		p.ended.Go(func() {
+			source.WatchPolicies(ctx, func(now *registry.Policies) {
+				p.take(i, now)
+				once.Do(first.Done)
+			})
+			once.Do(first.Done)
+		})
+	}
+	first.Wait()
+}
+
+// take puts in force what a source says now.
+func (p *policies) take(source int, now *registry.Policies) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.said[source] = now
+	var list []*configv1.Policy
+	var refused []registry.RefusedPolicy
+	from := make(map[string]*registry.Policies)
+	for _, s := range p.said {
+		if s == nil {
+			continue
+		}
+		refused = append(refused, s.Refused...)
+		for _, one := range s.List {
+			if other := from[one.GetName()]; other != nil {
+				refused = append(refused, registry.RefusedPolicy{
+					Policy: one.GetName(), Problem: locate(s, one.GetName(), "name") + ": there is one of this name in " + other.Where + " already: give it another name",
+				})
+				continue
+			}
+			from[one.GetName()] = s
+			list = append(list, one)
+		}
+	}
+	set, wrong := policy.Compile(list, p.set, p.env)
+	for _, w := range wrong {
+		refused = append(refused, registry.RefusedPolicy{Policy: w.Policy, Problem: locate(from[w.Policy], w.Policy, w.Field) + ": " + w.Message})
+	}
+	p.log(refused)
+	p.set, p.list, p.refused = set, list, refused
+	for _, to := range p.targets {
+		to(set)
+	}
+}
+
+// close ends the watching. It may be called on nil.
+func (p *policies) close() {
+	if p != nil && p.stop != nil {
+		p.stop()
+		p.ended.Wait()
+	}
+}
+
+func locate(s *registry.Policies, name, field string) string {
+	if s == nil || s.Locate == nil {
+		return "policy " + name + ": " + field
+	}
+	return s.Locate(name, field)
+}
+
+// log says what is refused, where that is news. p.mu is held.
+func (p *policies) log(refused []registry.RefusedPolicy) {
+	for _, r := range refused {
+		if !slices.Contains(p.refused, r) {
+			p.logger.Error("policy is refused, its last good version stays in force if there is one", "policy", r.Policy, "problem", r.Problem)
+		}
+	}
+	for _, r := range p.refused {
+		if !slices.ContainsFunc(refused, func(now registry.RefusedPolicy) bool { return now.Policy == r.Policy }) {
+			p.logger.Info("policy is in order again", "policy", r.Policy)
+		}
+	}
+}
+
+// inForce returns what holds and what was refused.
+func (p *policies) inForce() (*policy.Set, []*configv1.Policy, []registry.RefusedPolicy) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.set, p.list, p.refused
+}

@@ -1,0 +1,388 @@
+package relay
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/breaker"
+	"github.com/pillion-proxy/pillion/proxy/faultinject"
+	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+	"github.com/pillion-proxy/pillion/proxy/policy"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// governed is what the policies say of an RPC, and what they have of it. It is guarded
+// by RPC.mu.
+type governed struct {
+	looked   policy.RPC     // what the policies looked at
+	method   *policy.Method // what holds for the service that the RPC is addressed to
+	decision policy.Decision
+	failover []*configv1.Destination // where the RPC goes next when nobody is where it goes now
+
+	fault   faultinject.Fault
+	delayed bool // by it
+	delay   *time.Timer
+
+	circuit *breaker.Circuit // nil: none
+	place   breaker.Place
+	pending bool // it waits for its place
+	// limited says that a limiter refused the RPC, ours or another sidecar's, so that
+	// its status says nothing about the destination.
+	limited   bool
+	firstByte time.Duration
+	breaker   *breaker.Policy
+
+	subset string
+	hash   uint64
+	hashed bool
+
+	shadow *shadow
+}
+
+// govern sends an RPC on its way as the policies say. r.mu is held.
+func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
+	service := set.Service(found.Service)
+	method := r.methodOf(service)
+	if found.Wait && (found.Service == "" || !service.Names(found.Service) || !method.Routes()) {
+		r.arrive(b, found, "") // who is meant is not known before the registry says
+		return
+	}
+	decision := policy.Decision{Service: found.Service}
+	if method != nil {
+		r.look(method)
+		if method.Routes() {
+			decision = method.Route.Decide(&r.pol.looked, found.Service, nil)
+			r.pol.decision = decision
+		}
+		if rule := decision.Rule; rule != nil && rule.Status != nil {
+			r.route = rule.Label
+			r.answer(b, rule.Status.Code, wire.FlagNone, rule.Status.Message)
+			return
+		}
+	}
+	named := ""
+	if decision.Service != found.Service || found.Cluster == nil && decision.Service != "" {
+		named = decision.Service
+		route := found.Route
+		found = r.p.cfg.Router.Service(named)
+		found.Route = route
+		service = set.Service(named)
+	}
+	if found.Cluster == nil {
+		r.arrive(b, found, named)
+		return
+	}
+	if rule := decision.Rule; rule != nil {
+		found.Route = rule.Label
+	}
+	r.prepare(found, service)
+	r.arrive(b, found, named)
+}
+
+// methodOf returns what a service's policies say of the RPC's method.
+func (r *RPC) methodOf(service *policy.Service) *policy.Method {
+	if r.p.cfg.Side == telemetry.Inbound {
+		return service.Inbound(r.path)
+	}
+	return service.Outbound(r.path)
+}
+
+// look makes ready what policies look at. r.mu is held.
+func (r *RPC) look(method *policy.Method) {
+	r.police().method = method
+	r.pol.looked = policy.RPC{
+		Path: r.path, Authority: r.authority, Caller: r.p.cfg.Caller, Fields: r.block.Fields, Random: r.p.cfg.Random,
+	}
+	if r.pol.looked.Caller == "" {
+		r.pol.looked.Peer = r.down.Conn().PeerHost()
+	}
+}
+
+// prepare takes what the policies of the service say where the RPC goes. r.mu is
+// held.
+func (r *RPC) prepare(found Found, service *policy.Service) {
+	if service == nil {
+		return
+	}
+	key := service.HashKey()
+	method := r.methodOf(service)
+	failover := service.Failover()
+	if key == nil && len(failover) == 0 && (method == nil || method.Breaker == nil) && r.pol == nil {
+		return
+	}
+	if r.pol == nil {
+		r.look(nil)
+	}
+	pol := r.pol
+	pol.failover = failover
+	pol.subset = pol.decision.Subset
+	if key != nil {
+		pol.hash, pol.hashed = key.Hash(&pol.looked)
+	}
+	if method != nil && method.Breaker != nil {
+		pol.breaker = method.Breaker
+		pol.circuit = method.Breaker.Circuit(found.Cluster.Name(), r.path)
+	}
+}
+
+// arrive goes on where an RPC's destination is known, and else waits for that or
+// fails. service is what is looked for where it is not what the caller named. r.mu
+// is held.
+func (r *RPC) arrive(b *h2.Batch, found Found, service string) {
+	router := r.p.cfg.Router
+	switch {
+	case found.Cluster != nil:
+		r.dest, r.route = found.Cluster, found.Route
+		if r.pol != nil {
+			r.obey(b)
+			return
+		}
+		r.send(b)
+	case found.Wait:
+		// What is kept longer than this life must not live in its memory.
+		if !router.Await(service, strings.Clone(r.authority), strings.Clone(r.path), r, r.life) {
+			r.fail(b, codes.ResourceExhausted, wire.FlagOverload, "too many RPCs wait for their destination to be looked up")
+		}
+	default:
+		code, flag, message := router.Explain(service, r.authority, r.path)
+		if rule := r.rule(); rule != nil {
+			message = fmt.Sprintf("route %s: %s", rule.Label, message)
+		}
+		r.fail(b, code, flag, message)
+	}
+}
+
+// rule is the route's rule that the RPC is under, nil for none. r.mu is held.
+func (r *RPC) rule() *policy.Rule {
+	if r.pol == nil {
+		return nil
+	}
+	return r.pol.decision.Rule
+}
+
+// obey does what the policies say before the RPC departs. r.mu is held.
+func (r *RPC) obey(b *h2.Batch) {
+	if m := r.pol.method; m != nil {
+		if !r.setTimes(b, m) {
+			return
+		}
+		r.pol.retry, r.pol.hedging = m.Retry, m.Hedging
+		if m.Fault != nil && r.faulted(b, m) {
+			return
+		}
+	}
+	r.obeyLimits(b)
+}
+
+// setTimes gives the RPC the deadline of its policies. It is false where that has
+// passed while the destination was looked up. r.mu is held.
+func (r *RPC) setTimes(b *h2.Batch, m *policy.Method) bool {
+	standard, most := r.p.cfg.DefaultTimeout, r.p.cfg.MaxTimeout
+	if t := m.Timeout; t != nil {
+		if t.Default > 0 {
+			standard = t.Default
+		}
+		if t.Max > 0 {
+			most = t.Max
+		}
+		r.pol.timeoutPolicy, r.pol.attemptTimeout, r.pol.idleTimeout, r.pol.maxAge = t.Policy, t.PerAttempt, t.Idle, t.MaxAge
+	}
+	if rule := r.rule(); rule != nil && rule.Timeout > 0 {
+		standard = rule.Timeout
+	}
+	if standard == r.p.cfg.DefaultTimeout && most == r.p.cfg.MaxTimeout {
+		return true
+	}
+	timeout := standard
+	r.capped = timeout > 0
+	if asked := r.askedTimeout(); asked > 0 {
+		timeout, r.capped = asked, false
+	}
+	if most > 0 && (timeout == 0 || timeout > most) {
+		timeout, r.capped = most, true
+	}
+	if timeout == 0 {
+		return true
+	}
+	if timeout == r.deadline {
+		return true
+	}
+	r.setDeadline(timeout)
+	r.timer.Reset(timeout - b.Now().Sub(r.start))
+	if r.expired(b) {
+		r.failDeadline(b)
+		return false
+	}
+	return true
+}
+
+// askedTimeout is the deadline that the caller asked for, 0 for none. r.mu is held.
+func (r *RPC) askedTimeout() time.Duration {
+	if r.timeoutAt < 0 {
+		return 0
+	}
+	d, _ := wire.ParseTimeout(r.block.Fields[r.timeoutAt].Value) // it was read once
+	return min(max(d, 1), maxTimeout)
+}
+
+// faulted makes the RPC fail or wait, where a fault policy says so: then it is true.
+// r.mu is held.
+func (r *RPC) faulted(b *h2.Batch, m *policy.Method) bool {
+	pol := r.pol
+	fault, ok := m.Fault.Decide(&pol.looked)
+	if !ok || !m.Fault.Begin(fault) {
+		return false
+	}
+	if fault.Delay == 0 {
+		r.fail(b, fault.Code, wire.FlagFaultInjected, fault.Message)
+		m.Fault.End()
+		return true
+	}
+	pol.delayed, pol.fault = true, fault
+	life := r.life
+	pol.delay = time.AfterFunc(fault.Delay, func() { r.onDelayed(life) })
+	return true
+}
+
+// onDelayed is called by the timer, perhaps when the RPC is over.
+func (r *RPC) onDelayed(life uint32) {
+	var b h2.Batch
+	defer b.Done()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if life != r.life || r.pol == nil || !r.pol.delayed || r.phase != phaseRouting {
+		return
+	}
+	r.undelay()
+	if f := r.pol.fault; f.Abort {
+		r.fail(&b, f.Code, wire.FlagFaultInjected, f.Message)
+		return
+	}
+	r.obeyLimits(&b)
+}
+
+// undelay ends the wait of a fault. r.mu is held.
+func (r *RPC) undelay() {
+	if r.pol.delayed {
+		r.pol.delayed = false
+		r.pol.delay.Stop()
+		r.pol.method.Fault.End()
+	}
+}
+
+// obeyLimits goes on behind a fault: rate limit, changes, breaker. r.mu is held.
+func (r *RPC) obeyLimits(b *h2.Batch) {
+	pol := r.pol
+	if m := pol.method; m != nil && m.RateLimit != nil {
+		if reached, ok := m.RateLimit.Take(b.Now(), &pol.looked); !ok {
+			r.failLimited(b, reached)
+			return
+		}
+	}
+	r.changeRequest()
+	if pol.circuit == nil {
+		r.send(b)
+		return
+	}
+	r.enter(b)
+}
+
+// failLimited tells the caller that a rate limit was reached, and when there is room
+// again. r.mu is held.
+func (r *RPC) failLimited(b *h2.Batch, reached policy.LimitReached) {
+	message := reached.Message()
+	r.pol.limited = true
+	r.answer(b, codes.ResourceExhausted, wire.FlagRateLimited, message,
+		hpack.Field{Name: wire.HeaderRetryPushback, Value: wire.RetryPushback(reached.RetryAfter)},
+		hpack.Field{Name: wire.HeaderStatusDetails, Value: wire.RetryInfoDetails(codes.ResourceExhausted, message, reached.RetryAfter)},
+	)
+}
+
+// changeRequest makes the changes of metadata that the route says. r.mu is held.
+func (r *RPC) changeRequest() {
+	rule, group := r.pol.decision.Rule, r.pol.decision.Group
+	if rule == nil {
+		return
+	}
+	fields := rule.Request.Apply(r.block.Fields)
+	if group != nil {
+		fields = group.Request.Apply(fields)
+	}
+	if rule.Authority != "" {
+		for i := range fields {
+			if fields[i].Name == ":authority" || fields[i].Name == "host" {
+				fields[i].Value = rule.Authority
+			}
+		}
+	}
+	r.block.Fields = fields
+	r.timeoutAt = -1
+	for i := range fields {
+		if fields[i].Name == wire.HeaderTimeout {
+			r.timeoutAt = int32(i)
+		}
+	}
+}
+
+// enter asks the circuit breaker. r.mu is held.
+func (r *RPC) enter(b *h2.Batch) {
+	pol := r.pol
+	switch verdict := pol.circuit.Enter(b.Now(), &pol.place, r, r.life); verdict {
+	case breaker.Admitted:
+		r.send(b)
+	case breaker.Pending:
+		pol.pending = true
+	default:
+		r.failBroken(b, verdict)
+	}
+}
+
+func (r *RPC) failBroken(b *h2.Batch, verdict breaker.Verdict) {
+	r.pol.limited = true
+	r.fail(b, codes.Unavailable, wire.FlagOverflow, r.pol.circuit.Refusal(verdict))
+}
+
+// OnPlace implements breaker.Waiter: the wait for a place among the RPCs under way is
+// over.
+func (r *RPC) OnPlace(life uint32, verdict breaker.Verdict) {
+	var b h2.Batch
+	defer b.Done()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if life != r.life || r.pol == nil || !r.pol.pending || r.phase != phaseRouting {
+		return
+	}
+	r.pol.pending = false
+	if verdict == breaker.Admitted {
+		r.send(&b)
+	} else {
+		r.failBroken(&b, verdict)
+	}
+}
+
+// settle gives back what the policies have of an RPC that ends. r.mu is held.
+func (r *RPC) settle(b *h2.Batch, code codes.Code, flag wire.Flag) {
+	pol := r.pol
+	r.undelay()
+	r.mirrorEnds(b)
+	if pol.circuit != nil {
+		excused := pol.limited || pol.pending || flag == wire.FlagDownstreamDisconnect || flag == wire.FlagDownstreamProtocolError || flag == wire.FlagOverload
+		firstByte := pol.firstByte
+		if firstByte == 0 {
+			firstByte = b.Now().Sub(r.start)
+		}
+		woken := pol.place.Leave(b.Now(), pol.breaker.Judge(code, excused), firstByte)
+		if woken.Any() {
+			b.Later(woken.Tell)
+		}
+	}
+	if g := pol.decision.Group; g != nil && g.Counts != nil {
+		g.Counts.Ended(code, b.Now().Sub(r.start))
+	}
+}
