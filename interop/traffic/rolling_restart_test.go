@@ -9,8 +9,9 @@ import (
 	"github.com/pillion-proxy/pillion/interop/load"
 )
 
-// rollingLoad is what runs during a restart.
-var rollingLoad = load.Options{PerSecond: 2000, StreamEvery: 20, AtOnce: 2500, Least: 0.05, MayBeSlow: true}
+// rollingLoad is what runs during a restart: as much as the machine can, and not so many
+// at once that a slow one takes a minute for each.
+var rollingLoad = load.Options{PerSecond: 2000, StreamEvery: 20, AtOnce: 400, Least: 0.02, MayBeSlow: true}
 
 // instance is an app with the sidecar beside it.
 type instance struct {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/interop/harness"
 	"github.com/pillion-proxy/pillion/interop/load"
+	"google.golang.org/grpc"
 )
 
 // manager stands in for systemd: it hears what services say over NOTIFY_SOCKET.
@@ -124,6 +125,7 @@ func TestWhatSystemdIsTold(t *testing.T) {
 	}
 
 	s.install(t, harness.Pillion(t))
+	s.Await(t, "the upgrade failed") // or its line may come after that of the next
 	before := s.lines("the upgrade failed")
 	s.signal(t, syscall.SIGHUP)
 	eventually(t, "the upgrade", func() bool { return len(s.upgrades()) == 1 })
@@ -282,7 +284,8 @@ func TestSystemdSocketActivate(t *testing.T) {
 	o.through = []string{tool, "-l", o.outbound, "-l", o.admin, "--fdname=outbound:admin"}
 	s.run(t, o)
 	s.Await(t, "Listening on")
-	if _, err := load.Who(t.Context(), load.Dial(t, o.outbound)); err != nil {
+	// gRPC tries again where the program takes longer than the client gives a connection.
+	if _, err := load.Who(t.Context(), load.Dial(t, o.outbound), grpc.WaitForReady(true)); err != nil {
 		t.Errorf("the first RPC: %v", err)
 	}
 	s.AwaitReady(t)
