@@ -51,11 +51,8 @@ func (r *RPC) startDeadline() error {
 // setDeadline sets the timer, from the arrival of the headers on. r.mu is held.
 func (r *RPC) setDeadline(timeout time.Duration) {
 	r.deadline = timeout
-	if r.timer == nil {
-		r.timer = time.AfterFunc(timeout, r.onDeadline)
-	} else {
-		r.timer.Reset(timeout)
-	}
+	begun := r.start.Sub(r.p.made)
+	r.timer.set(begun, begun+timeout, r.onDeadline)
 }
 
 // expired says that the deadline has passed. r.mu is held.
@@ -63,14 +60,19 @@ func (r *RPC) expired(b *h2.Batch) bool {
 	return r.deadline > 0 && b.Now().Sub(r.start) >= r.deadline
 }
 
-// onDeadline is called by the timer, perhaps late: for an RPC that is over, or
-// for the next one in the same memory.
+// onDeadline is called by the timer, perhaps for an RPC that is over, or for the next
+// one in the same memory, whose deadline may be later or that has none.
 func (r *RPC) onDeadline() {
 	var b h2.Batch
 	defer b.Done()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.phase == phaseDone || !r.isOpen || !r.expired(&b) {
+	r.timer.rang()
+	if r.phase == phaseDone || !r.isOpen || r.deadline == 0 {
+		return
+	}
+	if !r.expired(&b) {
+		r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+r.deadline, r.onDeadline)
 		return
 	}
 	if r.phase == phaseRefusing {

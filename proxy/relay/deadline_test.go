@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"fmt"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -187,7 +189,7 @@ func (r *rig) late(a *scriptpeer.Host) (caller, in *scriptpeer.Peer) {
 	caller.Request(1, "/a.B/C", true, "grpc-timeout", "50m")
 	in = a.Conn()
 	in.Want("HEADERS 1*")
-	rpcs[0].timer.Stop()
+	rpcs[0].timer.timer.Stop()
 	time.Sleep(50 * time.Millisecond)
 	return caller, in
 }
@@ -234,6 +236,39 @@ func TestTimersDoNotHitLaterRPCs(t *testing.T) {
 		in.TrailersOnly(id, "0")
 		late.TrailersOnly(id+2, "0")
 		r.Want("HEADERS* grpc-status=0 end", "HEADERS* grpc-status=0 end")
+	})
+}
+
+// Whatever deadlines RPCs had before in the same memory, and however they ended, each
+// deadline passes when it should.
+func TestDeadlinesAreKeptWhateverWasBefore(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, options{})
+		a := r.net.Listen("a:1")
+		id := uint32(1)
+		for _, c := range []struct {
+			timeout  time.Duration
+			answered bool
+		}{
+			{5 * time.Second, true}, {50 * time.Millisecond, false}, {20 * time.Millisecond, true},
+			{30 * time.Millisecond, false}, {time.Hour, true}, {5 * time.Second, true}, {10 * time.Second, false},
+			{5 * time.Second, true}, {4 * time.Second, true}, {6 * time.Second, false}, {9 * time.Second, true},
+			{time.Minute, false},
+		} {
+			in := r.ask(a, id, true, "grpc-timeout", strconv.Itoa(int(c.timeout.Milliseconds()))+"m")
+			if c.answered {
+				time.Sleep(c.timeout / 2)
+				in.TrailersOnly(id, "0")
+				r.Want("HEADERS* grpc-status=0 end")
+			} else {
+				time.Sleep(c.timeout - time.Millisecond)
+				r.Want()
+				time.Sleep(time.Millisecond)
+				r.Want(fmt.Sprintf("HEADERS %d :status=200 grpc-status=4* pillion-flags=DT end", id))
+				in.Want("RST_STREAM*")
+			}
+			id += 2
+		}
 	})
 }
 

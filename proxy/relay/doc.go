@@ -131,6 +131,7 @@ type Retry struct {
 // that takes new streams.
 type Proxy struct {
 	cfg  Config
+	made time.Time
 	rpcs sync.Pool
 }
 
@@ -151,7 +152,7 @@ func New(cfg Config) *Proxy {
 	if cfg.Random == nil {
 		cfg.Random = rand.Uint64
 	}
-	p := &Proxy{cfg: cfg}
+	p := &Proxy{cfg: cfg, made: time.Now()}
 	p.rpcs.New = func() any { return newRPC(p) }
 	return p
 }

@@ -41,7 +41,7 @@ type RPC struct {
 	mu    sync.Mutex
 	life  uint32 // which RPC this is, of those that the memory served
 	over  uint32 // the life of down that ended before it was handed over
-	timer *time.Timer
+	timer alarm
 	first attempt
 	spare *policed // of an RPC before this one
 	state
@@ -137,9 +137,7 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 		return
 	}
 	r.phase = phaseDone
-	if r.timer != nil {
-		r.timer.Stop()
-	}
+	r.timer.leave(b.Now().Sub(r.p.made))
 	r.letGo()
 	r.forgetRequest()
 	r.pass.End(b.Now(), r.askedAt(), code == codes.OK && r.reqMsgs <= 1 && r.respMsgs <= 1)
