@@ -106,7 +106,7 @@ func (c *Conn) endedEarly(s *Stream, now int64) error {
 func (c *Conn) early(s *Stream, now int64) bool {
 	age, patience := now-s.openedAt, int64(c.cfg.PrematureAge)
 	if s.patience > 0 {
-		patience = min(patience, max(s.patience, leastPatience))
+		patience = min(patience, max(int64(s.patience)*int64(time.Millisecond), leastPatience))
 	}
 	return c.role == Server && !s.answered && age <= patience
 }

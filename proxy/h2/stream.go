@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"math"
 	"time"
 
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
@@ -97,7 +98,7 @@ type life struct {
 	// ever appended to its output.
 	headersAt uint64
 	openedAt  int64 // Unix time in nanoseconds
-	patience  int64 // see Patience; only the reader uses it
+	patience  int32 // see Patience, in ms; only the reader uses it
 
 	padding       int32 // received and not yet given back to the peer's window
 	contentLength int64 // -1: none
@@ -196,7 +197,9 @@ func (s *Stream) Reset(b *Batch, code ErrCode) {
 // Patience says how long the client may be expected to wait for an answer, such as
 // until its deadline: who ends the stream then means no harm. A server's owner
 // calls it while it is told of the request, or never.
-func (s *Stream) Patience(d time.Duration) { s.patience = int64(d) }
+func (s *Stream) Patience(d time.Duration) {
+	s.patience = int32(min(max(d.Milliseconds(), 1), math.MaxInt32))
+}
 
 // Consume gives n received bytes back to the peer's window of the stream. The
 // caller holds the lock of the stream's owner.

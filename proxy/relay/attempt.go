@@ -19,13 +19,13 @@ import (
 type attempt struct {
 	rpc    *RPC
 	stream h2.Stream
-	gen    uint32
 	wait   upstream.Wait
 
 	inst    *upstream.Instance
 	turn    upstream.Turn
 	began   time.Duration // since RPC.start
 	headers time.Duration // of its answer, since RPC.start; 0: there are none
+	gen     uint32        // of stream
 	waiting bool          // for a connection
 	open    bool          // the request goes there, the answer has not ended
 	live    bool          // the engine knows stream

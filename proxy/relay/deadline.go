@@ -24,7 +24,7 @@ const maxTimeout = 100 * 365 * 24 * time.Hour
 // arrival of the headers. r.mu is held.
 func (r *RPC) startDeadline() error {
 	var timeout time.Duration
-	if r.timeouts > 1 { // only one of them could be told how much remains
+	if r.timeoutAt == twoTimeouts { // only one of them could be told how much remains
 		return errors.New("grpc-timeout stands there more than once: want one")
 	}
 	if r.timeoutAt >= 0 {

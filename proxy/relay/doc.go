@@ -14,6 +14,7 @@
 //	             policy says so
 //	hedge.go     several attempts at a time
 //	deadline.go  the time that the caller gives
+//	alarm.go     its timer, kept from one RPC to the next
 //	timeouts.go  and those of policies
 //	policed.go   what an RPC has for policies alone
 //	answer.go    what Pillion itself answers

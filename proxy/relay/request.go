@@ -69,8 +69,11 @@ func (r *RPC) readHeaders(h *h2.Head) (refusal int16) {
 		case wire.HeaderContentType:
 			isGRPC = wire.IsGRPC(f.Value)
 		case wire.HeaderTimeout:
-			r.timeoutAt = int32(first + i)
-			r.timeouts++
+			if r.timeoutAt == noTimeout {
+				r.timeoutAt = int32(first + i)
+			} else {
+				r.timeoutAt = twoTimeouts
+			}
 		}
 	}
 	switch {
@@ -167,7 +170,7 @@ func (r *RPC) keep(b *h2.Batch, p []byte, open bool) bool {
 	if !r.replayable && open {
 		return true
 	}
-	if over := len(r.replay) + len(p) - r.uncounted() - r.reserved; over > 0 {
+	if over := len(r.replay) + len(p) - r.uncounted() - int(r.reserved); over > 0 {
 		if !r.reserve(over) {
 			if open { // it goes on, with no other attempt
 				r.settleOnOne(b)
@@ -193,9 +196,9 @@ func (r *RPC) reserve(n int) bool {
 			return false
 		}
 		r.dest.Kept.Add(int64(n))
-		r.shared += n
+		r.shared += int32(n)
 	}
-	r.reserved += n
+	r.reserved += int32(n)
 	return true
 }
 
@@ -205,7 +208,7 @@ func (r *RPC) forgetRequest() {
 	r.replayable = false
 	r.replay = r.replay[:0]
 	if r.reserved > 0 {
-		r.p.cfg.Budget.Release(r.reserved)
+		r.p.cfg.Budget.Release(int(r.reserved))
 		if r.shared > 0 {
 			r.dest.Kept.Add(-int64(r.shared))
 		}

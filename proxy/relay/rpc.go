@@ -50,12 +50,13 @@ type RPC struct {
 // state is what belongs to one RPC only. It is guarded by RPC.mu. What is small
 // stands together: there may be many RPCs.
 type state struct {
-	downGen uint32
-	phase   phase
-	isOpen  bool // the engine knows down
-	early   bool // its request is not complete enough to begin
-	reqEnd  bool
-	capped  bool // the deadline is not the caller's own
+	downGen   uint32
+	timeoutAt int32 // where grpc-timeout is in block; noTimeout, twoTimeouts
+	phase     phase
+	isOpen    bool // the engine knows down
+	early     bool // its request is not complete enough to begin
+	reqEnd    bool
+	capped    bool // the deadline is not the caller's own
 	// An instance refused the RPC because it is overloaded, and it went elsewhere.
 	overloaded bool
 	replayable bool
@@ -73,16 +74,14 @@ type state struct {
 	reqBytes  uint64
 	reqMsgs   uint64
 	req       wire.Messages
-	timeoutAt int32 // where grpc-timeout is in block; -1: nowhere
-	timeouts  int32 // how many there are
 
 	// What is kept of the request until the RPC cannot be tried again, or as
 	// long as there is no stream to send it on.
 	replay     []byte
-	credited   int // request bytes given back to the caller's window
-	reserved   int // bytes of the budget that replay holds
-	shared     int // of those, the ones that are counted in dest.Kept
-	fieldBytes int // bytes of the budget that block holds
+	credited   int   // request bytes given back to the caller's window
+	reserved   int32 // bytes of the budget that replay holds, which windows bound
+	shared     int32 // of those, the ones that are counted in dest.Kept
+	fieldBytes int   // bytes of the budget that block holds
 
 	deadline time.Duration // since start; 0: none
 
@@ -109,6 +108,12 @@ type state struct {
 	pol *policed // nil: no policy holds for it
 }
 
+// What state.timeoutAt is where there is not one grpc-timeout.
+const (
+	noTimeout   = -1
+	twoTimeouts = -2 // or more
+)
+
 func newRPC(p *Proxy) *RPC {
 	r := &RPC{p: p, life: 1}
 	r.down.Init(r)
@@ -126,7 +131,7 @@ func (r *RPC) begin(b *h2.Batch, gen uint32, h *h2.Head, end bool) {
 	r.path, r.authority = h.Path, h.Authority
 	r.block = h.Take()
 	r.method = r.p.cfg.Metrics.Method(r.path)
-	r.timeoutAt = -1
+	r.timeoutAt = noTimeout
 	r.replayable = true
 }
 
