@@ -36,7 +36,10 @@ func newRig(t testing.TB, o Options, addresses ...string) *rig {
 		o.HTTP2 = new(h2.Config)
 	}
 	cfg := o.HTTP2.WithDefaults()
-	o.HTTP2, o.Dial = &cfg, r.net.Dial
+	o.HTTP2 = &cfg
+	if o.Dial == nil {
+		o.Dial = r.net.Dial
+	}
 	if o.Jitter == nil {
 		o.Jitter = func() float64 { return 0.5 }
 	}
