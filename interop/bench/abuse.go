@@ -37,6 +37,8 @@ const (
 	victimName = "app"
 	// badName is the service whose instance attacks.
 	badName = "bad"
+	// attackedName is who is attacked where that is not who is measured.
+	attackedName = "attacked"
 	// attackNiceness lets everybody else on the load's core go first.
 	attackNiceness = 19
 )
@@ -63,11 +65,17 @@ func (r *rig) abuse(ctx context.Context, pillion participant) error {
 		r.sayf("abuse, round %d of %d", round+1, r.opts.rounds)
 		for i, a := range r.opts.abuses() {
 			if i%calmEvery == 0 {
-				if err := r.undergo(ctx, pillion, victimAddr, nil); err != nil {
+				if err := r.undergo(ctx, pillion, victimAddr, nil, false); err != nil {
 					return err
 				}
 			}
-			if err := r.undergo(ctx, pillion, victimAddr, &a); err != nil {
+			if err := r.undergo(ctx, pillion, victimAddr, &a, false); err != nil {
+				return err
+			}
+			if !r.opts.control {
+				continue
+			}
+			if err := r.undergo(ctx, pillion, victimAddr, &a, true); err != nil {
 				return err
 			}
 		}
@@ -76,11 +84,44 @@ func (r *rig) abuse(ctx context.Context, pillion participant) error {
 }
 
 // undergo measures the load through a Pillion of its own, which no other attack has
-// been at, with an attack or without one.
-func (r *rig) undergo(ctx context.Context, pillion participant, victim string, a *abuse) error {
-	var mesh meshFile
+// been at, with an attack or without one. elsewhere has another Pillion attacked,
+// which is on the load's core with the lowest priority, as the attacker is: what that
+// costs the load is not the attacked one's doing.
+func (r *rig) undergo(ctx context.Context, pillion participant, victim string, a *abuse, elsewhere bool) error {
 	r.contestants = nil
-	c, err := r.join(ctx, pillion.name, pillion.bin, func(s site) (launch, error) {
+	c, mesh, err := r.attackable(ctx, pillion.name, pillion.bin, victim)
+	if c != nil {
+		defer c.proc.stop()
+	}
+	if err != nil {
+		return err
+	}
+	if a == nil {
+		return r.beside(ctx, c, sceneCalm)
+	}
+	if !elsewhere {
+		return r.underAttack(ctx, c, c, *a, mesh)
+	}
+	where := r.where
+	r.where.proxy = r.where.load
+	other, mesh, err := r.attackable(ctx, attackedName, pillion.bin, victim)
+	r.where = where
+	if other != nil {
+		defer other.proc.stop()
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Setpriority(unix.PRIO_PROCESS, other.proc.pid(), attackNiceness); err != nil {
+		return other.proc.failed("lowering its priority: %w", err)
+	}
+	return r.underAttack(ctx, c, other, *a, mesh)
+}
+
+// attackable starts a Pillion that leads to the backend and to the victim.
+func (r *rig) attackable(ctx context.Context, name, bin, victim string) (*contestant, *meshFile, error) {
+	var mesh meshFile
+	c, err := r.join(ctx, name, bin, func(s site) (launch, error) {
 		mesh = meshFile{path: filepath.Join(s.dir, "mesh.yaml"), services: map[string]string{"b": s.backend, victimName: victim}}
 		const config = "pillion.yaml"
 		err := errors.Join(mesh.write(), os.WriteFile(filepath.Join(s.dir, config), fmt.Appendf(nil,
@@ -89,17 +130,10 @@ func (r *rig) undergo(ctx context.Context, pillion participant, victim string, a
 			argv: []string{s.bin, "run", "-c", config}, env: goWorkers(s.workers), ready: httpOK("http://" + s.admin + "/ready"),
 		}, err
 	})
-	if c != nil {
-		defer c.proc.stop()
+	if err == nil {
+		c.authority = "b"
 	}
-	if err != nil {
-		return err
-	}
-	c.authority = "b"
-	if a == nil {
-		return r.beside(ctx, c, sceneCalm)
-	}
-	return r.underAttack(ctx, c, *a, &mesh)
+	return c, &mesh, err
 }
 
 // abuse is one attack, of a client's or of an instance's.
@@ -108,6 +142,9 @@ type abuse struct {
 }
 
 func (a abuse) scene() scene { return scene(a.role + ": " + a.name) }
+
+// control is the load's while another Pillion is attacked.
+func (a abuse) control() scene { return a.scene() + ", of another" }
 
 // abuses are all that were chosen.
 func (o *options) abuses() []abuse {
@@ -121,10 +158,10 @@ func (o *options) abuses() []abuse {
 	return slices.DeleteFunc(all, func(a abuse) bool { return !o.attacks.MatchString(string(a.scene())) })
 }
 
-// underAttack measures the load while a process attacks.
-func (r *rig) underAttack(ctx context.Context, c *contestant, a abuse, mesh *meshFile) error {
+// underAttack measures the load through c while a process attacks c, or another.
+func (r *rig) underAttack(ctx context.Context, c, attacked *contestant, a abuse, mesh *meshFile) error {
 	attacker, err := startProcess(command{
-		name: "attacker", argv: []string{r.self, a.role, a.name, c.site.listen},
+		name: "attacker", argv: []string{r.self, a.role, a.name, attacked.site.listen},
 		env: goWorkers(1), dir: r.dir, core: r.where.load,
 	})
 	if err != nil {
@@ -145,12 +182,15 @@ func (r *rig) underAttack(ctx context.Context, c *contestant, a abuse, mesh *mes
 		}
 		known := func(ctx context.Context) bool {
 			var answer strings.Builder
-			err := get(ctx, "http://"+c.site.admin+"/endpoints?service="+badName, &answer)
+			err := get(ctx, "http://"+attacked.site.admin+"/endpoints?service="+badName, &answer)
 			return err == nil && strings.Contains(answer.String(), line)
 		}
-		if err := c.proc.poll(ctx, "know "+line, known); err != nil {
+		if err := attacked.proc.poll(ctx, "know "+line, known); err != nil {
 			return err
 		}
+	}
+	if c != attacked {
+		return r.beside(ctx, c, a.control())
 	}
 	return r.beside(ctx, c, a.scene())
 }

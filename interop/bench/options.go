@@ -43,6 +43,8 @@ type options struct {
 	vs string
 	// attacks says which attacks are measured, by their names; nil is all.
 	attacks *regexp.Regexp
+	// control has each attack measured at another Pillion too.
+	control bool
 	// profile is how the names of CPU profiles begin; "" takes none.
 	profile string
 	// given is the command line without what names this machine's paths.
@@ -72,6 +74,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	fs.StringVar(&o.out, "out", defaultOut, "`file` to write the tables into, between its markers; empty for none")
 	fs.StringVar(&o.vs, "vs", "", "compare PILLION_BIN with another `pillion` instead of with the peers; writes no file unless -out is given")
 	attacks := fs.String("attacks", "", "measure only attacks whose names match this regular `expression`")
+	fs.BoolVar(&o.control, "control", false, "measure each attack while another Pillion is attacked, too: what it costs the machine")
 	fs.StringVar(&o.profile, "profile", "", "after the rounds, take CPU profiles of Pillion under each load, into files whose names begin with `prefix`")
 	if err := fs.Parse(args); err != nil {
 		return options{}, err

@@ -310,13 +310,20 @@ func (o *outcome) writeAbuse(w *bytes.Buffer) {
 		}
 		fmt.Fprintf(w, "## Under attack: unary RPCs of others (%d per second), Pillion, %s\n\n", besideRate, setting.workersText())
 		t := table{head: []string{"", "p50, ms", "p99, ms", "p99 ÷ no attack", "peak memory, MB"}}
-		row := func(s scene, ratio string) {
-			t.row(string(s), figure(of(s, sameP50), perMilli, 2), figure(of(s, sameP99), perMilli, 2), ratio, figure(of(s, peakRSS), megabyte, 1))
+		if o.opts.control {
+			t.head = append(t.head, "p99 while another is attacked, ms")
 		}
-		row(sceneCalm, "")
+		row := func(s scene, ratio, control string) {
+			cells := []string{string(s), figure(of(s, sameP50), perMilli, 2), figure(of(s, sameP99), perMilli, 2), ratio, figure(of(s, peakRSS), megabyte, 1)}
+			if o.opts.control {
+				cells = append(cells, control)
+			}
+			t.row(cells...)
+		}
+		row(sceneCalm, "", "")
 		calm := median(of(sceneCalm, sameP99))
 		for _, a := range o.opts.abuses() {
-			row(a.scene(), fmt.Sprintf("%.2f", median(of(a.scene(), sameP99))/calm))
+			row(a.scene(), fmt.Sprintf("%.2f", median(of(a.scene(), sameP99))/calm), figure(of(a.control(), sameP99), perMilli, 2))
 		}
 		t.write(w)
 	}
