@@ -54,6 +54,7 @@ func TestEjectionBySweep(t *testing.T) {
 		r.cluster.Configure(&Policy{Ejection: cfg})
 		a, b := r.instance("a:1"), r.instance("b:1")
 		time.Sleep(10 * time.Second) // nothing happens in the first
+		synctest.Wait()
 		rpcs(a, 20, codes.Unavailable)
 		rpcs(b, 20, codes.OK)
 		time.Sleep(10*time.Second - 1)
