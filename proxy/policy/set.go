@@ -1,7 +1,6 @@
 package policy
 
 import (
-	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/breaker"
 	"github.com/pillion-proxy/pillion/proxy/retry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
@@ -110,15 +109,6 @@ func (v *Service) Failover() []Target {
 		return nil
 	}
 	return v.parts.balancing.failover
-}
-
-// Failover returns where RPCs to the service go while none of its instances can be
-// used, in this order.
-func (v *Service) Failover() []*configv1.Destination {
-	if v == nil || v.whole[KindLoadBalancing] == nil {
-		return nil
-	}
-	return v.whole[KindLoadBalancing].source.GetLoadBalancing().GetFailover()
 }
 
 // Method is what policies say of a method: of each kind the most exact. It never

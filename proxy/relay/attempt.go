@@ -284,6 +284,9 @@ func (a *attempt) OnClosed(_ *h2.Batch, _ *h2.Stream, gen uint32) {
 // failUnplaced answers an RPC for which no instance could be found. r.mu is
 // held.
 func (r *RPC) failUnplaced(b *h2.Batch) {
+	if r.failOver(b) {
+		return
+	}
 	if r.again(b, nil, failed{code: codes.Unavailable, connect: true}) {
 		return
 	}

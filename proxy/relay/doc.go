@@ -7,6 +7,7 @@
 //
 //	request.go   accept: the caller's headers; find the service it is addressed to
 //	govern.go    what the policies say: route, time, faults, limits, breakers
+//	failover.go  where an RPC goes for which there is no instance
 //	mirror.go    copies of the request for somebody else
 //	attempt.go   pick an instance, open a stream there, send the request
 //	response.go  what the instance answers, and how the RPC ends

@@ -7,7 +7,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/breaker"
 	"github.com/pillion-proxy/pillion/proxy/faultinject"
 	"github.com/pillion-proxy/pillion/proxy/h2"
@@ -23,7 +22,8 @@ type governed struct {
 	looked   policy.RPC     // what the policies looked at
 	method   *policy.Method // what holds for the service that the RPC is addressed to
 	decision policy.Decision
-	failover []*configv1.Destination // where the RPC goes next when nobody is where it goes now
+	failover []policy.Target // where the RPC goes next when nobody is where it goes now
+	awaiting bool            // the first of them is looked up
 
 	fault   faultinject.Fault
 	delayed bool // by it
@@ -37,10 +37,6 @@ type governed struct {
 	limited   bool
 	firstByte time.Duration
 	breaker   *breaker.Policy
-
-	subset string
-	hash   uint64
-	hashed bool
 
 	shadow *shadow
 }
@@ -121,9 +117,9 @@ func (r *RPC) prepare(found Found, service *policy.Service) {
 	}
 	pol := r.pol
 	pol.failover = failover
-	pol.subset = pol.decision.Subset
+	r.choice.Subset = pol.decision.Subset
 	if key != nil {
-		pol.hash, pol.hashed = key.Hash(&pol.looked)
+		r.choice.Hash, r.choice.Hashed = key.Hash(&pol.looked)
 	}
 	if method != nil && method.Breaker != nil {
 		pol.breaker = method.Breaker
@@ -213,8 +209,8 @@ func (r *RPC) setTimes(b *h2.Batch, m *policy.Method) bool {
 	if timeout == r.deadline {
 		return true
 	}
-	r.setDeadline(timeout)
-	r.timer.Reset(timeout - b.Now().Sub(r.start))
+	r.deadline = timeout
+	r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+timeout, r.onDeadline)
 	if r.expired(b) {
 		r.failDeadline(b)
 		return false

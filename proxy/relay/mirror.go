@@ -53,7 +53,7 @@ func (r *RPC) mirror(b *h2.Batch) {
 		m.End()
 		return
 	}
-	inst, ok := dest.Pick(nil)
+	inst, ok := dest.Pick(&upstream.Choice{Subset: m.Subset})
 	if !ok {
 		m.End()
 		return

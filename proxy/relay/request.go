@@ -104,7 +104,7 @@ func (r *RPC) OnRoute(life uint32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if life == r.life && r.phase == phaseRouting {
-		r.findDestination(&b)
+		r.routed(&b)
 	}
 }
 

@@ -71,7 +71,7 @@ func (r *Router) SetPolicies(set *policy.Set) {
 	r.policies.Store(set)
 	for name, s := range r.tables.Load().services.all() {
 		if c := s.cluster.Load(); c != nil {
-			configure(c, set.Service(name))
+			c.Configure(set.Service(name).Cluster())
 		}
 	}
 }
@@ -80,12 +80,9 @@ func (r *Router) SetPolicies(set *policy.Set) {
 func (r *Router) configure(s *service, c *upstream.Cluster) {
 	r.configuring.Lock()
 	defer r.configuring.Unlock()
-	configure(c, r.policies.Load().Service(s.name))
+	c.Configure(r.policies.Load().Service(s.name).Cluster())
 	s.cluster.Store(c)
 }
-
-// configure tells a cluster what is said of its service as a whole.
-func configure(*upstream.Cluster, *policy.Service) {}
 
 // Policies implements relay.Router.
 func (r *Router) Policies() *policy.Set { return r.policies.Load() }
