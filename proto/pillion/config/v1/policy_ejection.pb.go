@@ -35,8 +35,8 @@ type OutlierEjectionPolicy struct {
 	BaseEjectionTime *durationpb.Duration `protobuf:"bytes,2,opt,name=base_ejection_time,json=baseEjectionTime,proto3" json:"base_ejection_time,omitempty"`
 	// The longest. Default: 300s, or `base_ejection_time` where that is longer.
 	MaxEjectionTime *durationpb.Duration `protobuf:"bytes,3,opt,name=max_ejection_time,json=maxEjectionTime,proto3" json:"max_ejection_time,omitempty"`
-	// The most instances that are left alone at a time, in percent; one at least, but
-	// never the last. Default: 50.
+	// The most instances that may be left alone when one more is, in percent of those
+	// that could be used; one at least, but never the last. Default: 50.
 	MaxEjectionPercent *uint32 `protobuf:"varint,4,opt,name=max_ejection_percent,json=maxEjectionPercent,proto3,oneof" json:"max_ejection_percent,omitempty"`
 	// The statuses that count as failures, as for circuit breakers.
 	// Default: UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED, DATA_LOSS.
@@ -288,15 +288,20 @@ func (x *FailurePercentageEjection) GetRequestVolume() uint32 {
 
 // HealthCheckPolicy asks instances whether they are well (grpc.health.v1), on the
 // connections that RPCs use. An instance that fails is not chosen, whatever the
-// registry says of it, and the other way round.
+// registry says of it, and the other way round. Until enough answers say otherwise,
+// an instance is well. One that knows no health checks (UNIMPLEMENTED) is well, too.
+// That it cannot be connected to is no answer: it is left alone for that anyway.
 type HealthCheckPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The service that is asked about. Default: "", the whole server.
 	GrpcService string `protobuf:"bytes,1,opt,name=grpc_service,json=grpcService,proto3" json:"grpc_service,omitempty"`
 	// Whether the instance is asked once and tells of changes (Watch, gRFC A17) and
-	// not asked again and again (Check). Default: false.
+	// not asked again and again (Check). What it tells then holds at once; the
+	// thresholds are about streams that fail. Default: false.
 	Watch bool `protobuf:"varint,2,opt,name=watch,proto3" json:"watch,omitempty"`
-	// How often the instance is asked, give or take 10 %. Default: 5s.
+	// How often the instance is asked, give or take 10 %. With `watch`, how long until
+	// a stream that ended is begun again; each time that it ends without a word that is
+	// 1.6 times as long, up to 2 min. Default: 5s.
 	Interval *durationpb.Duration `protobuf:"bytes,3,opt,name=interval,proto3" json:"interval,omitempty"`
 	// How long an answer may take. Default: 2s, or `interval` where that is shorter.
 	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
