@@ -110,7 +110,7 @@ func (s *Source) lastKnownAnswering(grpcService string) []string {
 		}
 	}
 	if len(names) > 0 {
-		return names
+		return onceEach(names)
 	}
 	for _, service := range s.cache.all() {
 		if slices.Contains(service.GRPC, grpcService) {
@@ -118,7 +118,20 @@ func (s *Source) lastKnownAnswering(grpcService string) []string {
 		}
 	}
 
-	return names
+	return onceEach(names)
+}
+
+// onceEach leaves out "greeter.dc1" beside "greeter": the same service, or another
+// datacentre's, was asked for by a longer name, which Consul's catalogue does not list.
+// Together they would be two that answer, between which nobody can decide.
+func onceEach(names []string) []string {
+	all := slices.Clone(names)
+
+	return slices.DeleteFunc(names, func(name string) bool {
+		dot := strings.LastIndexByte(name, '.')
+
+		return dot > 0 && slices.Contains(all, name[:dot])
+	})
 }
 
 // watchedAnswering returns those of the services that are watched which say that
@@ -130,7 +143,7 @@ func (s *Source) watchedAnswering(grpcService string) (names []string) {
 		}
 	}
 
-	return names
+	return onceEach(names)
 }
 
 // lastKnown returns the names of the services that were seen last: by Services,

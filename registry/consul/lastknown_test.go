@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,7 +40,7 @@ func knowsWhoAnswers(t *testing.T, fault func(*http.Request) (*http.Response, er
 		fake.failWith(fault)
 		dir := t.TempDir()
 		disk := &cache{limits: standard, dir: dir}
-		for name, grpc := range map[string]string{"greeter": "helloworld.Greeter", "old-greeter": "helloworld.Greeter", "shop": "shop.Shop"} {
+		for name, grpc := range map[string]string{"greeter": "helloworld.Greeter", "greeter.dc1": "helloworld.Greeter", "old-greeter": "helloworld.Greeter", "shop": "shop.Shop"} {
 			if err := disk.save(name, &registry.Service{Name: name, GRPC: []string{grpc}, Endpoints: kept().Endpoints}); err != nil {
 				t.Fatal(err)
 			}
@@ -65,14 +66,18 @@ func knowsWhoAnswers(t *testing.T, fault func(*http.Request) (*http.Response, er
 		if err != nil {
 			t.Error(err)
 		}
-		want(t, "services", names, []string{"greeter", "old-greeter", "shop"})
+		want(t, "services", names, []string{"greeter", "greeter.dc1", "old-greeter", "shop"})
 
 		// Those that are watched are the ones that are used.
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			source.Watch(ctx, "greeter", func(*registry.Service) {})
+			var watching sync.WaitGroup
+			for _, name := range []string{"greeter", "greeter.dc1"} {
+				watching.Go(func() { source.Watch(ctx, name, func(*registry.Service) {}) })
+			}
+			watching.Wait()
 		}()
 		time.Sleep(time.Second)
 		answering("helloworld.Greeter", "greeter")
