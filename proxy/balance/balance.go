@@ -10,7 +10,6 @@
 package balance
 
 import (
-	"sync/atomic"
 	"time"
 )
 
@@ -92,17 +91,6 @@ type Set[I Instance] struct {
 	// Load counts what the instances have under way, for a BoundedLoad. Nil: the
 	// bound does not hold.
 	Load *Load
-}
-
-// Load is what a set of instances has under way. It outlives Sets: RPCs end
-// after their instances are gone.
-type Load struct {
-	// RPCs is how many RPCs are under way on all the instances. Whoever begins
-	// one adds it.
-	RPCs atomic.Int64
-	// Usable is the sum of the usable instances' weights as somebody saw it last,
-	// since bounds that count others are too low. 0: all are usable.
-	Usable atomic.Uint64
 }
 
 // New returns a Picker as the options say. before, unless it is nil, is that of

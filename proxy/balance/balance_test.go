@@ -30,6 +30,7 @@ func newPicker(policy balance.Policy, hs []*host, weights []uint32, rnd func() u
 // host is an instance as tests want it.
 type host struct {
 	id       int
+	key      string
 	down     atomic.Bool
 	inFlight atomic.Int64
 	asked    atomic.Int64 // how often somebody asked whether it is usable
@@ -41,12 +42,12 @@ func (h *host) Usable() bool                  { h.asked.Add(1); return !h.down.L
 func (h *host) Reachable() bool               { return !h.lost.Load() }
 func (h *host) InFlight() int64               { return h.inFlight.Load() }
 func (h *host) Latency(now time.Time) float64 { return h.latency.At(now) }
-func (h *host) HashKey() string               { return fmt.Sprintf("10.0.%d.%d:50051", h.id/256, h.id%256) }
+func (h *host) HashKey() string               { return h.key }
 
 func hosts(n int) []*host {
 	hs := make([]*host, n)
 	for i := range hs {
-		hs[i] = &host{id: i}
+		hs[i] = &host{id: i, key: fmt.Sprintf("10.0.%d.%d:50051", i/256, i%256)}
 	}
 	return hs
 }

@@ -80,10 +80,10 @@ func (p *hashed[I]) perWeight(q *Query[I]) float64 {
 		return math.Inf(1)
 	}
 	sum := p.sum
-	if usable := p.set.Load.Usable.Load(); usable > 0 && !q.Panic {
+	if usable := p.set.Load.usable.Load(); usable > 0 && !q.Panic {
 		sum = min(sum, float64(usable))
 	}
-	return p.bound * float64(max(p.set.Load.RPCs.Load(), 0)+1) / sum
+	return p.bound * float64(p.set.Load.total()+1) / sum
 }
 
 // within reports whether an instance may have one more RPC.

@@ -1,5 +1,7 @@
 package balance
 
+import "math/bits"
+
 // twoChoices draws two instances, so that the better one can be taken: nearly
 // as good as to look at all, and nobody has to (Mitzenmacher, "The power of two
 // choices in randomized load balancing", 2001).
@@ -31,7 +33,7 @@ func (p *twoChoices[I]) draw(q *Query[I]) (first, second int) {
 		i := p.shares.draw(p.rnd())
 		if i == first {
 			if again { // it outweighs the others
-				break
+				return first, p.other(first, q)
 			}
 			again = true
 			continue
@@ -48,4 +50,22 @@ func (p *twoChoices[I]) draw(q *Query[I]) (first, second int) {
 		return first, -1
 	}
 	return drawEligible(&p.set, q, p.rnd(), p.rnd())
+}
+
+// other draws an eligible instance other than the first, whatever its weight: it will
+// be taken only if it is better. It is -1 where none is found soon.
+func (p *twoChoices[I]) other(first int, q *Query[I]) int {
+	const most = 8
+	n := len(p.set.Instances)
+	at, _ := bits.Mul64(p.rnd(), uint64(n))
+	i := int(at)
+	for range min(n, most) {
+		if i != first && q.wants(p.set.Instances[i]) {
+			return i
+		}
+		if i++; i == n {
+			i = 0
+		}
+	}
+	return -1
 }

@@ -41,7 +41,7 @@ func (p *Policy) bounded() bool { return p.Balance.Policy.Hashes() && p.Balance.
 
 // touch notes that there is an RPC.
 func (c *Cluster) touch(t *table) {
-	if c.refresh.state.Load() == refreshBusy || t.policy.period() == 0 {
+	if t.period == 0 || c.refresh.state.Load() == refreshBusy {
 		return
 	}
 	if c.refresh.state.Swap(refreshBusy) != refreshAsleep {
@@ -61,16 +61,16 @@ func (c *Cluster) tick() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.table.Load()
-	period := t.policy.period()
-	if c.closed || period == 0 {
+	if c.closed || t.period == 0 {
 		c.refresh.state.Store(refreshAsleep)
 		return
 	}
 	c.look(t, time.Now())
-	if !c.refresh.state.CompareAndSwap(refreshBusy, refreshIdle) && c.refresh.state.CompareAndSwap(refreshIdle, refreshAsleep) {
+	if c.refresh.state.CompareAndSwap(refreshIdle, refreshAsleep) {
 		return
 	}
-	c.refresh.timer.Reset(period)
+	c.refresh.state.Store(refreshIdle)
+	c.refresh.timer.Reset(t.period)
 }
 
 // look takes over what has changed of the instances. c.mu is held.

@@ -15,7 +15,8 @@ type table struct {
 	stale     bool
 	all       *view // of all instances
 	subsets   map[string]*view
-	byDefault *view // of RPCs that name no subset; nil: there is no such subset
+	byDefault *view         // of RPCs that name no subset; nil: there is no such subset
+	period    time.Duration // see Policy.period
 	rnd       func() uint64
 }
 
@@ -194,11 +195,13 @@ func (t *tier) pick(q balance.Query[*Instance]) (*Instance, bool) {
 type seen struct {
 	fitness
 	reachable int
+	rpcs      int64
 }
 
 func (t *tier) look() (s seen) {
 	var usable uint64
 	for i, in := range t.instances {
+		s.rpcs += in.InFlight()
 		if in.Reachable() {
 			s.reachable++
 			if in.Usable() {
@@ -209,7 +212,7 @@ func (t *tier) look() (s seen) {
 	}
 	s.all = len(t.instances)
 	if t.load != nil {
-		t.load.Usable.Store(usable)
+		t.load.Seen(s.rpcs, usable)
 	}
 	return s
 }
@@ -217,7 +220,7 @@ func (t *tier) look() (s seen) {
 // newTable makes the table for the instances under a policy. What of it is as it was
 // in before goes on as it is. c.mu is held.
 func (c *Cluster) newTable(p *Policy, instances []*Instance, stale bool, before *table, now time.Time) *table {
-	t := &table{policy: p, instances: instances, stale: stale, rnd: c.opts.Random}
+	t := &table{policy: p, instances: instances, stale: stale, period: p.period(), rnd: c.opts.Random}
 	t.all = c.newView(p, "", instances, before, now)
 	if len(p.Subsets) > 0 {
 		t.subsets = make(map[string]*view, len(p.Subsets))
@@ -339,8 +342,8 @@ func (c *Cluster) load(p *Policy, subset, place string) *balance.Load {
 	return c.loads[key]
 }
 
-// countIn has the instances' RPCs counted in the loads of all that they are part of.
-// c.mu is held.
+// countIn has the instances' RPCs counted in the loads of all that they are part of,
+// from now on. c.mu is held.
 func (c *Cluster) countIn(t *table) {
 	if len(c.loads) == 0 {
 		return
@@ -348,11 +351,13 @@ func (c *Cluster) countIn(t *table) {
 	in := make(map[*Instance]loads)
 	t.views(func(v *view) {
 		for _, tier := range [...]*tier{&v.near, &v.far} {
-			for _, i := range tier.instances {
-				if tier.load != nil {
-					in[i] = append(in[i], tier.load)
-				}
+			if tier.load == nil {
+				continue
 			}
+			for _, i := range tier.instances {
+				in[i] = append(in[i], tier.load)
+			}
+			tier.load.Changed(tier.look().rpcs)
 		}
 	})
 	for _, i := range t.instances {
