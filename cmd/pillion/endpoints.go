@@ -206,9 +206,13 @@ func endpointsTable(out io.Writer, services []*adminv1.Service) string {
 			rows.Row(s.GetName(), side, "-", "-", "-", "-", "-", "-", note(s, "no instances"))
 		}
 		for _, i := range s.GetInstances() {
-			state := enumWord(i.GetState().String(), "INSTANCE_STATE_")
-			rows.Row(s.GetName(), side, i.GetAddress(), colours[i.GetState()].Render(state), number(i.GetWeight()),
-				number(i.GetInFlight()), number(i.GetConnections()), cmp.Or(i.GetMeta()["version"], "-"), note(s, i.GetLastError()))
+			colour := colours[i.GetState()]
+			if len(i.GetBlocked()) > 0 {
+				colour = colours[adminv1.InstanceState_INSTANCE_STATE_BACKOFF]
+			}
+			rows.Row(s.GetName(), side, i.GetAddress(), colour.Render(instanceState(i)), number(i.GetWeight()),
+				number(i.GetInFlight()), number(i.GetConnections()), cmp.Or(i.GetMeta()["version"], "-"),
+				note(s, cmp.Or(i.GetLastError(), i.GetBlockedBecause())))
 		}
 	}
 	var text strings.Builder
@@ -216,6 +220,19 @@ func endpointsTable(out io.Writer, services []*adminv1.Service) string {
 		text.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
 	return text.String()
+}
+
+// instanceState is what keeps RPCs from an instance, or how it stands.
+func instanceState(i *adminv1.Instance) string {
+	state := enumWord(i.GetState().String(), "INSTANCE_STATE_")
+	if len(i.GetBlocked()) == 0 || i.GetState() == adminv1.InstanceState_INSTANCE_STATE_BACKOFF {
+		return state
+	}
+	var reasons []string
+	for _, reason := range i.GetBlocked() {
+		reasons = append(reasons, enumWord(reason.String(), "BLOCK_REASON_"))
+	}
+	return strings.Join(reasons, ", ")
 }
 
 // note is what there is to say beside the numbers, on one line.

@@ -31,6 +31,11 @@ func someEndpoints(t *testing.T) http.HandlerFunc {
 		{Name: "greeter", Side: adminv1.Side_SIDE_OUTBOUND, Instances: []*adminv1.Instance{
 			{Address: "127.0.0.1:50051", Weight: 1, State: adminv1.InstanceState_INSTANCE_STATE_READY, InFlight: 12, Connections: 2, Meta: map[string]string{"version": "v1"}},
 			{Address: "127.0.0.1:50052", Weight: 10, State: adminv1.InstanceState_INSTANCE_STATE_BACKOFF, LastError: "connect:\nconnection refused"},
+			{
+				Address: "127.0.0.1:50053", Weight: 1, State: adminv1.InstanceState_INSTANCE_STATE_READY, Connections: 1,
+				Blocked:        []adminv1.BlockReason{adminv1.BlockReason_BLOCK_REASON_EJECTED, adminv1.BlockReason_BLOCK_REASON_UNHEALTHY},
+				BlockedBecause: "ejected for 3s more: 5 failures in a row; unhealthy for 1s: NOT_SERVING",
+			},
 		}},
 		{Name: "nobody", Side: adminv1.Side_SIDE_OUTBOUND, Stale: true},
 	}}
@@ -61,10 +66,11 @@ func TestEndpoints(t *testing.T) {
 	address := answering(t, someEndpoints(t))
 	code, stdout, stderr := pillion(t, "endpoints", "--admin", address)
 	want := `
-SERVICE  SIDE      INSTANCE         STATE    WEIGHT  RPCS  CONNECTIONS  VERSION  NOTE
-greeter  outbound  127.0.0.1:50051  ready    1       12    2            v1
-greeter  outbound  127.0.0.1:50052  backoff  10      0     0            -        connect: connection refused
-nobody   outbound  -                -        -       -     -            -        stale: the registry is out of reach; no instances
+SERVICE  SIDE      INSTANCE         STATE               WEIGHT  RPCS  CONNECTIONS  VERSION  NOTE
+greeter  outbound  127.0.0.1:50051  ready               1       12    2            v1
+greeter  outbound  127.0.0.1:50052  backoff             10      0     0            -        connect: connection refused
+greeter  outbound  127.0.0.1:50053  ejected, unhealthy  1       0     1            -        ejected for 3s more: 5 failures in a row; unhealthy for 1s: NOT_SERVING
+nobody   outbound  -                -                   -       -     -            -        stale: the registry is out of reach; no instances
 `
 	if code != 0 || stderr != "" || stdout != want[1:] {
 		t.Errorf("exit %d, %q, got\n%s\nwant%s", code, stderr, stdout, want)

@@ -217,6 +217,7 @@ func (in *Instance) close(b *h2.Batch) {
 type InstanceStatus struct {
 	Endpoint    registry.Endpoint
 	Usable      bool
+	Reachable   bool // Usable, were it not for Verdicts.Blocked
 	LastError   string
 	RetryAt     time.Time // zero where it is usable
 	InFlight    int64
@@ -230,7 +231,7 @@ func (in *Instance) status() InstanceStatus {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	st := InstanceStatus{
-		Endpoint: *in.endpoint.Load(), Usable: in.Usable(), InFlight: in.InFlight(),
+		Endpoint: *in.endpoint.Load(), Usable: in.Usable(), Reachable: in.Reachable(), InFlight: in.InFlight(),
 		Waiting: in.waiting.len, Connections: len(*in.conns.Load()),
 		Verdicts: verdicts,
 	}

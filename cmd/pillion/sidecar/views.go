@@ -3,6 +3,7 @@ package sidecar
 import (
 	"maps"
 	"slices"
+	"time"
 
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -38,20 +39,23 @@ func (v endpointsView) Endpoints() []*adminv1.Service {
 func describe(c *upstream.Cluster, side adminv1.Side) *adminv1.Service {
 	st := c.Status()
 	out := &adminv1.Service{Name: st.Service, Side: side, Grpc: st.GRPC, Stale: st.Stale, LoadBalancing: st.Policy}
+	now := time.Now()
 	for _, in := range st.Instances {
-		out.Instances = append(out.Instances, &adminv1.Instance{
+		shown := &adminv1.Instance{
 			Id: in.Endpoint.ID, Address: in.Endpoint.Address, Weight: in.Endpoint.Weight,
 			Meta: maps.Clone(in.Endpoint.Meta), Tags: slices.Clone(in.Endpoint.Tags),
 			State: instanceState(in), InFlight: uint32(max(in.InFlight, 0)), Connections: uint32(in.Connections),
 			LastError: in.LastError, RetryAt: timestamp(in.RetryAt),
-		})
+		}
+		judgement(shown, &in.Verdicts, now)
+		out.Instances = append(out.Instances, shown)
 	}
 	return out
 }
 
 func instanceState(in upstream.InstanceStatus) adminv1.InstanceState {
 	switch {
-	case !in.Usable:
+	case !in.Reachable:
 		return adminv1.InstanceState_INSTANCE_STATE_BACKOFF
 	case in.Connections > 0:
 		return adminv1.InstanceState_INSTANCE_STATE_READY

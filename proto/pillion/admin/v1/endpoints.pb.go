@@ -256,9 +256,19 @@ type Instance struct {
 	// Why the last attempt to connect failed; empty if it did not.
 	LastError string `protobuf:"bytes,9,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// When it is tried again; set in INSTANCE_STATE_BACKOFF only.
-	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RetryAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	// Why it is left alone though it can be reached; empty if it is not.
+	Blocked []BlockReason `protobuf:"varint,11,rep,packed,name=blocked,proto3,enum=pillion.admin.v1.BlockReason" json:"blocked,omitempty"`
+	// What is behind that, in words, with numbers; empty if it is not.
+	BlockedBecause string `protobuf:"bytes,12,opt,name=blocked_because,json=blockedBecause,proto3" json:"blocked_because,omitempty"`
+	// Not set where no policy ejects outliers.
+	Ejection *Ejection `protobuf:"bytes,13,opt,name=ejection,proto3" json:"ejection,omitempty"`
+	// Not set where no policy has it asked.
+	HealthCheck *HealthCheck `protobuf:"bytes,14,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
+	// Not set where no policy has instances' breakers.
+	CircuitBreaker *InstanceBreaker `protobuf:"bytes,15,opt,name=circuit_breaker,json=circuitBreaker,proto3" json:"circuit_breaker,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Instance) Reset() {
@@ -361,18 +371,53 @@ func (x *Instance) GetRetryAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Instance) GetBlocked() []BlockReason {
+	if x != nil {
+		return x.Blocked
+	}
+	return nil
+}
+
+func (x *Instance) GetBlockedBecause() string {
+	if x != nil {
+		return x.BlockedBecause
+	}
+	return ""
+}
+
+func (x *Instance) GetEjection() *Ejection {
+	if x != nil {
+		return x.Ejection
+	}
+	return nil
+}
+
+func (x *Instance) GetHealthCheck() *HealthCheck {
+	if x != nil {
+		return x.HealthCheck
+	}
+	return nil
+}
+
+func (x *Instance) GetCircuitBreaker() *InstanceBreaker {
+	if x != nil {
+		return x.CircuitBreaker
+	}
+	return nil
+}
+
 var File_pillion_admin_v1_endpoints_proto protoreflect.FileDescriptor
 
 const file_pillion_admin_v1_endpoints_proto_rawDesc = "" +
 	"\n" +
-	" pillion/admin/v1/endpoints.proto\x12\x10pillion.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x01\n" +
+	" pillion/admin/v1/endpoints.proto\x12\x10pillion.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a pillion/admin/v1/judgement.proto\"\xd4\x01\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x04side\x18\x02 \x01(\x0e2\x16.pillion.admin.v1.SideR\x04side\x12\x12\n" +
 	"\x04grpc\x18\x03 \x03(\tR\x04grpc\x12\x14\n" +
 	"\x05stale\x18\x04 \x01(\bR\x05stale\x12%\n" +
 	"\x0eload_balancing\x18\x05 \x01(\tR\rloadBalancing\x128\n" +
-	"\tinstances\x18\x06 \x03(\v2\x1a.pillion.admin.v1.InstanceR\tinstances\"\x9f\x03\n" +
+	"\tinstances\x18\x06 \x03(\v2\x1a.pillion.admin.v1.InstanceR\tinstances\"\xc7\x05\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
@@ -385,7 +430,12 @@ const file_pillion_admin_v1_endpoints_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\t \x01(\tR\tlastError\x125\n" +
 	"\bretry_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x1a7\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x127\n" +
+	"\ablocked\x18\v \x03(\x0e2\x1d.pillion.admin.v1.BlockReasonR\ablocked\x12'\n" +
+	"\x0fblocked_because\x18\f \x01(\tR\x0eblockedBecause\x126\n" +
+	"\bejection\x18\r \x01(\v2\x1a.pillion.admin.v1.EjectionR\bejection\x12@\n" +
+	"\fhealth_check\x18\x0e \x01(\v2\x1d.pillion.admin.v1.HealthCheckR\vhealthCheck\x12J\n" +
+	"\x0fcircuit_breaker\x18\x0f \x01(\v2!.pillion.admin.v1.InstanceBreakerR\x0ecircuitBreaker\x1a7\n" +
 	"\tMetaEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*A\n" +
@@ -422,6 +472,10 @@ var file_pillion_admin_v1_endpoints_proto_goTypes = []any{
 	(*Instance)(nil),              // 3: pillion.admin.v1.Instance
 	nil,                           // 4: pillion.admin.v1.Instance.MetaEntry
 	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(BlockReason)(0),              // 6: pillion.admin.v1.BlockReason
+	(*Ejection)(nil),              // 7: pillion.admin.v1.Ejection
+	(*HealthCheck)(nil),           // 8: pillion.admin.v1.HealthCheck
+	(*InstanceBreaker)(nil),       // 9: pillion.admin.v1.InstanceBreaker
 }
 var file_pillion_admin_v1_endpoints_proto_depIdxs = []int32{
 	0, // 0: pillion.admin.v1.Service.side:type_name -> pillion.admin.v1.Side
@@ -429,11 +483,15 @@ var file_pillion_admin_v1_endpoints_proto_depIdxs = []int32{
 	4, // 2: pillion.admin.v1.Instance.meta:type_name -> pillion.admin.v1.Instance.MetaEntry
 	1, // 3: pillion.admin.v1.Instance.state:type_name -> pillion.admin.v1.InstanceState
 	5, // 4: pillion.admin.v1.Instance.retry_at:type_name -> google.protobuf.Timestamp
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	6, // 5: pillion.admin.v1.Instance.blocked:type_name -> pillion.admin.v1.BlockReason
+	7, // 6: pillion.admin.v1.Instance.ejection:type_name -> pillion.admin.v1.Ejection
+	8, // 7: pillion.admin.v1.Instance.health_check:type_name -> pillion.admin.v1.HealthCheck
+	9, // 8: pillion.admin.v1.Instance.circuit_breaker:type_name -> pillion.admin.v1.InstanceBreaker
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_pillion_admin_v1_endpoints_proto_init() }
@@ -441,6 +499,7 @@ func file_pillion_admin_v1_endpoints_proto_init() {
 	if File_pillion_admin_v1_endpoints_proto != nil {
 		return
 	}
+	file_pillion_admin_v1_judgement_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
