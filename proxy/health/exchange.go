@@ -2,6 +2,7 @@ package health
 
 import (
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 
@@ -91,6 +92,7 @@ func text(code codes.Code, message string) string {
 	if len(message) > maxText {
 		message = message[:maxText] + "..."
 	}
+	message = strings.ToValidUTF8(message, "\uFFFD")
 	if message == "" {
 		return wire.StatusName(code)
 	}
