@@ -155,11 +155,10 @@ func (b *Breaker) Done(now time.Time, t Ticket, o Outcome, firstByte time.Durati
 
 // done is Done without telling of the transition: it says whether there may be one.
 func (b *Breaker) done(now time.Time, t Ticket, o Outcome, firstByte time.Duration) bool {
-	p := t.period
-	if p == nil || p != b.period.Load() {
-		return false // it began before a state that is over
-	}
-	if p.state == Closed {
+	switch p := t.period; {
+	case p == nil:
+		return false
+	case p.state == Closed: // now, or once: then its numbers mean nothing any more
 		return o != Ignored && p.count(b, now, o == Failure, b.trip.slow(firstByte))
 	}
 	return b.probed(now, t, o, b.trip.slow(firstByte))

@@ -161,6 +161,21 @@ func TestWhoWaitsDoesNotProbe(t *testing.T) {
 	}
 }
 
+func TestWhoFindsItFullDoesNotProbe(t *testing.T) {
+	t.Parallel()
+	c := newCircuit(PolicyOptions{MaxConcurrent: 1, Trip: &Trip{ConsecutiveFailures: 1, OpenFor: time.Second, Probes: 1}})
+	old := enter(c, start)
+	c.breaker.Done(start, old.place.ticket, Failure, 0) // another attempt of the same RPC
+	now := start.Add(time.Second)
+	if r := enter(c, now); r.verdict != Full {
+		t.Fatalf("%v", r.verdict)
+	}
+	old.place.Leave(now, Success, 0).Tell()
+	if r := enter(c, now); r.verdict != Admitted {
+		t.Errorf("%v: the probe's place is lost", r.verdict)
+	}
+}
+
 func TestNoCircuitLetsEverythingPass(t *testing.T) {
 	t.Parallel()
 	var c *Circuit

@@ -63,6 +63,15 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+func TestABurstOfAnySize(t *testing.T) {
+	t.Parallel()
+	// The time for the whole burst has more than 64 bits, of which the lower 64 are few.
+	m := New(Limit{Requests: 1, Interval: 24 * time.Hour, Burst: 213_504})
+	if got := passed(m, start, "", 10_000); got != 10_000 {
+		t.Errorf("%d passed at once", got)
+	}
+}
+
 func TestKeysHaveBucketsOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	m := New(Limit{Requests: 2, MaxKeys: 100})
@@ -159,8 +168,8 @@ func TestWhatIsReturnedMayBeTakenAgain(t *testing.T) {
 	}
 	m := New(Limit{})
 	m.Return("")
-	if _, ok := m.Take(start, ""); !ok {
-		t.Error("none passes where one was returned before any was taken")
+	if got := passed(m, start, "", 3); got != 1 {
+		t.Errorf("%d pass where one was returned before any was taken", got)
 	}
 }
 
