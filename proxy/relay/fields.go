@@ -6,6 +6,14 @@ import "github.com/pillion-proxy/pillion/proxy/h2"
 // against the budget. Hardly any request has more.
 const ordinaryFields = 4 << 10
 
+const (
+	// usualFields is how many fields a request may have that count as what they take.
+	usualFields = 64
+	// furtherField is how many bytes each further one counts for: the garbage collector
+	// looks at them one by one, which costs others far more than their memory does.
+	furtherField = 400
+)
+
 // tooManyFields is what a caller is told whose request's fields the budget has no
 // room for.
 const tooManyFields = "overloaded: the sidecar keeps too much already to take this RPC's headers (http2.buffer_budget)"
@@ -14,7 +22,7 @@ const tooManyFields = "overloaded: the sidecar keeps too much already to take th
 // until the RPC is answered, and callers choose how large they are. It is false
 // where they are more than the process may keep. r.mu is held.
 func (r *RPC) reserveFields() bool {
-	n := r.block.Memory()
+	n := r.block.Memory() + furtherField*max(0, len(r.block.Fields)-usualFields)
 	if n <= ordinaryFields {
 		return true
 	}
