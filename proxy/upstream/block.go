@@ -3,7 +3,6 @@ package upstream
 import (
 	"math/bits"
 	"strings"
-	"time"
 )
 
 // Reason is a set of reasons for which an instance that can be reached is left
@@ -40,27 +39,21 @@ func (r Reason) String() string {
 
 // Block sets or lifts reasons for which the instance is left alone.
 func (in *Instance) Block(reason Reason, on bool) {
-	was, is := in.block(reason, on)
-	switch {
-	case on && was&reason != reason && reason != Ejected:
-		in.lost()
-	case was != 0 && is == 0:
-		in.returned.Store(time.Now().UnixNano())
-	}
-}
-
-func (in *Instance) block(reason Reason, on bool) (was, is Reason) {
 	for {
-		was = Reason(in.reasons.Load())
-		switch is = was | reason; {
-		case was&retired != 0:
-			return was, was
-		case !on:
+		was := Reason(in.reasons.Load())
+		is := was | reason
+		if !on {
 			is = was &^ reason
+		}
+		if was&retired != 0 || is == was {
+			return
 		}
 		if in.reasons.CompareAndSwap(uint32(was), uint32(is)) {
 			in.countBlocked(was, is)
-			return was, is
+			if on && reason != Ejected {
+				in.lost()
+			}
+			return
 		}
 	}
 }
@@ -87,15 +80,6 @@ func (in *Instance) countBlocked(was, is Reason) {
 // only for these that no instance is usable, those that are blocked are better than
 // none.
 func (in *Instance) Blocked() Reason { return Reason(in.reasons.Load()) &^ retired }
-
-// Returned is when the last reason for which the instance was left alone was lifted,
-// the zero time where there was none.
-func (in *Instance) Returned() time.Time {
-	if at := in.returned.Load(); at != 0 {
-		return time.Unix(0, at)
-	}
-	return time.Time{}
-}
 
 // Usable implements balance.Instance.
 func (in *Instance) Usable() bool {

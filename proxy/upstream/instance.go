@@ -32,7 +32,6 @@ type Instance struct {
 
 	inFlight atomic.Int64
 	reasons  atomic.Uint32 // a Reason: what it is blocked for
-	returned atomic.Int64  // see Returned; Unix time in nanoseconds
 	judge    atomic.Pointer[judge]
 	measures atomic.Pointer[measures]
 	loads    atomic.Pointer[loads] // what its RPCs count in; nil: nothing

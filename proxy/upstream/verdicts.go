@@ -19,6 +19,8 @@ type Verdicts struct {
 	Ejection *outlier.Status
 	Health   *health.Report
 	Breaker  *breaker.Status
+	// The policies that ask for them.
+	EjectionPolicy, HealthPolicy, BreakerPolicy string
 }
 
 func (in *Instance) verdicts(now time.Time) Verdicts {
@@ -28,13 +30,13 @@ func (in *Instance) verdicts(now time.Time) Verdicts {
 		return v
 	}
 	if j.host != nil {
-		v.Ejection = new(j.host.Status())
+		v.Ejection, v.EjectionPolicy = new(j.host.Status()), j.rules.ejection.Policy
 	}
 	if j.asker != nil {
-		v.Health = new(j.asker.report())
+		v.Health, v.HealthPolicy = new(j.asker.report()), j.rules.health.Policy
 	}
 	if j.breaker != nil {
-		v.Breaker = new(j.breaker.State(now))
+		v.Breaker, v.BreakerPolicy = new(j.breaker.State(now)), j.rules.policy
 	}
 	return v
 }
@@ -43,17 +45,17 @@ func (in *Instance) verdicts(now time.Time) Verdicts {
 func (v *Verdicts) Text(now time.Time) string {
 	var parts []string
 	if e := v.Ejection; e != nil && e.Ejected {
-		parts = append(parts, fmt.Sprintf("ejected for %v more: %s", rounded(e.Until.Sub(now)), e.Why))
+		parts = append(parts, fmt.Sprintf("ejected by policy %q for %v more: %s", v.EjectionPolicy, rounded(e.Until.Sub(now)), e.Why))
 	}
 	if h := v.Health; h != nil && h.Unhealthy {
-		parts = append(parts, fmt.Sprintf("unhealthy for %v: %s", rounded(now.Sub(h.Since)), h.Last.Text))
+		parts = append(parts, fmt.Sprintf("unhealthy by policy %q for %v: %s", v.HealthPolicy, rounded(now.Sub(h.Since)), h.Last.Text))
 	}
 	if b := v.Breaker; b != nil {
 		switch b.State {
 		case breaker.Open:
-			parts = append(parts, fmt.Sprintf("broken: its circuit breaker is open for %v more: %s", rounded(b.Until.Sub(now)), b.Reason))
+			parts = append(parts, fmt.Sprintf("broken by policy %q: its circuit breaker is open for %v more: %s", v.BreakerPolicy, rounded(b.Until.Sub(now)), b.Reason))
 		case breaker.HalfOpen:
-			parts = append(parts, fmt.Sprintf("broken: its circuit breaker is half-open: %d probes under way, %d have succeeded", b.Probes, b.Succeeded))
+			parts = append(parts, fmt.Sprintf("broken by policy %q: its circuit breaker is half-open: %d probes under way, %d have succeeded", v.BreakerPolicy, b.Probes, b.Succeeded))
 		}
 	}
 	return strings.Join(parts, "; ")

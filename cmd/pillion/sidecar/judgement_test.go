@@ -34,7 +34,8 @@ func TestJudgement(t *testing.T) {
 		},
 		"nothing is": {
 			upstream.Verdicts{
-				Blocked:  upstream.Ejected | upstream.Unhealthy | upstream.Broken,
+				Blocked:        upstream.Ejected | upstream.Unhealthy | upstream.Broken,
+				EjectionPolicy: "e", HealthPolicy: "h", BreakerPolicy: "b",
 				Ejection: &outlier.Status{Ejected: true, Reason: outlier.LowSuccessRate, Why: "few succeeded", Since: at(-3), Until: at(27), Times: 1},
 				Health:   &health.Report{Unhealthy: true, Since: at(-2), Last: health.Answer{Text: "NOT_SERVING"}, LastAt: at(-1), Against: 1, Needed: 2},
 				Breaker:  &breaker.Status{State: breaker.Open, Since: at(-1), Until: at(4), Reason: "3 failures in a row"},
@@ -43,8 +44,8 @@ func TestJudgement(t *testing.T) {
 				Blocked: []adminv1.BlockReason{
 					adminv1.BlockReason_BLOCK_REASON_EJECTED, adminv1.BlockReason_BLOCK_REASON_UNHEALTHY, adminv1.BlockReason_BLOCK_REASON_BROKEN,
 				},
-				BlockedBecause: "ejected for 27s more: few succeeded; unhealthy for 2s: NOT_SERVING; " +
-					"broken: its circuit breaker is open for 4s more: 3 failures in a row",
+				BlockedBecause: `ejected by policy "e" for 27s more: few succeeded; unhealthy by policy "h" for 2s: NOT_SERVING; ` +
+					`broken by policy "b": its circuit breaker is open for 4s more: 3 failures in a row`,
 				Ejection: &adminv1.Ejection{
 					Ejected: true, Rule: "success_rate", Reason: "few succeeded", Since: shown(-3), Until: shown(27), Times: 1,
 				},
@@ -55,10 +56,10 @@ func TestJudgement(t *testing.T) {
 			},
 		},
 		"probes are under way": {
-			upstream.Verdicts{Blocked: upstream.Broken, Breaker: &breaker.Status{State: breaker.HalfOpen, Probes: 2, Succeeded: 1}},
+			upstream.Verdicts{Blocked: upstream.Broken, BreakerPolicy: "b", Breaker: &breaker.Status{State: breaker.HalfOpen, Probes: 2, Succeeded: 1}},
 			&adminv1.Instance{
 				Blocked:        []adminv1.BlockReason{adminv1.BlockReason_BLOCK_REASON_BROKEN},
-				BlockedBecause: "broken: its circuit breaker is half-open: 2 probes under way, 1 have succeeded",
+				BlockedBecause: `broken by policy "b": its circuit breaker is half-open: 2 probes under way, 1 have succeeded`,
 				CircuitBreaker: &adminv1.InstanceBreaker{State: "half-open", Probes: 2, Succeeded: 1},
 			},
 		},
