@@ -25,6 +25,7 @@ type Record struct {
 	Path      string // :path
 	Service   string // the destination, "" if none was found
 	Route     string // what chose the destination
+	Group     string // of the split that the RPC was under, "" without one
 	Instance  string // the instance of the last attempt, "" without one
 	Attempts  int
 	// NoRetry is why an RPC that failed under a retry or hedging policy was not sent
@@ -71,7 +72,7 @@ const maxKeptText = 1024
 type entry struct {
 	Record // its strings are empty
 	text   []byte
-	ends   [7]int // where each of them ends
+	ends   [8]int // where each of them ends
 }
 
 // set copies r. It allocates nothing once text is long enough.
@@ -102,8 +103,8 @@ func (e *entry) restore() {
 }
 
 // texts returns the record's strings.
-func (r *Record) texts() [7]*string {
-	return [...]*string{&r.Peer, &r.Authority, &r.Path, &r.Service, &r.Route, &r.Instance, &r.Message}
+func (r *Record) texts() [8]*string {
+	return [...]*string{&r.Peer, &r.Authority, &r.Path, &r.Service, &r.Route, &r.Group, &r.Instance, &r.Message}
 }
 
 // write hands the record to the log. docs/access-log.md explains the keys.
@@ -116,6 +117,7 @@ func (r *Record) write(h slog.Handler) error {
 		slog.String("path", r.Path),
 		slog.String("service", r.Service),
 		slog.String("route", r.Route),
+		slog.String("group", r.Group),
 		slog.String("instance", r.Instance),
 		slog.Int("attempts", r.Attempts),
 		slog.String("retry", r.NoRetry.String()),
