@@ -47,14 +47,7 @@ func (c *condition) metBinary(fields []hpack.Field) bool {
 			}
 			// The string lives no longer than the buffer: nothing below keeps it.
 			value := unsafe.String(unsafe.SliceData(decoded), len(decoded))
-			if c.test == testRegex {
-				value = strings.Clone(value) // package regexp may hold on to it for a moment
-				if c.regex.MatchString(value) {
-					return true
-				}
-				continue
-			}
-			if c.fulfilledBy(value) {
+			if c.test == testRegex && c.regex.MatchString(strings.Clone(value)) || c.fulfilledBy(value) {
 				return true
 			}
 		}

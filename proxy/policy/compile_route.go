@@ -49,6 +49,9 @@ func (p *problems) compileRule(field, name string, m *configv1.RouteRule) Rule {
 		Authority: m.GetAuthority(),
 		Mirror:    p.compileMirror(field+".mirror", m.GetMirror()),
 	}
+	if m.GetAction() == nil && rule.Timeout == 0 && rule.Request == nil && rule.Response == nil && rule.Authority == "" && rule.Mirror == nil {
+		p.addf(field, `does nothing: write to, split, status, timeout, request, response, authority or mirror ("to: {}" has RPCs go where they were addressed to)`)
+	}
 	switch action := m.GetAction().(type) {
 	case *configv1.RouteRule_To:
 		rule.service, rule.subset = action.To.GetService(), action.To.GetSubset()

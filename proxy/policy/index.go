@@ -14,6 +14,9 @@ type index struct {
 	metadata map[string]*valueIndex // by key
 	cookies  map[string]*valueIndex // by name
 	rest     []int32                // have no exact condition
+	// lengths has a bit for each length of a metadata key: most fields of an RPC need
+	// not be looked up.
+	lengths uint64
 }
 
 // valueIndex has the rules that want one of the values of a key.
@@ -73,6 +76,9 @@ func (x *index) byMetadata(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
 	var done seen
 	for i := range rpc.Fields {
 		name := rpc.Fields[i].Name
+		if x.lengths&lengthBit(name) == 0 {
+			continue
+		}
 		values := x.metadata[name]
 		if values == nil || !done.first(values.number) {
 			continue
@@ -87,6 +93,9 @@ func (x *index) byMetadata(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
 	}
 	return best
 }
+
+// lengthBit is the bit of a key's length; those from 64 on share bits with others.
+func lengthBit(key string) uint64 { return 1 << (len(key) % 64) }
 
 func (x *index) byCookies(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
 	var done seen
@@ -187,6 +196,7 @@ func (x *index) put(rule int32, places []place) {
 			putAt(&x.callers, at.value, rule)
 		case byMetadata:
 			putAt(&valuesOf(&x.metadata, at.key).rules, at.value, rule)
+			x.lengths |= lengthBit(at.key)
 		case byCookie:
 			putAt(&valuesOf(&x.cookies, at.key).rules, at.value, rule)
 		}
