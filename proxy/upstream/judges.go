@@ -85,7 +85,6 @@ func (j *judges) replace(in *Instance, rules *judging) *judge {
 	if !rules.none() {
 		next = &judge{of: j, rules: rules}
 	}
-	in.judge.Store(next)
 	if rules.ejection != nil {
 		if next.host = old.host; next.host == nil {
 			next.host = j.detector.NewHost((*ejectable)(in))
@@ -109,6 +108,7 @@ func (j *judges) replace(in *Instance, rules *judging) *judge {
 		old.asker.stop()
 		next.asker = newAsker(j, in, rules.health)
 	}
+	in.judge.Store(next)
 	return next
 }
 
