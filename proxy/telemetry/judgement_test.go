@@ -35,7 +35,7 @@ func TestJudgement(t *testing.T) {
 		`pillion_blocked_instances{reason="unhealthy",service="greeter"} 0`,
 		`pillion_blocked_instances{reason="broken",service="greeter"} 8`,
 	)
-	if strings.Contains(got, `service="other"} 0`) && strings.Contains(got, `pillion_ejections_held_total{service="other"}`) {
+	if strings.Contains(got, `pillion_ejections_held_total{service="other"}`) {
 		t.Error("a service that nobody judges is exported")
 	}
 }
