@@ -32,6 +32,8 @@ type attempt struct {
 	counted bool          // inst counts it as under way
 	// queued: it was taken out of a queue, and may still be told that it is its turn.
 	queued bool
+	// before is how many attempts a policy had asked for before it.
+	before uint8
 	taken  int // bytes of the request that went on
 }
 
@@ -119,7 +121,11 @@ func (r *RPC) attempt(b *h2.Batch, inst *upstream.Instance) bool {
 	if r.pol != nil {
 		r.beganAttempt(b, a)
 	}
-	return a.start(b)
+	ok := a.start(b)
+	if ok && r.perAttempt() > 0 {
+		r.rearm(b)
+	}
+	return ok
 }
 
 // start opens the attempt's stream, or queues for a connection. It is false
@@ -129,7 +135,7 @@ func (a *attempt) start(b *h2.Batch) bool {
 	a.wait.Prepare(a, r.life)
 	r.tellTimeout(b)
 	if r.pol != nil {
-		r.tellAttempts()
+		r.tellAttempts(a)
 	}
 	end := r.reqEnd && len(r.replay) == 0
 	gen, queued, err := a.inst.Open(b, &a.stream, r.block.Fields, end, &a.wait)

@@ -1,12 +1,16 @@
 package relay
 
 import (
+	"fmt"
 	"slices"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/retry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
 // hedge is what an RPC remembers of which several copies may be under way.
@@ -65,7 +69,7 @@ func (r *RPC) pickHedge() (*upstream.Instance, bool) {
 func (r *RPC) tryHedge(b *h2.Batch) {
 	first := r.pol.extra == 0 && r.tries == 0
 	if !r.place(b) {
-		if len(r.pol.underWay) == 0 && r.pol.at == 0 {
+		if len(r.pol.underWay) == 0 {
 			r.failUnplaced(b)
 		}
 		return
@@ -106,6 +110,23 @@ func (r *RPC) sendHedges(b *h2.Batch, wait time.Duration) {
 		}
 		wait = r.pol.hedging.Delay
 	}
+}
+
+// sendLateHedge sends the copy that was planned for now. Where none was under way,
+// because a server had asked to wait, and there can be none, the RPC ends. r.mu is held.
+func (r *RPC) sendLateHedge(b *h2.Batch) {
+	r.sendHedges(b, 0)
+	p := r.pol
+	if r.phase != phaseTrying || len(p.underWay) > 0 || p.hedge.at > 0 {
+		return
+	}
+	p.reason = p.hedge.why
+	flag := wire.FlagNoHealthyUpstream
+	if p.reason.Limited() {
+		flag = wire.FlagRetryLimit
+	}
+	r.fail(b, codes.Unavailable, flag, fmt.Sprintf("service %q: policy %q has no further copy to send (%s) after one that failed and was to be sent again later",
+		r.dest.Name(), p.hedging.Name, p.reason))
 }
 
 // mayHedge says whether the policy has one more copy. r.mu is held.

@@ -54,10 +54,8 @@ func (r *RPC) beganAttempt(b *h2.Batch, a *attempt) {
 		r.tried = append(r.tried, a.inst)
 		r.pol.underWay = append(r.pol.underWay, a)
 	}
+	a.before = uint8(r.pol.extra)
 	r.moved(b)
-	if r.pol.attemptTimeout > 0 {
-		r.rearm(b)
-	}
 }
 
 // forget lets go of what belongs to one RPC only.

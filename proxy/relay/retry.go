@@ -50,8 +50,9 @@ type retrying struct {
 	// held are the headers of an answer that the caller has not got yet.
 	held *hpack.Block
 	// previousAt is where grpc-previous-rpc-attempts is in the request, 0: not looked
-	// for, and previous what the caller wrote there.
-	previousAt, previous int
+	// for, and callers what the caller wrote there.
+	previousAt int
+	callers    string
 
 	hedge
 }
@@ -234,27 +235,41 @@ func (r *RPC) endRetrying(code codes.Code, flag wire.Flag) wire.Flag {
 	return flag
 }
 
-// tellAttempts writes into the request how many attempts there were (gRFC A6); those
-// that the caller's own library made count too. r.mu is held.
-func (r *RPC) tellAttempts() {
+// tellAttempts writes into the request how many attempts there were before this one
+// (gRFC A6); those that the caller's own library made count too. r.mu is held.
+func (r *RPC) tellAttempts(a *attempt) {
 	p := r.pol
-	if p.extra == 0 {
+	if a.before == 0 && p.previousAt == 0 {
 		return
 	}
-	fields := r.block.Fields
 	if p.previousAt == 0 {
-		p.previousAt = slices.IndexFunc(fields, func(f hpack.Field) bool { return f.Name == wire.HeaderPreviousAttempts })
-		if p.previousAt >= 0 {
-			n, err := strconv.ParseUint(fields[p.previousAt].Value, 10, 16)
-			if err == nil {
-				p.previous = int(n)
-			}
-		} else {
-			p.previousAt = len(fields)
-			r.block.Fields = append(fields, hpack.Field{Name: wire.HeaderPreviousAttempts})
-		}
+		r.findAttempts()
 	}
-	r.block.Fields[p.previousAt].Value = strconv.Itoa(p.previous + p.extra)
+	switch at := p.previousAt; {
+	case a.before > 0:
+		n, _ := strconv.ParseUint(p.callers, 10, 16) // what cannot be read is none
+		r.block.Fields[at].Value = strconv.Itoa(int(n) + int(a.before))
+	case p.callers != "": // the first attempt had to wait, and a later one was sent before it
+		r.block.Fields[at].Value = p.callers
+	default:
+		r.block.Fields = slices.Delete(r.block.Fields, at, at+1)
+		if int(r.timeoutAt) > at {
+			r.timeoutAt--
+		}
+		p.previousAt = 0
+	}
+}
+
+// findAttempts finds the field, or makes one. r.mu is held.
+func (r *RPC) findAttempts() {
+	p, fields := r.pol, r.block.Fields
+	p.previousAt = slices.IndexFunc(fields, func(f hpack.Field) bool { return f.Name == wire.HeaderPreviousAttempts })
+	if p.previousAt >= 0 {
+		p.callers = fields[p.previousAt].Value
+		return
+	}
+	p.previousAt = len(fields)
+	r.block.Fields = append(fields, hpack.Field{Name: wire.HeaderPreviousAttempts})
 }
 
 // replayBytes is how much of the request is kept. r.mu is held.

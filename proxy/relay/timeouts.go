@@ -129,7 +129,7 @@ func (r *RPC) onPolicyTimer() {
 		r.tryAgain(&b)
 	}
 	if p.hedge.at > 0 && p.hedge.at <= now {
-		r.sendHedges(&b, 0)
+		r.sendLateHedge(&b)
 	}
 	if p.ageAt > 0 && p.ageAt <= now && r.phase != phaseDone {
 		r.tooOld(&b)
