@@ -27,7 +27,7 @@ func TestChanges(t *testing.T) {
 		{"pseudo fields stay first", &configv1.MetadataChange{Set: map[string]string{"a": "1"}, Remove: []string{"b"}}, []string{":path: /x", "b: 2"}, []string{":path: /x", "a: 1"}},
 		{"bytes", &configv1.MetadataChange{Set: map[string]string{"a-bin": "AAE"}}, nil, []string{"a-bin: AAE"}},
 	} {
-		p := &problems{}
+		p := fresh()
 		compiled := p.compileChange("request", c.change, "", "")
 		if len(p.list) > 0 {
 			t.Errorf("%s: %v", c.name, p.list)
@@ -36,7 +36,7 @@ func TestChanges(t *testing.T) {
 			t.Errorf("%s: %v, not %v", c.name, got, want)
 		}
 	}
-	if c := (&problems{}).compileChange("request", &configv1.MetadataChange{}, "", ""); c != nil {
+	if c := fresh().compileChange("request", &configv1.MetadataChange{}, "", ""); c != nil {
 		t.Errorf("nothing to change, but %v", c)
 	}
 	in := fields("a: b")
@@ -48,7 +48,7 @@ func TestChanges(t *testing.T) {
 // What is left behind the fields would keep memory of callers alive.
 func TestChangesLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
-	c := (&problems{}).compileChange("request", &configv1.MetadataChange{Remove: []string{"a"}}, "", "")
+	c := fresh().compileChange("request", &configv1.MetadataChange{Remove: []string{"a"}}, "", "")
 	in := fields("a: 1", "x: y", "a: 2")
 	out := c.Apply(in)
 	for _, f := range in[len(out):] {
@@ -68,7 +68,7 @@ func TestKeysThatMayNotChange(t *testing.T) {
 		for kind, change := range map[string]*configv1.MetadataChange{
 			"set": {Set: map[string]string{key: "v"}}, "add": {Add: map[string]string{key: "v"}}, "remove": {Remove: []string{key}},
 		} {
-			p := &problems{}
+			p := fresh()
 			p.compileChange("request", change, "", "")
 			if len(p.list) != 1 || !strings.Contains(p.list[0].Message, want) || !strings.HasPrefix(p.list[0].Field, "request."+kind+"[") {
 				t.Errorf("%s %q: %v, which does not say %q", kind, key, p.list, want)
@@ -76,18 +76,18 @@ func TestKeysThatMayNotChange(t *testing.T) {
 		}
 	}
 	for value, want := range map[string]string{"a\nb": "at byte 2", "ü": "at byte 1", " a": "space", "a ": "space", "a\x7f": "at byte 2"} {
-		p := &problems{}
+		p := fresh()
 		p.compileChange("request", &configv1.MetadataChange{Set: map[string]string{"a": value}}, "", "")
 		if len(p.list) != 1 || !strings.Contains(p.list[0].Message, want) {
 			t.Errorf("value %q: %v, which does not say %q", value, p.list, want)
 		}
 	}
-	p := &problems{}
+	p := fresh()
 	p.compileChange("request", &configv1.MetadataChange{Set: map[string]string{"a-bin": "!"}}, "", "")
 	if len(p.list) != 1 || !strings.Contains(p.list[0].Message, "base64") {
 		t.Errorf("bytes: %v", p.list)
 	}
-	p = &problems{}
+	p = fresh()
 	p.compileChange("request", &configv1.MetadataChange{Set: map[string]string{DefaultGroupKey: "x", "a": "", "b-bin": base64.StdEncoding.EncodeToString([]byte{0, 255})}}, "", "")
 	if len(p.list) != 0 {
 		t.Errorf("refused: %v", p.list)
@@ -109,7 +109,7 @@ func FuzzChange(f *testing.F) {
 		if len(m.Remove) > 64 || len(m.Set) > 64 || len(m.Add) > 64 {
 			t.Skip()
 		}
-		p := &problems{}
+		p := fresh()
 		c := p.compileChange("request", m, "", "")
 		if len(p.list) > 0 {
 			return

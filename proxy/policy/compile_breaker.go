@@ -6,7 +6,7 @@ import (
 )
 
 // compileBreaker compiles a circuit breaker policy, but for the instances' own.
-func (p *problems) compileBreaker(m *configv1.CircuitBreakerPolicy, inbound bool, env *Env) *breaker.Policy {
+func (p *problems) compileBreaker(m *configv1.CircuitBreakerPolicy, inbound bool) *breaker.Policy {
 	const field = "circuit_breaker"
 	if m.GetTrip() == nil && m.GetPerInstance() == nil && m.MaxConcurrent == nil {
 		p.addf(field, "does nothing: write trip, per_instance or max_concurrent")
@@ -25,7 +25,7 @@ func (p *problems) compileBreaker(m *configv1.CircuitBreakerPolicy, inbound bool
 			p.addf(field+".per_instance", reason)
 		}
 	}
-	name, logger, changed := p.policy, env.Logger, env.BreakerChanged
+	name, logger, changed := p.policy, p.env.Logger, p.env.BreakerChanged
 	return breaker.NewPolicy(breaker.PolicyOptions{
 		Name:          name,
 		Trip:          trip(m.GetTrip()),

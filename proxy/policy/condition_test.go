@@ -195,7 +195,7 @@ func TestConditionsAgreeWithTheSchema(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := drawCondition(t)
-		p := &problems{policy: "p"}
+		p := fresh()
 		c := p.compileCondition("c", m, false)
 		if len(p.list) > 0 {
 			t.Fatalf("%v: %v", m, p.list)
@@ -213,7 +213,7 @@ func TestConditionsAgreeWithTheSchema(t *testing.T) {
 func TestWhatConditionsSayOfEachOther(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		p := &problems{policy: "p"}
+		p := fresh()
 		a, b := p.compileCondition("a", drawCondition(t), false), p.compileCondition("b", drawCondition(t), false)
 		implies, contradicts := a.implies(&b), a.contradicts(&b)
 		for range 10 {
@@ -239,7 +239,7 @@ func FuzzBinaryCondition(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string, want []byte) {
 		m := &configv1.MetadataMatch{Key: "id-bin", Condition: &configv1.MetadataMatch_Bytes{Bytes: want}}
-		p := &problems{}
+		p := fresh()
 		c := p.compileCondition("c", m, false)
 		list := []hpack.Field{{Name: "id-bin", Value: value}}
 		if strings.ContainsAny(value, "\r\n") { // no header field has them

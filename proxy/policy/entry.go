@@ -60,7 +60,7 @@ func compileEntry(m *configv1.Policy, before *entry, env *Env) (*entry, []Refusa
 	if before != nil && sameBody(m, before.source) {
 		e.takeOver(before)
 	} else {
-		e.compileBody(p, before, env)
+		e.compileBody(p, before)
 	}
 	if len(p.list) > 0 {
 		return nil, p.list
@@ -84,7 +84,7 @@ func (e *entry) takeOver(before *entry) {
 }
 
 // compileBody compiles what the policy says.
-func (e *entry) compileBody(p *problems, before *entry, env *Env) {
+func (e *entry) compileBody(p *problems, before *entry) {
 	switch kind := e.source.GetKind().(type) {
 	case *configv1.Policy_Route:
 		e.route = p.compileRoute(kind.Route)
@@ -95,7 +95,7 @@ func (e *entry) compileBody(p *problems, before *entry, env *Env) {
 	case *configv1.Policy_Hedging:
 		e.hedging = p.compileHedging(kind.Hedging, before)
 	case *configv1.Policy_CircuitBreaker:
-		e.breaker = p.compileBreaker(kind.CircuitBreaker, e.inbound, env)
+		e.breaker = p.compileBreaker(kind.CircuitBreaker, e.inbound)
 		e.cluster.breaker = p.compileInstanceBreaker(kind.CircuitBreaker)
 	case *configv1.Policy_RateLimit:
 		var old *RateLimit

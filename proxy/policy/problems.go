@@ -28,7 +28,7 @@ func (r Refusal) Error() string {
 	return where + ": " + r.Message
 }
 
-// problems collects what is wrong with one policy.
+// problems collects what is wrong with one policy while it is compiled.
 type problems struct {
 	policy string
 	env    *Env

@@ -64,3 +64,6 @@ func fields(metadata ...string) (list []hpack.Field) {
 }
 
 const sayHello = "/helloworld.Greeter/SayHello"
+
+// fresh is what a policy "p" is compiled by.
+func fresh() *problems { return &problems{policy: "p", env: &Env{}} }

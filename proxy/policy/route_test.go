@@ -85,7 +85,7 @@ func TestTheIndexDecidesAsTheTraceSays(t *testing.T) {
 	matched, rpcs := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		policy := drawRoute(t)
-		p := &problems{policy: "p"}
+		p := fresh()
 		r := p.compileRoute(policy)
 		if len(p.list) > 0 {
 			t.Fatalf("%v", p.list)
@@ -193,13 +193,14 @@ func plainMatch(m *configv1.RouteMatch, rpc *RPC) bool {
 func TestMoreKeysThanTheIndexTellsApart(t *testing.T) {
 	t.Parallel()
 	policy := &configv1.RoutePolicy{}
+	to := &configv1.RouteRule_To{To: &configv1.Destination{}}
 	for i := range maxKeys + 50 {
 		policy.Rules = append(policy.Rules,
-			&configv1.RouteRule{Match: &configv1.RouteMatch{Metadata: []*configv1.MetadataMatch{{Key: fmt.Sprintf("k%d", i), Condition: &configv1.MetadataMatch_Exact{Exact: "1"}}}}},
-			&configv1.RouteRule{Match: &configv1.RouteMatch{Cookies: []*configv1.MetadataMatch{{Key: fmt.Sprintf("k%d", i), Condition: &configv1.MetadataMatch_Exact{Exact: "1"}}}}},
+			&configv1.RouteRule{Action: to, Match: &configv1.RouteMatch{Metadata: []*configv1.MetadataMatch{{Key: fmt.Sprintf("k%d", i), Condition: &configv1.MetadataMatch_Exact{Exact: "1"}}}}},
+			&configv1.RouteRule{Action: to, Match: &configv1.RouteMatch{Cookies: []*configv1.MetadataMatch{{Key: fmt.Sprintf("k%d", i), Condition: &configv1.MetadataMatch_Exact{Exact: "1"}}}}},
 		)
 	}
-	r := (&problems{policy: "p"}).compileRoute(policy)
+	r := fresh().compileRoute(policy)
 	if len(r.index.metadata) != maxKeys || len(r.index.cookies) != maxKeys || len(r.index.rest) != 100 {
 		t.Errorf("the index has %d keys, %d cookies and %d others", len(r.index.metadata), len(r.index.cookies), len(r.index.rest))
 	}

@@ -23,7 +23,7 @@ func stickySplit(tb testing.TB, seed string, weights ...int) *Route {
 	for i, weight := range weights {
 		m.Destinations = append(m.Destinations, &configv1.WeightedDestination{Weight: uint32(weight), Subset: fmt.Sprintf("v%d", i)})
 	}
-	p := &problems{policy: "p"}
+	p := fresh()
 	r := p.compileRoute(&configv1.RoutePolicy{Rules: []*configv1.RouteRule{{Action: &configv1.RouteRule_Split{Split: m}}}})
 	if len(p.list) > 0 {
 		tb.Fatalf("%v", p.list)
