@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
 )
 
 // Refusal says what is wrong with a policy.
@@ -31,7 +33,7 @@ func (r Refusal) Error() string {
 // problems collects what is wrong with one policy while it is compiled.
 type problems struct {
 	policy string
-	env    *Env
+	group  func(telemetry.GroupKey) *telemetry.Group // see Env
 	list   []Refusal
 }
 
