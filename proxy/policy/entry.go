@@ -34,7 +34,7 @@ func (e *entry) service() string { return e.source.GetService() }
 // compileEntry compiles one policy. What the policy of its name said before, if that
 // is not nil, lends what it remembers where the same is said again.
 func compileEntry(m *configv1.Policy, before *entry, env *Env) (*entry, []Refusal) {
-	p := &problems{policy: m.GetName(), group: env.Group}
+	p := &problems{policy: m.GetName(), env: env}
 	kind, known := kindOf(m)
 	if !known {
 		p.addf("", "says nothing: write one of route, subsets, timeout, retry, hedging, circuit_breaker, rate_limit, fault, load_balancing, outlier_ejection or health_check")

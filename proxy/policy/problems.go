@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"github.com/pillion-proxy/pillion/proxy/telemetry"
 )
 
 // Refusal says what is wrong with a policy.
@@ -33,7 +31,7 @@ func (r Refusal) Error() string {
 // problems collects what is wrong with one policy while it is compiled.
 type problems struct {
 	policy string
-	group  func(telemetry.GroupKey) *telemetry.Group // see Env
+	env    *Env
 	list   []Refusal
 }
 

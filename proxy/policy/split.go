@@ -177,8 +177,8 @@ func (p *problems) compileSplit(field string, m *configv1.Split, rule string) *s
 			p.addf(field, "is the second group named %q: give it a name of its own (group)", g.Name)
 		}
 		g.Request = p.compileChange(field+".request", d.GetRequest(), groupKey, g.Name)
-		if p.group != nil && g.Name != "" {
-			g.Counts = p.group(telemetry.GroupKey{Policy: p.policy, Rule: rule, Group: g.Name})
+		if p.env.Group != nil && g.Name != "" {
+			g.Counts = p.env.Group(telemetry.GroupKey{Policy: p.policy, Rule: rule, Group: g.Name})
 		}
 		s.groups = append(s.groups, g)
 		weights = append(weights, g.weight)
