@@ -36,7 +36,7 @@ func limits(t *testing.T) map[string]string {
 		gather(found, "", configyaml.Effective(&configv1.Bootstrap{
 			Service: &configv1.Service{Port: proto.Uint32(1)}, Outbound: &configv1.Outbound{}, Inbound: &configv1.Inbound{},
 			Admin: &configv1.Admin{}, AccessLog: &configv1.AccessLog{}, Registry: registry,
-			Overload: &configv1.Overload{AdaptiveConcurrency: &configv1.AdaptiveConcurrency{}},
+			Overload: &configv1.Overload{AdaptiveConcurrency: &configv1.AdaptiveConcurrency{}}, Policies: &configv1.PolicyFiles{},
 		}).ProtoReflect())
 	}
 	return found

@@ -91,6 +91,9 @@ func Effective(written *configv1.Bootstrap) *configv1.Bootstrap {
 	if file := b.GetRegistry().GetFile(); file != nil {
 		setValue(&file.MaxSize, DefaultMeshSize)
 	}
+	if files := b.GetPolicies(); files != nil {
+		setValue(&files.MaxSize, DefaultMeshSize)
+	}
 	effectiveConnections(block(&b.Connections))
 	effectiveHTTP2(block(&b.Http2))
 	setValue(&block(&b.Retry).MaxAttempts, defaultMaxAttempts)

@@ -17,6 +17,9 @@ func resolvePaths(b *configv1.Bootstrap, folder string) {
 	if file := b.GetRegistry().GetFile(); file != nil {
 		resolve(&file.Path)
 	}
+	if files := b.GetPolicies(); files != nil {
+		resolve(&files.Path)
+	}
 	if consul := b.GetRegistry().GetConsul(); consul != nil {
 		resolve(&consul.TokenFile)
 		resolve(&consul.CacheDir)

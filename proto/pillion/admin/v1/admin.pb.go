@@ -341,7 +341,9 @@ type GetConfigResponse struct {
 	// The bootstrap, after flags, variables and defaults.
 	Bootstrap *v1.Bootstrap `protobuf:"bytes,1,opt,name=bootstrap,proto3" json:"bootstrap,omitempty"`
 	// Where services and policies come from, and how that goes.
-	Sources       []*Source `protobuf:"bytes,2,rep,name=sources,proto3" json:"sources,omitempty"`
+	Sources []*Source `protobuf:"bytes,2,rep,name=sources,proto3" json:"sources,omitempty"`
+	// The policies, those in force and those that were refused.
+	Policies      *Policies `protobuf:"bytes,3,opt,name=policies,proto3" json:"policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -390,10 +392,17 @@ func (x *GetConfigResponse) GetSources() []*Source {
 	return nil
 }
 
+func (x *GetConfigResponse) GetPolicies() *Policies {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
 // Source is the state of one source of services and policies.
 type Source struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is: "file", "consul" or "static".
+	// What it is: "file", "consul", "static", or "policies" for files of policies.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// The file's path or the agent's address.
 	Location string `protobuf:"bytes,2,opt,name=location,proto3" json:"location,omitempty"`
@@ -662,7 +671,7 @@ var File_pillion_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_pillion_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1cpillion/admin/v1/admin.proto\x12\x10pillion.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a pillion/admin/v1/endpoints.proto\x1a!pillion/config/v1/bootstrap.proto\"\x12\n" +
+	"\x1cpillion/admin/v1/admin.proto\x12\x10pillion.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a pillion/admin/v1/endpoints.proto\x1a\x1epillion/admin/v1/explain.proto\x1a\x1fpillion/admin/v1/policies.proto\x1a!pillion/config/v1/bootstrap.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\xe9\x02\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
@@ -685,10 +694,11 @@ const file_pillion_admin_v1_admin_proto_rawDesc = "" +
 	"\bListener\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x12\n" +
-	"\x10GetConfigRequest\"\x83\x01\n" +
+	"\x10GetConfigRequest\"\xbb\x01\n" +
 	"\x11GetConfigResponse\x12:\n" +
 	"\tbootstrap\x18\x01 \x01(\v2\x1c.pillion.config.v1.BootstrapR\tbootstrap\x122\n" +
-	"\asources\x18\x02 \x03(\v2\x18.pillion.admin.v1.SourceR\asources\"\xce\x01\n" +
+	"\asources\x18\x02 \x03(\v2\x18.pillion.admin.v1.SourceR\asources\x126\n" +
+	"\bpolicies\x18\x03 \x01(\v2\x1a.pillion.admin.v1.PoliciesR\bpolicies\"\xce\x01\n" +
 	"\x06Source\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1a\n" +
 	"\blocation\x18\x02 \x01(\tR\blocation\x12=\n" +
@@ -702,11 +712,12 @@ const file_pillion_admin_v1_admin_proto_rawDesc = "" +
 	"\x12SetLogLevelRequest\x125\n" +
 	"\x05level\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1aR\x05debugR\x04infoR\x04warnR\x05errorR\x05level\"1\n" +
 	"\x13SetLogLevelResponse\x12\x1a\n" +
-	"\bprevious\x18\x01 \x01(\tR\bprevious2\xf1\x02\n" +
+	"\bprevious\x18\x01 \x01(\tR\bprevious2\xc1\x03\n" +
 	"\x05Admin\x12T\n" +
 	"\tGetStatus\x12\".pillion.admin.v1.GetStatusRequest\x1a#.pillion.admin.v1.GetStatusResponse\x12T\n" +
 	"\tGetConfig\x12\".pillion.admin.v1.GetConfigRequest\x1a#.pillion.admin.v1.GetConfigResponse\x12`\n" +
-	"\rListEndpoints\x12&.pillion.admin.v1.ListEndpointsRequest\x1a'.pillion.admin.v1.ListEndpointsResponse\x12Z\n" +
+	"\rListEndpoints\x12&.pillion.admin.v1.ListEndpointsRequest\x1a'.pillion.admin.v1.ListEndpointsResponse\x12N\n" +
+	"\aExplain\x12 .pillion.admin.v1.ExplainRequest\x1a!.pillion.admin.v1.ExplainResponse\x12Z\n" +
 	"\vSetLogLevel\x12$.pillion.admin.v1.SetLogLevelRequest\x1a%.pillion.admin.v1.SetLogLevelResponseBAZ?github.com/pillion-proxy/pillion/proto/pillion/admin/v1;adminv1b\x06proto3"
 
 var (
@@ -736,7 +747,10 @@ var file_pillion_admin_v1_admin_proto_goTypes = []any{
 	(*SetLogLevelResponse)(nil),   // 10: pillion.admin.v1.SetLogLevelResponse
 	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 	(*v1.Bootstrap)(nil),          // 12: pillion.config.v1.Bootstrap
-	(*Service)(nil),               // 13: pillion.admin.v1.Service
+	(*Policies)(nil),              // 13: pillion.admin.v1.Policies
+	(*Service)(nil),               // 14: pillion.admin.v1.Service
+	(*ExplainRequest)(nil),        // 15: pillion.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),       // 16: pillion.admin.v1.ExplainResponse
 }
 var file_pillion_admin_v1_admin_proto_depIdxs = []int32{
 	11, // 0: pillion.admin.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
@@ -744,22 +758,25 @@ var file_pillion_admin_v1_admin_proto_depIdxs = []int32{
 	3,  // 2: pillion.admin.v1.GetStatusResponse.listeners:type_name -> pillion.admin.v1.Listener
 	12, // 3: pillion.admin.v1.GetConfigResponse.bootstrap:type_name -> pillion.config.v1.Bootstrap
 	6,  // 4: pillion.admin.v1.GetConfigResponse.sources:type_name -> pillion.admin.v1.Source
-	11, // 5: pillion.admin.v1.Source.last_success:type_name -> google.protobuf.Timestamp
-	11, // 6: pillion.admin.v1.Source.failing_since:type_name -> google.protobuf.Timestamp
-	13, // 7: pillion.admin.v1.ListEndpointsResponse.services:type_name -> pillion.admin.v1.Service
-	0,  // 8: pillion.admin.v1.Admin.GetStatus:input_type -> pillion.admin.v1.GetStatusRequest
-	4,  // 9: pillion.admin.v1.Admin.GetConfig:input_type -> pillion.admin.v1.GetConfigRequest
-	7,  // 10: pillion.admin.v1.Admin.ListEndpoints:input_type -> pillion.admin.v1.ListEndpointsRequest
-	9,  // 11: pillion.admin.v1.Admin.SetLogLevel:input_type -> pillion.admin.v1.SetLogLevelRequest
-	1,  // 12: pillion.admin.v1.Admin.GetStatus:output_type -> pillion.admin.v1.GetStatusResponse
-	5,  // 13: pillion.admin.v1.Admin.GetConfig:output_type -> pillion.admin.v1.GetConfigResponse
-	8,  // 14: pillion.admin.v1.Admin.ListEndpoints:output_type -> pillion.admin.v1.ListEndpointsResponse
-	10, // 15: pillion.admin.v1.Admin.SetLogLevel:output_type -> pillion.admin.v1.SetLogLevelResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	13, // 5: pillion.admin.v1.GetConfigResponse.policies:type_name -> pillion.admin.v1.Policies
+	11, // 6: pillion.admin.v1.Source.last_success:type_name -> google.protobuf.Timestamp
+	11, // 7: pillion.admin.v1.Source.failing_since:type_name -> google.protobuf.Timestamp
+	14, // 8: pillion.admin.v1.ListEndpointsResponse.services:type_name -> pillion.admin.v1.Service
+	0,  // 9: pillion.admin.v1.Admin.GetStatus:input_type -> pillion.admin.v1.GetStatusRequest
+	4,  // 10: pillion.admin.v1.Admin.GetConfig:input_type -> pillion.admin.v1.GetConfigRequest
+	7,  // 11: pillion.admin.v1.Admin.ListEndpoints:input_type -> pillion.admin.v1.ListEndpointsRequest
+	15, // 12: pillion.admin.v1.Admin.Explain:input_type -> pillion.admin.v1.ExplainRequest
+	9,  // 13: pillion.admin.v1.Admin.SetLogLevel:input_type -> pillion.admin.v1.SetLogLevelRequest
+	1,  // 14: pillion.admin.v1.Admin.GetStatus:output_type -> pillion.admin.v1.GetStatusResponse
+	5,  // 15: pillion.admin.v1.Admin.GetConfig:output_type -> pillion.admin.v1.GetConfigResponse
+	8,  // 16: pillion.admin.v1.Admin.ListEndpoints:output_type -> pillion.admin.v1.ListEndpointsResponse
+	16, // 17: pillion.admin.v1.Admin.Explain:output_type -> pillion.admin.v1.ExplainResponse
+	10, // 18: pillion.admin.v1.Admin.SetLogLevel:output_type -> pillion.admin.v1.SetLogLevelResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_pillion_admin_v1_admin_proto_init() }
@@ -768,6 +785,8 @@ func file_pillion_admin_v1_admin_proto_init() {
 		return
 	}
 	file_pillion_admin_v1_endpoints_proto_init()
+	file_pillion_admin_v1_explain_proto_init()
+	file_pillion_admin_v1_policies_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

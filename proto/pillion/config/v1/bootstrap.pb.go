@@ -60,7 +60,10 @@ type Bootstrap struct {
 	// What the metrics tell apart.
 	Metrics *Metrics `protobuf:"bytes,14,opt,name=metrics,proto3" json:"metrics,omitempty"`
 	// How many RPCs may be under way.
-	Overload      *Overload `protobuf:"bytes,15,opt,name=overload,proto3" json:"overload,omitempty"`
+	Overload *Overload `protobuf:"bytes,15,opt,name=overload,proto3" json:"overload,omitempty"`
+	// Policies from files of their own, such as where the registry is Consul. Those in
+	// the mesh file need no such block.
+	Policies      *PolicyFiles `protobuf:"bytes,16,opt,name=policies,proto3" json:"policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -200,11 +203,18 @@ func (x *Bootstrap) GetOverload() *Overload {
 	return nil
 }
 
+func (x *Bootstrap) GetPolicies() *PolicyFiles {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
 var File_pillion_config_v1_bootstrap_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_bootstrap_proto_rawDesc = "" +
 	"\n" +
-	"!pillion/config/v1/bootstrap.proto\x12\x11pillion.config.v1\x1a\"pillion/config/v1/access_log.proto\x1a#pillion/config/v1/connections.proto\x1a\x1dpillion/config/v1/http2.proto\x1a pillion/config/v1/identity.proto\x1a!pillion/config/v1/lifecycle.proto\x1a!pillion/config/v1/listeners.proto\x1a\x1bpillion/config/v1/log.proto\x1a\x1fpillion/config/v1/metrics.proto\x1a pillion/config/v1/overload.proto\x1a pillion/config/v1/registry.proto\x1a\x1dpillion/config/v1/retry.proto\x1a\x1fpillion/config/v1/service.proto\"\xb0\x06\n" +
+	"!pillion/config/v1/bootstrap.proto\x12\x11pillion.config.v1\x1a\"pillion/config/v1/access_log.proto\x1a#pillion/config/v1/connections.proto\x1a\x1dpillion/config/v1/http2.proto\x1a pillion/config/v1/identity.proto\x1a!pillion/config/v1/lifecycle.proto\x1a!pillion/config/v1/listeners.proto\x1a\x1bpillion/config/v1/log.proto\x1a\x1fpillion/config/v1/metrics.proto\x1a pillion/config/v1/overload.proto\x1a pillion/config/v1/policies.proto\x1a pillion/config/v1/registry.proto\x1a\x1dpillion/config/v1/retry.proto\x1a\x1fpillion/config/v1/service.proto\"\xec\x06\n" +
 	"\tBootstrap\x124\n" +
 	"\aservice\x18\x01 \x01(\v2\x1a.pillion.config.v1.ServiceR\aservice\x127\n" +
 	"\boutbound\x18\x02 \x01(\v2\x1b.pillion.config.v1.OutboundR\boutbound\x124\n" +
@@ -222,7 +232,8 @@ const file_pillion_config_v1_bootstrap_proto_rawDesc = "" +
 	"\x03log\x18\f \x01(\v2\x16.pillion.config.v1.LogR\x03log\x124\n" +
 	"\aupgrade\x18\r \x01(\v2\x1a.pillion.config.v1.UpgradeR\aupgrade\x124\n" +
 	"\ametrics\x18\x0e \x01(\v2\x1a.pillion.config.v1.MetricsR\ametrics\x127\n" +
-	"\boverload\x18\x0f \x01(\v2\x1b.pillion.config.v1.OverloadR\boverloadBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\boverload\x18\x0f \x01(\v2\x1b.pillion.config.v1.OverloadR\boverload\x12:\n" +
+	"\bpolicies\x18\x10 \x01(\v2\x1e.pillion.config.v1.PolicyFilesR\bpoliciesBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_bootstrap_proto_rawDescOnce sync.Once
@@ -254,6 +265,7 @@ var file_pillion_config_v1_bootstrap_proto_goTypes = []any{
 	(*Upgrade)(nil),     // 13: pillion.config.v1.Upgrade
 	(*Metrics)(nil),     // 14: pillion.config.v1.Metrics
 	(*Overload)(nil),    // 15: pillion.config.v1.Overload
+	(*PolicyFiles)(nil), // 16: pillion.config.v1.PolicyFiles
 }
 var file_pillion_config_v1_bootstrap_proto_depIdxs = []int32{
 	1,  // 0: pillion.config.v1.Bootstrap.service:type_name -> pillion.config.v1.Service
@@ -271,11 +283,12 @@ var file_pillion_config_v1_bootstrap_proto_depIdxs = []int32{
 	13, // 12: pillion.config.v1.Bootstrap.upgrade:type_name -> pillion.config.v1.Upgrade
 	14, // 13: pillion.config.v1.Bootstrap.metrics:type_name -> pillion.config.v1.Metrics
 	15, // 14: pillion.config.v1.Bootstrap.overload:type_name -> pillion.config.v1.Overload
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	16, // 15: pillion.config.v1.Bootstrap.policies:type_name -> pillion.config.v1.PolicyFiles
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_bootstrap_proto_init() }
@@ -292,6 +305,7 @@ func file_pillion_config_v1_bootstrap_proto_init() {
 	file_pillion_config_v1_log_proto_init()
 	file_pillion_config_v1_metrics_proto_init()
 	file_pillion_config_v1_overload_proto_init()
+	file_pillion_config_v1_policies_proto_init()
 	file_pillion_config_v1_registry_proto_init()
 	file_pillion_config_v1_retry_proto_init()
 	file_pillion_config_v1_service_proto_init()
