@@ -199,10 +199,13 @@ type name struct {
 	failure     atomic.Pointer[error] // the last one; nil: there was none
 	askedAt     atomic.Int64          // Unix time in nanoseconds
 	asking      atomic.Bool
+	stale       atomic.Bool // it was asked too long ago; the sweep sees that
 }
 
-func (n *name) stale() bool {
-	return time.Now().UnixNano()-n.askedAt.Load() > int64(answeringTTL)
+func (n *name) age(now time.Time) {
+	if !n.stale.Load() && now.UnixNano()-n.askedAt.Load() > int64(answeringTTL) {
+		n.stale.Store(true)
+	}
 }
 
 // askMeanwhile has it found out who answers the gRPC service of a path, should the
@@ -262,6 +265,7 @@ func (r *Router) refresh(n *name) {
 		defer cancel()
 		answering, err := r.answering(ctx, n.grpcService)
 		n.askedAt.Store(time.Now().UnixNano())
+		n.stale.Store(false)
 		if err != nil {
 			// The source says so itself, once; here it would be said every few seconds.
 			r.opts.Logger.Debug("cannot find out who answers a gRPC service",

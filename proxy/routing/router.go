@@ -184,7 +184,7 @@ func (r *Router) findName(t *tables, grpcService string) step {
 	if n.state.Load() == statePending {
 		return step{pending: &n.entry}
 	}
-	if n.stale() {
+	if n.stale.Load() {
 		r.refreshStale(n)
 	}
 	if answering := n.services.Load(); answering != nil && len(*answering) == 1 {
@@ -315,10 +315,12 @@ func (r *Router) Clusters() []*upstream.Cluster {
 	return out
 }
 
-// sweep forgets what no RPC asks for any more.
+// sweepEvery is how often the sweep looks.
+const sweepEvery = time.Second
+
+// sweep forgets what no RPC asks for any more, and sees what is old.
 func (r *Router) sweep() {
-	const often = time.Second
-	tick := time.NewTicker(often)
+	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -350,7 +352,10 @@ func (r *Router) forget(now time.Time) {
 		r.leaving = append(r.leaving, s)
 		return true
 	})
-	names, forgotten := t.names.without(func(_ string, n *name) bool { return n.outdated(now, &r.opts, false) })
+	names, forgotten := t.names.without(func(_ string, n *name) bool {
+		n.age(now)
+		return n.outdated(now, &r.opts, false)
+	})
 	if fewer || forgotten {
 		r.tables.Store(&tables{services: services, names: names})
 	}

@@ -233,7 +233,7 @@ func TestAnAnswerIsRefreshedInTheBackground(t *testing.T) {
 		c := r.route("localhost", sayHello)
 		r.source.tell(t, "old", true)
 		c.want("old by grpc service")
-		time.Sleep(answeringTTL + 1)
+		time.Sleep(answeringTTL + 2*sweepEvery) // the sweep sees how old it is
 		hold := make(chan struct{})
 		r.source.set(func() {
 			r.source.answering["helloworld.Greeter"] = []string{"new"}
