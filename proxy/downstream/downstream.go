@@ -117,7 +117,9 @@ func (s *Server) Serve(l net.Listener) error {
 		if err == nil {
 			pause = 0
 			s.pace.wait(s.stopping)
-			s.serve(nc)
+			if c := s.serve(nc); c != nil {
+				c.MakeWay() // or who connects without end has all others wait
+			}
 			continue
 		}
 		if s.isDraining() || errors.Is(err, net.ErrClosed) {
@@ -142,8 +144,8 @@ func (s *Server) isDraining() bool {
 
 // serve takes one connection in. That Shutdown has begun is no reason not to: the
 // caller was told that it is connected, and to be cut off would fail its RPCs.
-// Shutdown ends it as the others.
-func (s *Server) serve(nc net.Conn) {
+// Shutdown ends it as the others. It returns nil where there was no room for it.
+func (s *Server) serve(nc net.Conn) *h2.Conn {
 	most := s.opts.MaxConns
 	s.mu.Lock()
 	full := most > 0 && len(s.conns) >= most
@@ -151,7 +153,7 @@ func (s *Server) serve(nc net.Conn) {
 		s.mu.Unlock()
 		s.refusals.note(nc.RemoteAddr().String(), errNoRoom)
 		_ = nc.Close()
-		return
+		return nil
 	}
 	defer s.mu.Unlock()
 	c := h2.New(h2.NewTransport(nc), h2.Server, s.opts.HTTP2, (*handler)(s))
@@ -176,6 +178,7 @@ func (s *Server) serve(nc net.Conn) {
 		s.held--
 		s.mu.Unlock()
 	})
+	return c
 }
 
 // grant gives a connection what is left of its caller's credit. Who has overdrawn it

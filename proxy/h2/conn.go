@@ -424,7 +424,7 @@ func (c *Conn) end(b *Batch, err error) {
 	for i, e := range all {
 		if i%turnEnds == turnEnds-1 {
 			b.Done()
-			c.makeWay()
+			c.MakeWay()
 		}
 		e.s.owner.OnReset(b, e.s, e.gen, e.r)
 		e.s.owner.OnClosed(b, e.s, e.gen)

@@ -475,7 +475,7 @@ func (c *Conn) keepWriting(o *output, n int) {
 		c.mu.Unlock()
 		b.Done()
 		if long {
-			c.makeWay()
+			c.MakeWay()
 		}
 	}
 	b.Done()

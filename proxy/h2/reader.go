@@ -98,7 +98,7 @@ func (r *reader) run() {
 		waited := r.letOthersJoin()
 		r.batch.Done()
 		if r.turn.over(began, waited) {
-			r.c.makeWay()
+			r.c.MakeWay()
 		}
 		r.awaitRoom()
 	}
@@ -209,7 +209,7 @@ func (r *reader) consume(p []byte) (rest []byte, err error) {
 		if r.turn.long() {
 			r.turn.work = 0
 			r.batch.Done()
-			r.c.makeWay()
+			r.c.MakeWay()
 		}
 	}
 }

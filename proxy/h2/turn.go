@@ -60,8 +60,9 @@ type wayMaker interface {
 	MakeWay()
 }
 
-// makeWay lets others have their turns, where there are any. No lock may be held.
-func (c *Conn) makeWay() {
+// MakeWay has its caller wait until others that have become readable had their turns,
+// where the connection's transport shares a poller with them. No lock may be held.
+func (c *Conn) MakeWay() {
 	if w, ok := c.t.(wayMaker); ok {
 		w.MakeWay()
 	}
