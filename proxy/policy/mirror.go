@@ -17,6 +17,8 @@ type Mirror struct {
 	MaxConcurrent int
 	// MaxBytes is how much of a request is copied at most.
 	MaxBytes int
+	// Asking says that the registry is asked where Service is.
+	Asking atomic.Bool
 
 	fraction uint32
 	active   atomic.Int64

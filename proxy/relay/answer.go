@@ -56,7 +56,7 @@ func (r *RPC) answer(b *h2.Batch, code codes.Code, flag wire.Flag, message strin
 		fields = append(fields, hpack.Field{Name: wire.HeaderFlags, Value: flag.String()})
 	}
 	r.status = 200
-	r.down.SendHeaders(b, append(fields, more...), true)
+	r.down.SendHeaders(b, r.changeResponse(append(fields, more...)), true)
 	r.end(b, code, flag, message)
 }
 

@@ -237,6 +237,9 @@ func (a *attempt) judge(b *h2.Batch, code codes.Code, trailers []hpack.Field) {
 			excused = true // the sidecar beside it did not let the RPC through
 		}
 	}
+	if pol := a.rpc.pol; pol != nil {
+		pol.limited = excused // unless another attempt says otherwise
+	}
 	a.observe(b, &upstream.Outcome{Code: code, Excused: excused, Trailers: trailers})
 }
 
@@ -306,6 +309,9 @@ func (r *RPC) failUnplaced(b *h2.Batch) {
 	case r.dest.Size() == 0:
 		r.fail(b, codes.Unavailable, wire.FlagNoHealthyUpstream,
 			fmt.Sprintf("service %q has no healthy instance in the registry", name))
+	case r.choice.Subset != "":
+		r.fail(b, codes.Unavailable, wire.FlagNoHealthyUpstream,
+			fmt.Sprintf("service %q: %sno instance of subset %q can be used", name, r.ruleLabel(), r.choice.Subset))
 	default:
 		r.fail(b, codes.Unavailable, wire.FlagNoHealthyUpstream,
 			fmt.Sprintf("service %q: all %d instances are in back-off: %v", name, r.dest.Size(), r.dest.LastError()))

@@ -88,7 +88,10 @@ func (r *RPC) failDeadline(b *h2.Batch) {
 	if r.early {
 		where = "while its request was incomplete, as too many are (overload.adaptive_concurrency)"
 	}
-	if a := r.cur; a != nil {
+	flag := wire.FlagDeadline
+	if why, as := r.waitsFor(); why != "" {
+		where, flag = why, as
+	} else if a := r.cur; a != nil {
 		if a.waiting {
 			where = fmt.Sprintf("while connecting to %s of service %q", a.inst, r.dest.Name())
 		} else {
@@ -96,7 +99,7 @@ func (r *RPC) failDeadline(b *h2.Batch) {
 		}
 		r.judgeLate(b)
 	}
-	r.failWith(b, codes.DeadlineExceeded, wire.FlagDeadline,
+	r.failWith(b, codes.DeadlineExceeded, flag,
 		fmt.Sprintf("deadline of %v exceeded %s", r.deadline, where), h2.Cancel)
 }
 

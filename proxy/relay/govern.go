@@ -13,17 +13,23 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
 // governed is what the policies say of an RPC, and what they have of it. It is guarded
 // by RPC.mu.
 type governed struct {
-	looked   policy.RPC     // what the policies looked at
-	method   *policy.Method // what holds for the service that the RPC is addressed to
-	decision policy.Decision
-	failover []policy.Target // where the RPC goes next when nobody is where it goes now
-	awaiting bool            // the first of them is looked up
+	set       *policy.Set    // those in force when the RPC came
+	looked    policy.RPC     // what the policies looked at
+	addressed string         // the service that the RPC is addressed to; valid until it is sent
+	method    *policy.Method // what holds for that service
+	decision  policy.Decision
+	decided   bool // it is made, once
+
+	home     *upstream.Cluster // where the RPC was to go before it failed over
+	failover []policy.Target   // where it goes next when nobody is where it goes now
+	awaiting bool              // the first of them is looked up
 
 	fault   faultinject.Fault
 	delayed bool // by it
@@ -32,11 +38,12 @@ type governed struct {
 	circuit *breaker.Circuit // nil: none
 	place   breaker.Place
 	pending bool // it waits for its place
+	waking  bool // it is being told that the wait is over
 	// limited says that a limiter refused the RPC, ours or another sidecar's, so that
 	// its status says nothing about the destination.
-	limited   bool
-	firstByte time.Duration
-	breaker   *breaker.Policy
+	limited bool
+	sentAt  time.Duration // when it was first sent, since RPC.start
+	breaker *breaker.Policy
 
 	shadow *shadow
 }
@@ -52,9 +59,10 @@ func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
 	decision := policy.Decision{Service: found.Service}
 	if method != nil {
 		r.look(method)
+		r.pol.set, r.pol.addressed = set, found.Service
 		if method.Routes() {
 			decision = method.Route.Decide(&r.pol.looked, found.Service, nil)
-			r.pol.decision = decision
+			r.pol.decision, r.pol.decided = decision, true
 		}
 		if rule := decision.Rule; rule != nil && rule.Status != nil {
 			r.route = rule.Label
@@ -62,23 +70,41 @@ func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
 			return
 		}
 	}
-	named := ""
-	if decision.Service != found.Service || found.Cluster == nil && decision.Service != "" {
-		named = decision.Service
-		route := found.Route
-		found = r.p.cfg.Router.Service(named)
-		found.Route = route
-		service = set.Service(named)
-	}
-	if found.Cluster == nil {
-		r.arrive(b, found, named)
-		return
-	}
+	r.follow(b, set, found, decision)
+}
+
+// follow goes where it was decided that the RPC goes. Where that has to be looked up
+// it is called again then: what was left to chance is not drawn twice. r.mu is held.
+func (r *RPC) follow(b *h2.Batch, set *policy.Set, found Found, decision policy.Decision) {
 	if rule := decision.Rule; rule != nil {
 		found.Route = rule.Label
 	}
-	r.prepare(found, service)
-	r.arrive(b, found, named)
+	service := found.Service
+	if decision.Service != service || found.Cluster == nil && decision.Service != "" {
+		service = decision.Service
+		route := found.Route
+		found = r.p.cfg.Router.Service(service)
+		found.Route = route
+	} else {
+		service = "" // it is found by what the caller wrote
+	}
+	of := set.Service(decision.Service)
+	if found.Cluster == nil && !found.Wait {
+		if stands, to, rest := r.standIn(decision.Service, of.Failover()); stands.Cluster != nil {
+			stands.Route = found.Route
+			r.prepare(stands, set.Service(to.Service))
+			r.choice.Subset, r.police().failover = to.Subset, rest
+			r.arrive(b, stands, "")
+			return
+		} else if stands.Wait {
+			r.arrive(b, stands, to.Service)
+			return
+		}
+	}
+	if found.Cluster != nil {
+		r.prepare(found, of)
+	}
+	r.arrive(b, found, service)
 }
 
 // methodOf returns what a service's policies say of the RPC's method.
@@ -106,9 +132,11 @@ func (r *RPC) prepare(found Found, service *policy.Service) {
 	if service == nil {
 		return
 	}
-	key := service.HashKey()
+	key, failover := service.HashKey(), service.Failover()
+	if r.p.cfg.Side == telemetry.Inbound {
+		key, failover = nil, nil // there is one app
+	}
 	method := r.methodOf(service)
-	failover := service.Failover()
 	if key == nil && len(failover) == 0 && (method == nil || method.Breaker == nil) && r.pol == nil {
 		return
 	}
@@ -142,15 +170,12 @@ func (r *RPC) arrive(b *h2.Batch, found Found, service string) {
 		r.send(b)
 	case found.Wait:
 		// What is kept longer than this life must not live in its memory.
-		if !router.Await(service, strings.Clone(r.authority), strings.Clone(r.path), r, r.life) {
+		if !router.Await(strings.Clone(service), strings.Clone(r.authority), strings.Clone(r.path), r, r.life) {
 			r.fail(b, codes.ResourceExhausted, wire.FlagOverload, "too many RPCs wait for their destination to be looked up")
 		}
 	default:
 		code, flag, message := router.Explain(service, r.authority, r.path)
-		if rule := r.rule(); rule != nil {
-			message = fmt.Sprintf("route %s: %s", rule.Label, message)
-		}
-		r.fail(b, code, flag, message)
+		r.fail(b, code, flag, r.ruleLabel()+message)
 	}
 }
 
@@ -160,6 +185,14 @@ func (r *RPC) rule() *policy.Rule {
 		return nil
 	}
 	return r.pol.decision.Rule
+}
+
+// ruleLabel is how a message begins that names that rule. r.mu is held.
+func (r *RPC) ruleLabel() string {
+	if rule := r.rule(); rule != nil {
+		return "route " + rule.Label + ": "
+	}
+	return ""
 }
 
 // obey does what the policies say before the RPC departs. r.mu is held.
@@ -203,14 +236,10 @@ func (r *RPC) setTimes(b *h2.Batch, m *policy.Method) bool {
 	if most > 0 && (timeout == 0 || timeout > most) {
 		timeout, r.capped = most, true
 	}
-	if timeout == 0 {
+	if timeout == 0 || timeout == r.deadline {
 		return true
 	}
-	if timeout == r.deadline {
-		return true
-	}
-	r.deadline = timeout
-	r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+timeout, r.onDeadline)
+	r.setDeadline(timeout)
 	if r.expired(b) {
 		r.failDeadline(b)
 		return false
@@ -326,6 +355,15 @@ func (r *RPC) changeRequest() {
 	}
 }
 
+// changeResponse makes the changes of metadata that the route says in the head of an
+// answer. r.mu is held.
+func (r *RPC) changeResponse(fields []hpack.Field) []hpack.Field {
+	if rule := r.rule(); rule != nil {
+		return rule.Response.Apply(fields)
+	}
+	return fields
+}
+
 // enter asks the circuit breaker. r.mu is held.
 func (r *RPC) enter(b *h2.Batch) {
 	pol := r.pol
@@ -354,12 +392,30 @@ func (r *RPC) OnPlace(life uint32, verdict breaker.Verdict) {
 	if life != r.life || r.pol == nil || !r.pol.pending || r.phase != phaseRouting {
 		return
 	}
-	r.pol.pending = false
+	r.pol.pending, r.pol.waking = false, true
 	if verdict == breaker.Admitted {
 		r.send(&b)
 	} else {
 		r.failBroken(&b, verdict)
 	}
+	if r.pol != nil {
+		r.pol.waking = false
+	}
+}
+
+// waitsFor says what an RPC waits for that no attempt was made of yet, where that is
+// a policy's doing, and with which flag it ends then. r.mu is held.
+func (r *RPC) waitsFor() (where string, flag wire.Flag) {
+	switch pol := r.pol; {
+	case pol == nil:
+	case pol.delayed:
+		return fmt.Sprintf("while policy %q delayed it", pol.method.Fault.Name), wire.FlagDelayInjected
+	case pol.pending:
+		return fmt.Sprintf("while it waited for a place among those under way to service %q (max_concurrent of policy %q)", r.dest.Name(), pol.breaker.Name), wire.FlagDeadline
+	case pol.awaiting:
+		return fmt.Sprintf("while service %q, to which it fails over from service %q, was looked up", pol.failover[0].Service, r.dest.Name()), wire.FlagDeadline
+	}
+	return "", wire.FlagNone
 }
 
 // settle gives back what the policies have of an RPC that ends. r.mu is held.
@@ -369,16 +425,26 @@ func (r *RPC) settle(b *h2.Batch, code codes.Code, flag wire.Flag) {
 	r.mirrorEnds(b)
 	if pol.circuit != nil {
 		excused := pol.limited || pol.pending || flag == wire.FlagDownstreamDisconnect || flag == wire.FlagDownstreamProtocolError || flag == wire.FlagOverload
-		firstByte := pol.firstByte
-		if firstByte == 0 {
-			firstByte = b.Now().Sub(r.start)
-		}
-		woken := pol.place.Leave(b.Now(), pol.breaker.Judge(code, excused), firstByte)
-		if woken.Any() {
+		woken := pol.place.Leave(b.Now(), pol.breaker.Judge(code, excused), r.firstByte(b))
+		switch {
+		case !woken.Any():
+		case pol.waking:
+			go woken.Tell() // those that wait may be many, and each ends as quickly as this one
+		default:
 			b.Later(woken.Tell)
 		}
 	}
 	if g := pol.decision.Group; g != nil && g.Counts != nil {
 		g.Counts.Ended(code, b.Now().Sub(r.start))
 	}
+}
+
+// firstByte is how long it took from when the RPC was sent to the answer's first byte,
+// or to the end where there was none. r.mu is held.
+func (r *RPC) firstByte(b *h2.Batch) time.Duration {
+	at := b.Now().Sub(r.start)
+	if r.cur != nil && r.cur.headers > 0 {
+		at = r.cur.headers
+	}
+	return max(at-r.pol.sentAt, 0)
 }

@@ -32,6 +32,7 @@ type shadow struct {
 	fields  []hpack.Field
 	kept    []byte // as long as there is no stream
 	size    int    // of the request so far
+	taken   int    // of that, what went on
 	end     bool   // of the request
 	began   time.Time
 	turn    upstream.Turn
@@ -73,22 +74,27 @@ func (r *RPC) mirror(b *h2.Batch) {
 // mirrorTo returns where copies go, nil where that is not known. Then the registry is
 // asked, for the next ones.
 func (r *RPC) mirrorTo(m *policy.Mirror) *upstream.Cluster {
-	if m.Service == "" {
+	service := m.Service
+	if service == "" {
+		service = r.pol.addressed
+	}
+	if service == "" || service == r.dest.Name() {
 		return r.dest
 	}
 	router := r.p.cfg.Router
-	found := router.Service(m.Service)
-	if found.Wait {
-		router.Await(m.Service, "", "", nobody{}, 0)
+	found := router.Service(service)
+	if found.Wait && m.Asking.CompareAndSwap(false, true) && !router.Await(strings.Clone(service), "", "", asker{m}, 0) {
+		m.Asking.Store(false)
 	}
 	return found.Cluster
 }
 
-// nobody waits for a destination.
-type nobody struct{}
+// asker waits for the destination of a mirror: only one does, or copies that nobody
+// waits for would take the places of RPCs that wait.
+type asker struct{ mirror *policy.Mirror }
 
 // OnRoute implements Waiter.
-func (nobody) OnRoute(uint32) {}
+func (a asker) OnRoute(uint32) { a.mirror.Asking.Store(false) }
 
 // mirrored returns a copy of the request's fields, in memory of its own.
 func (r *RPC) mirrored() []hpack.Field {
@@ -144,7 +150,7 @@ func (s *shadow) start(b *h2.Batch) {
 	default:
 		s.gen, s.open = gen, true
 		if len(s.kept) > 0 {
-			s.stream.SendData(b, s.kept, s.end)
+			s.taken = s.stream.SendData(b, s.kept, s.end)
 			s.kept = nil
 		}
 	}
@@ -161,7 +167,7 @@ func (s *shadow) send(b *h2.Batch, p []byte, end bool) {
 	case s.size > s.mirror.MaxBytes:
 		s.finish(b, h2.Cancel)
 	case s.open:
-		s.stream.SendData(b, p, end)
+		s.taken += s.stream.SendData(b, p, end)
 	default:
 		s.kept = append(s.kept, p...)
 	}
@@ -234,7 +240,7 @@ func (s *shadow) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end boo
 
 // answered ends the copy whose answer is complete. s.mu is held.
 func (s *shadow) answered(b *h2.Batch) {
-	if s.end {
+	if s.end && s.taken == s.size {
 		s.open = false // the stream ends by itself
 	}
 	s.finish(b, h2.NoError)
@@ -251,7 +257,13 @@ func (s *shadow) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, _ h2.Reset) {
 }
 
 // OnTaken implements h2.Owner.
-func (*shadow) OnTaken(*h2.Batch, *h2.Stream, uint32, int) {}
+func (s *shadow) OnTaken(_ *h2.Batch, _ *h2.Stream, gen uint32, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if gen == s.gen {
+		s.taken += n
+	}
+}
 
 // OnClosed implements h2.Owner.
 func (*shadow) OnClosed(*h2.Batch, *h2.Stream, uint32) {}

@@ -38,7 +38,8 @@ func (r *RPC) beginPolicies(b *h2.Batch) {
 	}
 	r.mirror(b)
 	p.limits.Begin(now)
-	p.movedAt = now.Sub(r.start)
+	p.sentAt = now.Sub(r.start)
+	p.movedAt = p.sentAt
 	if p.idleTimeout > 0 {
 		p.idleAt = p.movedAt + p.idleTimeout
 	}

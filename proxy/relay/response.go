@@ -92,7 +92,7 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 		return
 	}
 	r.commit(b, h.Status, code)
-	if sent := r.down.SendHeaders(b, h.Fields(), end); end {
+	if sent := r.down.SendHeaders(b, r.changeResponse(h.Fields()), end); end {
 		if sent { // else it is lost, and OnReset ends the RPC
 			r.answered(b, a, code, message)
 		}

@@ -203,6 +203,7 @@ func (r *RPC) sendHeld(b *h2.Batch, a *attempt) {
 	r.pol.held = nil
 	r.settleOn(b, a)
 	r.commit(b, int(r.status), codes.OK)
+	held.Fields = r.changeResponse(held.Fields)
 	r.down.SendHeaders(b, held.Fields, false)
 	h2.FreeBlock(held)
 	r.forgetFields()

@@ -138,7 +138,7 @@ func (r *Router) find(t *tables, set *policy.Set, authority, path string) step {
 		if st.done() {
 			return st
 		}
-		if v := set.Service(service); v.Names(service) && v.Outbound(path).Routes() {
+		if v := set.Service(service); v.Names(service) && (v.Outbound(path).Routes() || len(v.Failover()) > 0) {
 			return step{service: service, route: "authority"}
 		}
 	}
