@@ -3,10 +3,12 @@ package relay
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -147,28 +149,41 @@ func (o *oracle) direct(t *testing.T) []outcome {
 // throughPillion has Pillion obey it, for a client that does nothing of the kind.
 func (o *oracle) throughPillion(t *testing.T) []outcome {
 	l := bufconn.Listen(64 << 10)
-	cfg := h2.Config{Budget: h2.NewBudget(1 << 20)}.WithDefaults()
-	up := upstream.Options{HTTP2: &cfg, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return l.DialContext(ctx) }}.WithDefaults()
+	policy := o.policy
+	policy.Limits = retry.NewLimits(nil, o.throttling)
+	policy.BufferBytes = 64 << 10
+	dial, end := through(map[string]*bufconn.Listener{"a:1": l}, func(p *policed) { p.retry = &policy })
+	defer end()
+	return o.ask(t, l, dial, grpc.WithDisableRetry())
+}
+
+// through is a Pillion before these servers, whose callers' RPCs have the policies that
+// give gives them. Callers dial it with dial; end ends it.
+func through(servers map[string]*bufconn.Listener, give func(*policed)) (dial func(context.Context, string) (net.Conn, error), end func()) {
+	cfg := h2.Config{Budget: h2.NewBudget(16 << 20)}.WithDefaults()
+	up := upstream.Options{HTTP2: &cfg, Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
+		return servers[address].DialContext(ctx)
+	}}.WithDefaults()
 	counters := new(telemetry.Counters)
-	cluster := upstream.NewCluster("greeter", balance.PickFirst, &up, counters.Service(telemetry.Outbound, "greeter"))
-	cluster.Update([]registry.Endpoint{{ID: "app", Address: "127.0.0.1:1", Weight: 1}}, false)
+	cluster := upstream.NewCluster("greeter", balance.RoundRobin, &up, counters.Service(telemetry.Outbound, "greeter"))
+	var endpoints []registry.Endpoint
+	for _, address := range slices.Sorted(maps.Keys(servers)) {
+		endpoints = append(endpoints, registry.Endpoint{ID: address, Address: address, Weight: 1})
+	}
+	cluster.Update(endpoints, false)
 	proxy := New(Config{
 		Router: &router{dest: cluster}, Metrics: telemetry.NewMetrics(telemetry.Outbound), Unrouted: counters.Service(telemetry.Outbound, ""),
 		Budget: cfg.Budget, Retry: Retry{MaxAttempts: 2}, // as often as grpc-go
 	})
-	policy := o.policy
-	policy.Limits = retry.NewLimits(nil, o.throttling)
-	policy.BufferBytes = 64 << 10
-	handler := policing{callers{proxy}, func(p *policed) { p.retry = &policy }}
-	defer func() {
+	dial = func(context.Context, string) (net.Conn, error) {
+		here, there := net.Pipe()
+		go h2.New(h2.NewTransport(named{there}), h2.Server, &cfg, policing{callers{proxy}, give}).Serve()
+		return here, nil
+	}
+	return dial, func() {
 		cluster.Close()
 		time.Sleep(time.Minute)
-	}()
-	return o.ask(t, l, func(context.Context, string) (net.Conn, error) {
-		here, there := net.Pipe()
-		go h2.New(h2.NewTransport(named{there}), h2.Server, &cfg, handler).Serve()
-		return here, nil
-	}, grpc.WithDisableRetry())
+	}
 }
 
 // compare checks that both did the same, and waited as the policy says.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 	"github.com/pillion-proxy/pillion/proxy/internal/scriptpeer"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
@@ -151,4 +152,12 @@ func lineOf(attempts []seen) (lines []string) {
 		lines = append(lines, a.String())
 	}
 	return lines
+}
+
+// pushed is an answer's trailers with that pushback, "" for none.
+func pushed(back string) []hpack.Field {
+	if back == "" {
+		return nil
+	}
+	return []hpack.Field{{Name: wire.HeaderRetryPushback, Value: back}}
 }
