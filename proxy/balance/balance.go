@@ -9,10 +9,6 @@
 // weights of what instances say of their load. Who has both is the caller.
 package balance
 
-import (
-	"time"
-)
-
 // Instance is what a Picker chooses among. Its methods are called from many
 // goroutines, on the path of every RPC: they are a few atomic loads.
 type Instance interface {
@@ -27,14 +23,15 @@ type Instance interface {
 	// sidecar.
 	InFlight() int64
 	// Latency is how long the instance takes to answer, in nanoseconds, 0 where
-	// that is not known. EWMA alone asks.
-	Latency(now time.Time) float64
+	// that is not known. now is the Unix time in nanoseconds. EWMA alone asks.
+	Latency(now int64) float64
 	// HashKey names the instance to RingHash and Maglev, the same on every
 	// sidecar. It is asked as a Picker is made.
 	HashKey() string
 }
 
-// Query is what one RPC asks a Picker for.
+// Query is what one RPC asks a Picker for. It is small enough to be passed in
+// registers.
 type Query[I Instance] struct {
 	// Skip, unless it is nil, reports true for instances that are not wanted: a
 	// retry skips those that it has tried. A closure made for the call would be
@@ -47,8 +44,8 @@ type Query[I Instance] struct {
 	Panic bool
 	// Peek has nothing be changed: it is for showing what would be picked.
 	Peek bool
-	// Now is the present time, for EWMA alone.
-	Now time.Time
+	// Now is the Unix time in nanoseconds, for EWMA alone.
+	Now int64
 }
 
 // Picker chooses among the instances it was made with. A new one is made for

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -38,11 +37,11 @@ type host struct {
 	latency  balance.Latency
 }
 
-func (h *host) Usable() bool                  { h.asked.Add(1); return !h.down.Load() }
-func (h *host) Reachable() bool               { return !h.lost.Load() }
-func (h *host) InFlight() int64               { return h.inFlight.Load() }
-func (h *host) Latency(now time.Time) float64 { return h.latency.At(now) }
-func (h *host) HashKey() string               { return h.key }
+func (h *host) Usable() bool              { h.asked.Add(1); return !h.down.Load() }
+func (h *host) Reachable() bool           { return !h.lost.Load() }
+func (h *host) InFlight() int64           { return h.inFlight.Load() }
+func (h *host) Latency(now int64) float64 { return h.latency.At(now) }
+func (h *host) HashKey() string           { return h.key }
 
 func hosts(n int) []*host {
 	hs := make([]*host, n)

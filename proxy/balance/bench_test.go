@@ -19,11 +19,11 @@ type instance struct {
 	key      string
 }
 
-func (i *instance) Usable() bool                  { return !i.down.Load() }
-func (i *instance) Reachable() bool               { return true }
-func (i *instance) InFlight() int64               { return i.inFlight.Load() }
-func (i *instance) Latency(now time.Time) float64 { return i.latency.At(now) }
-func (i *instance) HashKey() string               { return i.key }
+func (i *instance) Usable() bool              { return !i.down.Load() }
+func (i *instance) Reachable() bool           { return true }
+func (i *instance) InFlight() int64           { return i.inFlight.Load() }
+func (i *instance) Latency(now int64) float64 { return i.latency.At(now) }
+func (i *instance) HashKey() string           { return i.key }
 
 // BenchmarkPick is to show the same for 10 and for 10,000 instances. "live"
 // has equal numbers of instances that are really read from, as where most of
@@ -76,7 +76,7 @@ func benchmarkPick(b *testing.B, policy balance.Policy, kind string, n, distinct
 	}
 	set := balance.Set[*instance]{Instances: instances, Weights: weights}
 	p := balance.New(balance.Options{Policy: policy}, set, rand.Uint64, nil)
-	q := balance.Query[*instance]{Now: now}
+	q := balance.Query[*instance]{Now: now.UnixNano()}
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, ok := p.Pick(q); !ok {

@@ -28,8 +28,9 @@ type Latency struct {
 	at       atomic.Int64  // Unix time of estimate in nanoseconds
 }
 
-// At returns the estimate at a time, in nanoseconds; 0: not known.
-func (l *Latency) At(now time.Time) float64 {
+// At returns the estimate at a Unix time in nanoseconds, and in nanoseconds too; 0:
+// not known.
+func (l *Latency) At(now int64) float64 {
 	bits := l.estimate.Load()
 	if bits == 0 {
 		return 0
@@ -43,7 +44,8 @@ func (l *Latency) At(now time.Time) float64 {
 
 // Observe takes note of an answer and how long it took. Where it was a failure,
 // it counts as longer than that.
-func (l *Latency) Observe(now time.Time, took time.Duration, failed bool) {
+func (l *Latency) Observe(at time.Time, took time.Duration, failed bool) {
+	now := at.UnixNano()
 	for {
 		old := l.estimate.Load()
 		before := math.Float64frombits(old)
@@ -59,7 +61,7 @@ func (l *Latency) Observe(now time.Time, took time.Duration, failed bool) {
 		}
 		if l.estimate.CompareAndSwap(old, math.Float64bits(next)) {
 			// Another's time of the same moment makes no difference.
-			l.at.Store(now.UnixNano())
+			l.at.Store(now)
 			return
 		}
 	}
@@ -67,8 +69,8 @@ func (l *Latency) Observe(now time.Time, took time.Duration, failed bool) {
 
 // fade is what is left at a time of a whole that the estimate was when it was
 // made.
-func (l *Latency) fade(now time.Time) float64 {
-	passed := now.UnixNano() - l.at.Load()
+func (l *Latency) fade(now int64) float64 {
+	passed := now - l.at.Load()
 	if passed <= 0 {
 		return 1
 	}

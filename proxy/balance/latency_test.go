@@ -43,7 +43,7 @@ func TestLatency(t *testing.T) {
 			now = now.Add(a.after)
 			l.Observe(now, a.took, a.failed)
 		}
-		got := time.Duration(l.At(now.Add(c.idle)))
+		got := time.Duration(l.At(now.Add(c.idle).UnixNano()))
 		if off := got - c.want; off < -c.want/100 || off > c.want/100 {
 			t.Errorf("%s: %v, want %v", c.what, got, c.want)
 		}
@@ -67,7 +67,7 @@ func TestLatencyStaysWithinWhatWasSeen(t *testing.T) {
 			took := time.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(t, "took"))
 			slowest = max(slowest, took)
 			l.Observe(now, took, failures && rapid.Bool().Draw(t, "failed"))
-			if got := l.At(now); got < float64(time.Microsecond) || got > float64(slowest) {
+			if got := l.At(now.UnixNano()); got < float64(time.Microsecond) || got > float64(slowest) {
 				t.Fatalf("the estimate is %v, the slowest answer was %v", time.Duration(got), slowest)
 			}
 		}
@@ -103,7 +103,7 @@ func (a *apps) run(p balance.Picker[*host], rpcs int, interval time.Duration) []
 			r.h.latency.Observe(r.till, r.till.Sub(r.from), false)
 		}
 		a.underWay = rest
-		h, _ := p.Pick(query{Now: a.now})
+		h, _ := p.Pick(query{Now: a.now.UnixNano()})
 		h.inFlight.Add(1)
 		counts[h.id]++
 		a.underWay = append(a.underWay, answering{h, a.now, a.now.Add(a.takes(h))})

@@ -72,7 +72,7 @@ func failed(code codes.Code) bool {
 }
 
 // Latency implements balance.Instance.
-func (in *Instance) Latency(now time.Time) float64 {
+func (in *Instance) Latency(now int64) float64 {
 	if m := in.measures.Load(); m != nil {
 		return m.latency.At(now)
 	}

@@ -117,13 +117,13 @@ func TestLatencyFromOutcomes(t *testing.T) {
 	} {
 		p := newPool(t, Options{}, config, endpoints("a")...)
 		p.answer("a", c.outcome)
-		got := time.Duration(p.instance("a").Latency(time.Now()))
+		got := time.Duration(p.instance("a").Latency(time.Now().UnixNano()))
 		if off := got - c.want; off < -c.want/20 || off > c.want/20 {
 			t.Errorf("%s: %v, want %v", c.what, got, c.want)
 		}
 		p.cluster.Update(endpoints("a version=v2", "b"), false)
 		p.cluster.Configure(&Policy{Balance: config.Balance, PanicPercent: 5})
-		if after := time.Duration(p.instance("a").Latency(time.Now())); after < got*9/10 {
+		if after := time.Duration(p.instance("a").Latency(time.Now().UnixNano())); after < got*9/10 {
 			t.Errorf("%s: %v is forgotten as others change: %v", c.what, got, after)
 		}
 		p.cluster.Configure(nil)

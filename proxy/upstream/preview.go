@@ -71,7 +71,7 @@ func (v *view) candidates(to []Candidate, would *Instance, now time.Time) []Cand
 			c := Candidate{
 				Endpoint: *in.Endpoint(), Subset: v.subset, Far: t == &v.far,
 				Share: float64(weights[i]) / sum, InFlight: in.InFlight(),
-				Latency: time.Duration(in.Latency(now)), Would: in == would,
+				Latency: time.Duration(in.Latency(now.UnixNano())), Would: in == would,
 			}
 			if c.Usable = in.Usable() || v.panicking.Load() && in.Reachable(); !c.Usable {
 				c.Why = in.why()

@@ -43,9 +43,13 @@ func (t *table) pick(ch *Choice, peek bool) (*Instance, *view) {
 	if v == nil {
 		return nil, nil
 	}
-	q := balance.Query[*Instance]{Skip: ch.Skip, Hash: ch.Hash, Hashed: ch.Hashed, Peek: peek, Now: ch.Now}
-	if t.policy.Balance.Policy == balance.EWMA && q.Now.IsZero() {
-		q.Now = time.Now()
+	q := balance.Query[*Instance]{Skip: ch.Skip, Hash: ch.Hash, Hashed: ch.Hashed, Peek: peek}
+	if t.policy.Balance.Policy == balance.EWMA {
+		now := ch.Now
+		if now.IsZero() {
+			now = time.Now()
+		}
+		q.Now = now.UnixNano()
 	}
 	if in, ok := v.pick(q, t.rnd); ok {
 		return in, v
