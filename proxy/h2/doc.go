@@ -16,6 +16,11 @@
 // block; what the socket does not take goes to a writer goroutine, which lives
 // until the output is drained.
 //
+// A reader that always finds more to do makes way for others now and then, in the
+// middle of a batch too, and so does whoever does much at a time for one connection:
+// while a processor is busy, nobody looks which other connections have become
+// readable.
+//
 // # Locks
 //
 // Each connection has one lock, [Conn.mu]. It guards the connection and all its
