@@ -29,7 +29,7 @@ func nearShare(near, far fitness, overprovisioning float64) uint32 {
 
 // pickByPlace picks a near instance if there is one that will do, or a far one where
 // it is that one's turn.
-func (v *view) pickByPlace(q balance.Query[*Instance], rnd func() uint64) (*Instance, bool) {
+func (v *view) pickByPlace(q *balance.Query[*Instance], rnd func() uint64) (*Instance, bool) {
 	first, second := &v.near, &v.far
 	if share := v.nearShare.Load(); share < whole {
 		// What has the same hash goes the same way, and bits of the hash that the
@@ -47,9 +47,9 @@ func (v *view) pickByPlace(q balance.Query[*Instance], rnd func() uint64) (*Inst
 		return second.pick(q)
 	}
 	if first == &v.near && v.policy.Locality.MaxLoadRatio > 0 && v.busy(in) {
-		peek := q
+		peek := *q
 		peek.Peek = true
-		if other, ok := v.far.pick(peek); ok && v.spills(in, other) {
+		if other, ok := v.far.pick(&peek); ok && v.spills(in, other) {
 			return v.far.pick(q)
 		}
 	}
@@ -59,6 +59,9 @@ func (v *view) pickByPlace(q balance.Query[*Instance], rnd func() uint64) (*Inst
 // busy reports whether a near instance has so much to do that a far one might have
 // less.
 func (v *view) busy(in *Instance) bool {
+	if ratio := v.policy.Locality.MaxLoadRatio; ratio >= 1 && in.InFlight() <= 0 {
+		return false
+	}
 	return v.queue(in) > v.policy.Locality.MaxLoadRatio
 }
 

@@ -27,11 +27,9 @@ const (
 
 // period is how often a policy has things looked at; 0: never.
 func (p *Policy) period() time.Duration {
-	switch {
-	case p.PanicPercent > 0 || p.Locality != nil || p.startsSlowly() || p.bounded():
+	if p.PanicPercent > 0 || p.Locality != nil || p.startsSlowly() || p.bounded() ||
+		p.Balance.Policy == balance.WeightedRoundRobin { // whose reports are void once an instance was gone
 		return glance
-	case p.Balance.Policy == balance.WeightedRoundRobin:
-		return max(p.Reports.Update, glance)
 	}
 	return 0
 }

@@ -75,7 +75,7 @@ func TestHowOftenIsLooked(t *testing.T) {
 	}{
 		{"nothing", Policy{}, 0, time.Second},
 		{"ewma", Policy{Balance: balance.Options{Policy: balance.EWMA}}, 0, time.Second},
-		{"reports", Policy{Balance: weighted, Reports: reports}, 5 * time.Second, 5 * time.Second},
+		{"reports", Policy{Balance: weighted, Reports: reports}, glance, 5 * time.Second},
 		{"reports in haste", Policy{Balance: weighted}, glance, glance},
 		{"reports and slow start", Policy{Balance: weighted, Reports: reports, SlowStart: slow(30 * time.Second)}, glance, 600 * time.Millisecond},
 		{"a long slow start", Policy{SlowStart: slow(time.Hour)}, glance, time.Second},

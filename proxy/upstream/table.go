@@ -51,7 +51,7 @@ func (t *table) pick(ch *Choice, peek bool) (*Instance, *view) {
 		}
 		q.Now = now.UnixNano()
 	}
-	if in, ok := v.pick(q, t.rnd); ok {
+	if in, ok := v.pick(&q, t.rnd); ok {
 		return in, v
 	}
 	for _, next := range v.fallback {
@@ -60,7 +60,7 @@ func (t *table) pick(ch *Choice, peek bool) (*Instance, *view) {
 		if v.usable() {
 			return nil, nil
 		}
-		if in, ok := next.pick(q, t.rnd); ok {
+		if in, ok := next.pick(&q, t.rnd); ok {
 			return in, next
 		}
 		v = next
@@ -88,7 +88,7 @@ type view struct {
 }
 
 // pick picks one of the view's instances.
-func (v *view) pick(q balance.Query[*Instance], rnd func() uint64) (*Instance, bool) {
+func (v *view) pick(q *balance.Query[*Instance], rnd func() uint64) (*Instance, bool) {
 	if !v.inUse.Load() {
 		v.look()
 		v.inUse.Store(true)
@@ -105,7 +105,7 @@ func (v *view) pick(q balance.Query[*Instance], rnd func() uint64) (*Instance, b
 	return in, ok
 }
 
-func (v *view) pickNow(q balance.Query[*Instance], rnd func() uint64) (*Instance, bool) {
+func (v *view) pickNow(q *balance.Query[*Instance], rnd func() uint64) (*Instance, bool) {
 	if len(v.far.instances) == 0 {
 		return v.near.pick(q)
 	}
@@ -187,12 +187,12 @@ func (t *tier) begin(weights []uint32, before balance.Picker[*Instance]) *choosi
 	return t.choosing.Load()
 }
 
-func (t *tier) pick(q balance.Query[*Instance]) (*Instance, bool) {
+func (t *tier) pick(q *balance.Query[*Instance]) (*Instance, bool) {
 	c := t.choosing.Load()
 	if c == nil {
 		c = t.begin(t.weights, nil)
 	}
-	return c.picker.Pick(q)
+	return c.picker.Pick(*q)
 }
 
 // seen is what look sees of a tier.
