@@ -241,9 +241,11 @@ func (r *RPC) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset) {
 		if reset.Code != h2.NoError {
 			upCode = reset.Code
 		}
-		if r.expired(b) {
-			// The caller's own clock was a little faster.
+		if r.givenUp(b) {
 			code, flag = codes.DeadlineExceeded, wire.FlagDeadline
+			if r.cur != nil {
+				r.judgeLate(b)
+			}
 		}
 	}
 	r.cancelAttempts(b, upCode) // the instance learns the caller's own code
