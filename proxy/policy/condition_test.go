@@ -209,26 +209,76 @@ func TestConditionsAgreeWithTheSchema(t *testing.T) {
 	})
 }
 
-// Where a condition implies or contradicts another, no metadata may tell otherwise.
+// Where a condition implies or contradicts another, no metadata tells otherwise: all
+// pairs of a small world's conditions, with all its metadata.
 func TestWhatConditionsSayOfEachOther(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		p := fresh()
-		a, b := p.compileCondition("a", drawCondition(t), false), p.compileCondition("b", drawCondition(t), false)
-		implies, contradicts := a.implies(&b), a.contradicts(&b)
-		for range 10 {
-			list := drawFields(t)
-			if !a.holds(list) {
-				continue
-			}
-			if implies && !b.holds(list) {
-				t.Fatalf("%s implies %s, but not for %v", a.wanted(), b.wanted(), list)
-			}
-			if contradicts && b.holds(list) {
-				t.Fatalf("%s contradicts %s, but both hold for %v", a.wanted(), b.wanted(), list)
+	for _, key := range []string{"a", "c-bin"} {
+		conditions, lists := worldConditions(key), [][]hpack.Field{nil}
+		for _, v := range worldValues {
+			lists = append(lists, fields(key+": "+v))
+			for _, w := range worldValues {
+				lists = append(lists, fields(key+": "+v, key+": "+w))
 			}
 		}
-	})
+		holds := make([][]bool, len(conditions))
+		for i := range conditions {
+			for _, list := range lists {
+				holds[i] = append(holds[i], conditions[i].holds(list))
+			}
+		}
+		implied, contradicted := 0, 0
+		for i := range conditions {
+			for j := range conditions {
+				a, b := &conditions[i], &conditions[j]
+				implies, contradicts := a.implies(b), a.contradicts(b)
+				implied, contradicted = implied+count(implies), contradicted+count(contradicts)
+				for k, list := range lists {
+					if implies && holds[i][k] && !holds[j][k] {
+						t.Fatalf("%s implies %s, but not for %v", a.wanted(), b.wanted(), list)
+					}
+					if contradicts && holds[i][k] && holds[j][k] {
+						t.Fatalf("%s contradicts %s, but both hold for %v", a.wanted(), b.wanted(), list)
+					}
+				}
+			}
+		}
+		if implied <= len(conditions) || contradicted <= len(conditions) {
+			t.Errorf("of %d conditions on %q, only %d imply and %d contradict others", len(conditions), key, implied, contradicted)
+		}
+	}
+}
+
+func count(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// worldConditions are all conditions of the small world on a key.
+func worldConditions(key string) (list []condition) {
+	add := func(m *configv1.MetadataMatch) {
+		for _, invert := range []bool{false, true} {
+			m.Key, m.Invert = key, invert
+			list = append(list, fresh().compileCondition("c", m, false))
+		}
+	}
+	for _, v := range worldValues {
+		add(&configv1.MetadataMatch{Condition: &configv1.MetadataMatch_Exact{Exact: v}})
+		add(&configv1.MetadataMatch{Condition: &configv1.MetadataMatch_Prefix{Prefix: v}})
+		add(&configv1.MetadataMatch{Condition: &configv1.MetadataMatch_Suffix{Suffix: v}})
+	}
+	for _, r := range []string{"1.*", "x", ".*2"} {
+		add(&configv1.MetadataMatch{Condition: &configv1.MetadataMatch_Regex{Regex: r}})
+	}
+	for _, present := range []bool{false, true} {
+		add(&configv1.MetadataMatch{Condition: &configv1.MetadataMatch_Present{Present: present}})
+	}
+	for _, r := range [][2]int64{{0, 2}, {2, 13}, {1, 3}, {12, 13}} {
+		add(&configv1.MetadataMatch{Condition: &configv1.MetadataMatch_Range{Range: &configv1.Int64Range{Start: r[0], End: r[1]}}})
+	}
+	return list
 }
 
 // FuzzBinaryCondition: whatever callers write under a -bin key, it is what package

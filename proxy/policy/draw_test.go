@@ -17,7 +17,7 @@ import (
 var (
 	worldKeys    = []string{"a", "b", "c-bin"}
 	worldCookies = []string{"a", "b"}
-	worldValues  = []string{"", "1", "2", "12", "1,2", "x", "x1", "MTI=", "MTI", "MQ"}
+	worldValues  = []string{"", "1", "2", "12", "1,2", "x", "1,x", "MTI=", "MTI", "MQ"}
 	worldCallers = []string{"", "web", "batch"}
 	worldMethods = []string{"a/x", "a/y", "b/x"}
 )
@@ -67,6 +67,9 @@ func drawRPC(t *rapid.T) *RPC {
 	rpc := &RPC{Path: "/" + one(append(worldMethods, "c/z")), Caller: one(worldCallers), Peer: "192.0.2.1", Random: random.Uint64}
 	for range random.IntN(5) {
 		rpc.Fields = append(rpc.Fields, hpack.Field{Name: one(worldKeys), Value: one(worldValues)})
+	}
+	if random.IntN(4) == 0 { // values that are joined
+		rpc.Fields = append(rpc.Fields, fields("a: 1", "b: 1", "a: 2", "b: x")...)
 	}
 	for range random.IntN(3) {
 		var pairs []string

@@ -52,7 +52,8 @@ func (v *Service) explainSlot(slot Kind, path string, inbound bool) (t KindTrace
 		}
 		any = true
 		by, selects := e.selectedBy(path)
-		if selects && (best == nil || e.beats(best, by, bestBy)) {
+		// Those that name the service come first.
+		if selects && (best == nil || by.compare(bestBy) > 0) {
 			best, bestBy = e, by
 		}
 	}
@@ -82,14 +83,6 @@ func (e *entry) selectedBy(path string) (by selector, selects bool) {
 		}
 	}
 	return by, selects
-}
-
-// beats says whether a policy goes before another that is for the same RPC.
-func (e *entry) beats(other *entry, by, otherBy selector) bool {
-	if c := by.compare(otherBy); c != 0 {
-		return c > 0
-	}
-	return e.service() != AllServices && other.service() == AllServices
 }
 
 // whyLost says why an RPC does not obey a policy.
