@@ -239,7 +239,8 @@ func (r *RPC) setTimes(b *h2.Batch, m *policy.Method) bool {
 	if timeout == 0 || timeout == r.deadline {
 		return true
 	}
-	r.setDeadline(timeout)
+	r.deadline = timeout
+	r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+timeout, r.onDeadline)
 	if r.expired(b) {
 		r.failDeadline(b)
 		return false

@@ -144,6 +144,7 @@ type router struct {
 
 	policies atomic.Pointer[policy.Set]
 	others   map[string]*upstream.Cluster // beside dest
+	asked    map[string]bool              // names that have to be looked up before Service knows them
 }
 
 func (r *router) Policies() *policy.Set { return r.policies.Load() }
@@ -163,6 +164,9 @@ func (r *router) Find(*policy.Set, string, string) Found {
 func (r *router) Service(name string) Found {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.asked[name] {
+		return Found{Service: name, Wait: true}
+	}
 	if c := r.others[name]; c != nil {
 		return Found{Cluster: c, Service: name}
 	}
@@ -196,6 +200,20 @@ func (r *router) settle(dest *upstream.Cluster) {
 	for _, tell := range waiting {
 		tell()
 	}
+}
+
+// reveal tells those who wait that a service was looked up. nil: there is none of the
+// name.
+func (r *router) reveal(name string, c *upstream.Cluster) {
+	r.mu.Lock()
+	delete(r.asked, name)
+	if r.others == nil {
+		r.others = map[string]*upstream.Cluster{}
+	}
+	r.others[name] = c
+	dest := r.dest
+	r.mu.Unlock()
+	r.settle(dest)
 }
 
 // lines collects the access log.
