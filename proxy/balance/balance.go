@@ -68,8 +68,8 @@ type Options struct {
 	// together on the ring of RingHash; other weights have as many more or
 	// fewer. Default 1024.
 	RingSize int
-	// TableSize is the size of the table of Maglev, a prime number. Default
-	// 65537.
+	// TableSize is the size of the table of Maglev, rounded up to a prime number.
+	// Default 65537.
 	TableSize int
 	// BoundedLoad is how many times its share of all RPCs under way an instance
 	// may have before RingHash and Maglev go on to the next. 0: any number; else

@@ -89,6 +89,9 @@ func newMaglev[I Instance](set Set[I], size int) points {
 	if size <= 0 {
 		size = defaultTableSize
 	}
+	for !prime(size) { // else a filler might never come to a free slot
+		size++
+	}
 	if len(set.Instances) == 0 {
 		return points{}
 	}
@@ -140,6 +143,19 @@ func newMaglev[I Instance](set Set[I], size int) points {
 		siftDown(turns, less)
 	}
 	return p
+}
+
+// prime reports whether n is a prime number greater than 2.
+func prime(n int) bool {
+	if n < 3 || n%2 == 0 {
+		return false
+	}
+	for d := 3; d*d <= n; d += 2 {
+		if n%d == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // siftDown restores a heap whose first element has become larger.

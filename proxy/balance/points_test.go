@@ -164,6 +164,19 @@ func TestEachHasAPoint(t *testing.T) {
 	}
 }
 
+// TestTablesOfAnySize says that no size keeps an instance from finding a slot.
+func TestTablesOfAnySize(t *testing.T) {
+	t.Parallel()
+	for size := range 300 {
+		hs := hosts(5)
+		set := balance.Set[*host]{Instances: hs, Weights: []uint32{1, 1, 7, 1, 1}}
+		p := balance.New(balance.Options{Policy: balance.Maglev, TableSize: size}, set, seeded(1), nil)
+		if _, ok := p.Pick(query{Hash: uint64(size), Hashed: true}); !ok {
+			t.Errorf("a table of size %d picks nothing", size)
+		}
+	}
+}
+
 // TestHashedKeysOfUnusableInstances says that only the keys of an instance that cannot
 // be used move, always to the same others, and come back.
 func TestHashedKeysOfUnusableInstances(t *testing.T) {

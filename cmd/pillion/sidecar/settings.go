@@ -46,6 +46,7 @@ func newSettings(cfg *configv1.Bootstrap, counters *telemetry.Counters) settings
 		BackoffMax:     conns.GetBackoff().GetMax().AsDuration(),
 		IdleTimeout:    never(conns.GetIdleTimeout().AsDuration()),
 		MaxAge:         conns.GetMaxAge().AsDuration(),
+		Meta:           cfg.GetService().GetMeta(),
 	}
 	limitInstances(&opts, conns)
 	app := opts

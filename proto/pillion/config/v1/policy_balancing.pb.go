@@ -36,13 +36,15 @@ type LoadBalancingPolicy struct {
 	Policy string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
 	// What "ring_hash" and "maglev" hash. RPCs without it are hashed at random.
 	Hash *HashKey `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
-	// The size of the ring of "ring_hash": points in all, at least. Default: 1024.
+	// How fine the ring of "ring_hash" is: how many points four instances of the same
+	// weight have. More instances have more, so that none moves as one comes, until
+	// there are 65536 in all. Default: 1024.
 	RingSize *uint32 `protobuf:"varint,3,opt,name=ring_size,json=ringSize,proto3,oneof" json:"ring_size,omitempty"`
 	// The size of the table of "maglev", a prime number. Default: 65537.
 	TableSize *uint32 `protobuf:"varint,4,opt,name=table_size,json=tableSize,proto3,oneof" json:"table_size,omitempty"`
-	// How many times its share of the RPCs under way an instance may have before a
-	// hash goes on to the next one ("bounded loads"). Default: 0, no bound; else at
-	// least 1.
+	// How many times its share of the RPCs under way from this sidecar an instance may
+	// have before a hash goes on to the next one ("bounded loads"). Default: 0, no
+	// bound; else at least 1.
 	BoundedLoad *float64 `protobuf:"fixed64,5,opt,name=bounded_load,json=boundedLoad,proto3,oneof" json:"bounded_load,omitempty"`
 	// What "weighted_round_robin" does with load reports.
 	LoadReports *LoadReports `protobuf:"bytes,6,opt,name=load_reports,json=loadReports,proto3" json:"load_reports,omitempty"`
@@ -55,9 +57,11 @@ type LoadBalancingPolicy struct {
 	// Where RPCs go while none of the instances can be used, in this order.
 	Failover []*Destination `protobuf:"bytes,9,rep,name=failover,proto3" json:"failover,omitempty"`
 	// Uses only so many of the instances, chosen for this sidecar so that all sidecars
-	// together use all evenly (gRFC A68). Default: 0, all.
+	// together use all evenly (gRFC A68): so many of each subset, and, with `locality`,
+	// as many far ones beside the near ones. Default: 0, all.
 	SubsetSize *uint32 `protobuf:"varint,10,opt,name=subset_size,json=subsetSize,proto3,oneof" json:"subset_size,omitempty"`
-	// Gives a new instance its share of RPCs by and by.
+	// Gives a new instance its share of RPCs by and by. Not with "ring_hash", "maglev"
+	// and "pick_first", which send RPCs where they belong.
 	SlowStart     *SlowStart `protobuf:"bytes,11,opt,name=slow_start,json=slowStart,proto3" json:"slow_start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -171,7 +175,8 @@ func (x *LoadBalancingPolicy) GetSlowStart() *SlowStart {
 }
 
 // LoadReports are what instances say of their load in the trailer
-// `endpoint-load-metrics-bin` (ORCA, gRFC A51). Its fields are gRFC A58's.
+// `endpoint-load-metrics-bin` (ORCA, gRFC A51). Its fields are gRFC A58's. As long as
+// fewer than two instances report, the registry's weights hold.
 type LoadReports struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long an instance has to report until its weight is used. Default: 10s.
@@ -256,8 +261,9 @@ type Locality struct {
 	// stay near while 72 % of the near instances are well, and then as many leave as
 	// are missing (Envoy's overprovisioning factor). Default: 1.4.
 	Overprovisioning *float64 `protobuf:"fixed64,2,opt,name=overprovisioning,proto3,oneof" json:"overprovisioning,omitempty"`
-	// How many times the load of the far ones the near ones may have, in RPCs under
-	// way for an instance, until RPCs spill over. 0: any. Default: 2.
+	// How many times the load of a far instance a near one may have until RPCs spill
+	// over, in RPCs under way from this sidecar, with the one to come, for its weight:
+	// with 2, a near one has two before one leaves. 0: any. Default: 2.
 	MaxLoadRatio  *float64 `protobuf:"fixed64,3,opt,name=max_load_ratio,json=maxLoadRatio,proto3,oneof" json:"max_load_ratio,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
