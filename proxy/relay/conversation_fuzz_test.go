@@ -12,29 +12,57 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/pillion-proxy/pillion/proxy/internal/scriptpeer"
+	"github.com/pillion-proxy/pillion/proxy/retry"
 )
 
 // FuzzConversation has a caller that keeps to HTTP/2 and an instance that may do
 // anything send what the input says, octet by octet, in virtual time. Whatever they
 // do, what arrives is the beginning of what was sent, each RPC ends and is logged
-// once, and nothing of it is left (which the rig checks).
+// once, and nothing of it is left (which the rig checks). Some RPCs are under policies
+// that have them sent again, or several times at once.
 func FuzzConversation(f *testing.F) {
 	for _, s := range []string{
 		"", "\x00\x00\x05\x00\x06\x00\x08\x00", "\x00\x00\x02\x00\x09\x01\x05\x00\x07\x00\x07\x00\x08\x00",
 		"\x00\x00\x00\x01\x00\x02\x03\x00\x04\x01\x0a\x07\x05\x02\x0c\x80", "\x00\x01\x00\x02\x00\x03\x0b\x01\x00\x00\x09\x00\x05\x00\x08\x00",
 		"\x00\x04\x0c\x30\x05\x00\x0e\x00", "\x00\x00\x0d\x11\x0d\x22\x0d\x33",
 	} {
-		f.Add([]byte(s))
+		for policies := range byte(len(conversed)) {
+			f.Add(policies, []byte(s))
+		}
 	}
-	f.Fuzz(func(t *testing.T, input []byte) {
-		synctest.Test(t, func(t *testing.T) { converse(t, input[:min(len(input), 120)]) })
+	f.Add(byte(1), []byte("\x00\x00\x02\x00\x09\x70\x0c\x01\x05\x00\x08\x70\x09\x01"))
+	f.Add(byte(2), []byte("\x00\x00\x02\x04\x05\x00\x08\x70\x0c\x01\x05\x01\x07\x01\x08\x01"))
+	f.Add(byte(3), []byte("\x00\x00\x02\x04\x0c\x01\x02\x84\x05\x01\x0c\x01\x09\x70\x07\x01\x08\x01"))
+	f.Add(byte(3), []byte("\x00\x00\x02\x24\x0c\x01\x02\x34\x02\x34\x0c\x09\x0a\x70\x05\x01\x08\x01"))
+	f.Add(byte(4), []byte("\x00\x00\x02\x04\x05\x00\x06\x4d\x0c\xff\x0c\xff\x06\x10"))
+	f.Fuzz(func(t *testing.T, policies byte, input []byte) {
+		synctest.Test(t, func(t *testing.T) {
+			converse(t, conversed[int(policies)%len(conversed)], input[:min(len(input), 120)])
+		})
 	})
+}
+
+// conversed are the policies of conversations.
+var conversed = []func(*policed){
+	nil,
+	func(p *policed) {
+		p.retry = retryPolicy(func(p *retry.Policy) { p.ResetBeforeHeaders, p.ConnectFailure = true, true })
+	},
+	func(p *policed) {
+		p.retry = retryPolicy(func(p *retry.Policy) { p.HoldHeaders = true })
+		gives(3*time.Second, 0, 0)(p)
+	},
+	func(p *policed) {
+		p.hedging = hedgingPolicy()
+		gives(2*time.Second, 0, 0)(p)
+	},
+	gives(0, 5*time.Second, 20*time.Second),
 }
 
 // talk is a conversation under way.
 type talk struct {
 	*rig
-	host    *scriptpeer.Host
+	hosts   []*scriptpeer.Host
 	sent    map[uint32][]byte // by the caller, by its streams
 	over    map[uint32]bool   // the caller has said its last on the stream
 	next    uint32
@@ -51,10 +79,14 @@ type answering struct {
 	sent   []byte
 }
 
-func converse(t *testing.T, input []byte) {
-	r := newRig(t, options{})
+func converse(t *testing.T, give func(*policed), input []byte) {
+	r := newRig(t, options{instances: 2, Config: Config{Random: even}})
+	hosts := r.listen(2)
+	if give != nil {
+		r = r.under(give)
+	}
 	c := &talk{
-		rig: r, host: r.net.Listen("a:1"), next: 1,
+		rig: r, hosts: hosts, next: 1,
 		sent: map[uint32][]byte{}, over: map[uint32]bool{}, got: map[uint32][]byte{},
 	}
 	for len(input) > 1 {
@@ -148,7 +180,11 @@ func (c *talk) answer(op, arg byte) {
 
 // take looks at what arrived, on both sides.
 func (c *talk) take() {
-	for _, conn := range c.host.Conns() {
+	var conns []*scriptpeer.Peer
+	for _, h := range c.hosts {
+		conns = append(conns, h.Conns()...)
+	}
+	for _, conn := range conns {
 		for _, f := range conn.Frames() {
 			switch f.Type {
 			case http2.FrameHeaders:
