@@ -314,6 +314,6 @@ func (r *RPC) failUnplaced(b *h2.Batch) {
 			fmt.Sprintf("service %q: %sno instance of subset %q can be used", name, r.ruleLabel(), r.choice.Subset))
 	default:
 		r.fail(b, codes.Unavailable, wire.FlagNoHealthyUpstream,
-			fmt.Sprintf("service %q: all %d instances are in back-off: %v", name, r.dest.Size(), r.dest.LastError()))
+			fmt.Sprintf("service %q: none of the %d instances can be used: %v", name, r.dest.Size(), r.dest.LastError()))
 	}
 }

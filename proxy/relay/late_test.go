@@ -8,6 +8,7 @@ import (
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/outlier"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
@@ -35,7 +36,7 @@ func TestCallersGiveUp(t *testing.T) {
 				r := newRig(t, options{instances: 2})
 				r.net.Listen("a:1")
 				r.net.Listen("b:1")
-				r.cluster.Configure(&upstream.Policy{Ejection: &outlier.Config{
+				r.cluster.Configure(&upstream.Policy{Balance: balance.Options{Policy: balance.ByDefault}, Ejection: &outlier.Config{
 					Interval: time.Hour, BaseTime: time.Hour, MaxTime: time.Hour, MaxPercent: 50,
 					Failures: wire.CodesOf(codes.DeadlineExceeded), ConsecutiveFailures: 1,
 				}})
@@ -48,12 +49,8 @@ func TestCallersGiveUp(t *testing.T) {
 				time.Sleep(tc.after)
 				r.Reset(1, http2.ErrCodeCancel)
 				synctest.Wait()
-				ejected := false
-				for _, st := range r.cluster.Status().Instances {
-					ejected = ejected || st.Blocked == upstream.Ejected
-				}
-				if ejected != tc.ejected {
-					t.Errorf("an instance is ejected: %v, want %v", ejected, tc.ejected)
+				if st := r.cluster.Status().Instances[0]; (st.Blocked == upstream.Ejected) != tc.ejected {
+					t.Errorf("blocked for %q, want ejected %v", st.Blocked, tc.ejected)
 				}
 			})
 		})

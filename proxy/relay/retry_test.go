@@ -141,7 +141,7 @@ func TestNoInstanceCanBeReached(t *testing.T) {
 		r.Request(1, "/a.B/C", true)
 		r.Want(`HEADERS 1 :status=200 grpc-status=14 grpc-message=service "greeter": no instance could be reached (5 tried): connecting to e:1: connection refused pillion-flags=UF end`)
 		r.Request(3, "/a.B/C", true)
-		r.Want(`HEADERS 3 :status=200 grpc-status=14 grpc-message=service "greeter": all 5 instances are in back-off: connecting to a:1: connection refused pillion-flags=UH end`)
+		r.Want(`HEADERS 3 :status=200 grpc-status=14 grpc-message=service "greeter": none of the 5 instances can be used: connecting to a:1: connection refused pillion-flags=UH end`)
 		r.cluster.Update(nil, false)
 		r.Request(5, "/a.B/C", true)
 		r.Want(`HEADERS 5 :status=200 grpc-status=14 grpc-message=service "greeter" has no healthy instance in the registry pillion-flags=UH end`)
