@@ -31,7 +31,8 @@ type CircuitBreakerPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When the breaker of a method opens. Left out: it does not.
 	Trip *BreakerTrip `protobuf:"bytes,1,opt,name=trip,proto3" json:"trip,omitempty"`
-	// When an instance's own breaker opens, whatever the method. Left out: it does not.
+	// When an instance's own breaker opens, whatever the method: only in policies for
+	// all methods. Left out: it does not.
 	PerInstance *BreakerTrip `protobuf:"bytes,2,opt,name=per_instance,json=perInstance,proto3" json:"per_instance,omitempty"`
 	// The statuses that count as failures. Statuses that the sidecars' own limits made
 	// never count, nor do RPCs that their callers cancelled.

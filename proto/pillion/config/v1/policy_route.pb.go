@@ -789,7 +789,8 @@ func (x *WeightedDestination) GetRequest() *MetadataChange {
 	return nil
 }
 
-// HashKey says what of an RPC is hashed.
+// HashKey says what of an RPC is hashed. An RPC with an empty value counts as one
+// without.
 type HashKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where the key is found.
