@@ -133,14 +133,22 @@ func newMaglev[I Instance](set Set[I], size int) points {
 	for i := range turns {
 		turns[i] = uint32(i)
 	}
-	for range size {
-		f := &fillers[turns[0]]
+	equal := !slices.ContainsFunc(fillers, func(f filler) bool { return f.weight != fillers[0].weight })
+	for k := range size {
+		turn := turns[0]
+		if equal { // which comes to the same, and is quicker
+			turn = uint32(k % len(fillers))
+		}
+		f := &fillers[turn]
 		for p.owners[f.slot] != free {
-			f.slot = (f.slot + f.step) % uint64(size)
+			if f.slot += f.step; f.slot >= uint64(size) {
+				f.slot -= uint64(size)
+			}
 		}
 		p.owners[f.slot] = f.owner
-		f.taken++
-		siftDown(turns, less)
+		if f.taken++; !equal {
+			siftDown(turns, less)
+		}
 	}
 	return p
 }

@@ -81,6 +81,24 @@ func TestRPCsSpillOverByHealth(t *testing.T) {
 	}
 }
 
+// In panic, all near instances count again.
+func TestPanicStaysNear(t *testing.T) {
+	t.Parallel()
+	config := locality()
+	config.PanicPercent = 50
+	p := newPool(t, Options{Meta: map[string]string{"zone": "x"}}, config,
+		endpoints("n0 zone=x", "n1 zone=x", "n2 zone=x", "f0 zone=y", "f1 zone=y")...)
+	p.block("n0", "n1", "f0")
+	if got := p.names(nil); got != "n0 n1 n2" {
+		t.Errorf("with two of five well, %q are picked", got)
+	}
+	p.avoid("n0", "n1")
+	p.cluster.tick()
+	if got := p.names(nil); got != "f0 f1 n2" {
+		t.Errorf("with two near ones that cannot be reached, %q are picked", got)
+	}
+}
+
 // A hash goes the same way every time, on every sidecar of the zone.
 func TestHashesSpillOverAlike(t *testing.T) {
 	t.Parallel()

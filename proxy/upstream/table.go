@@ -188,11 +188,15 @@ func (t *tier) begin(weights []uint32, before balance.Picker[*Instance]) *choosi
 }
 
 func (t *tier) pick(q *balance.Query[*Instance]) (*Instance, bool) {
-	c := t.choosing.Load()
-	if c == nil {
-		c = t.begin(t.weights, nil)
+	return t.current().picker.Pick(*q)
+}
+
+// current returns how an instance is picked now.
+func (t *tier) current() *choosing {
+	if c := t.choosing.Load(); c != nil {
+		return c
 	}
-	return c.picker.Pick(*q)
+	return t.begin(t.weights, nil)
 }
 
 // seen is what look sees of a tier.
@@ -244,6 +248,11 @@ func (c *Cluster) newTable(p *Policy, instances []*Instance, stale bool, before 
 	if t.byDefault = t.all; p.DefaultSubset != "" {
 		t.byDefault = t.subsets[p.DefaultSubset]
 	}
+	if v := t.byDefault; v != nil && p.Balance.Policy.Hashes() {
+		// Most RPCs need it, and the first must not wait until a large table is made.
+		v.near.current()
+		v.far.current()
+	}
 	c.countIn(t)
 	return t
 }
@@ -260,12 +269,14 @@ func (c *Cluster) newView(p *Policy, subset string, members []*Instance, before 
 		sum += uint64(max(v.at(i).Endpoint().Weight, 1))
 	}
 	v.meanWeight = float64(sum) / float64(max(v.size(), 1))
-	if old := before.named(subset); old != nil && old.inUse.Load() {
+	if old := before.named(subset); old != nil {
 		v.turn.Store(old.turn.Load())
 		v.near.follow(&old.near, p, now)
 		v.far.follow(&old.far, p, now)
-		v.look()
-		v.inUse.Store(true)
+		if old.inUse.Load() {
+			v.look()
+			v.inUse.Store(true)
+		}
 	}
 	return v
 }
