@@ -17,6 +17,9 @@ type Policies struct {
 	Refused []RefusedPolicy
 	// Where is what the source calls itself, such as a file's path.
 	Where string
+	// Places says where in the source each policy is, by name: "mesh.yaml:12:5". A
+	// source without such places has none.
+	Places map[string]string
 	// Locate says where in the source a field of a policy is, which is the path below
 	// the policy: "mesh.yaml:12:5: policies[3].route". It may be nil.
 	Locate func(policy, field string) string

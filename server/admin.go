@@ -50,7 +50,17 @@ func (a *admin) GetConfig(context.Context, *adminv1.GetConfigRequest) (*adminv1.
 			answer.Sources = append(answer.Sources, redacted(source))
 		}
 	}
+	if a.Policies != nil {
+		answer.Policies = a.Policies.Policies()
+	}
 	return answer, nil
+}
+
+func (a *admin) Explain(ctx context.Context, request *adminv1.ExplainRequest) (*adminv1.ExplainResponse, error) {
+	if a.Policies == nil {
+		return nil, status.Error(codes.Unimplemented, "admin: this sidecar has no policies")
+	}
+	return a.Policies.Explain(ctx, request)
 }
 
 func (a *admin) ListEndpoints(_ context.Context, request *adminv1.ListEndpointsRequest) (*adminv1.ListEndpointsResponse, error) {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -28,6 +29,14 @@ type Sources interface {
 	Sources() []*adminv1.Source
 }
 
+// Policies knows the policies, and what they make of an RPC. Each call returns messages
+// that the server may keep.
+type Policies interface {
+	Policies() *adminv1.Policies
+	// Explain answers a request that keeps the schema's rules. Its errors are statuses.
+	Explain(ctx context.Context, request *adminv1.ExplainRequest) (*adminv1.ExplainResponse, error)
+}
+
 // Listeners knows where the sidecar listens. Each call returns messages that
 // the server may keep.
 type Listeners interface {
@@ -52,6 +61,7 @@ type Options struct {
 	Endpoints Endpoints
 	Config    Config
 	Sources   Sources
+	Policies  Policies
 	Listeners Listeners
 
 	// Metrics is what /metrics shows. New adds the collectors of the Go runtime

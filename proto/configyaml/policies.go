@@ -342,3 +342,15 @@ func LocatePolicy(path string, data []byte, index int, below string) string {
 	line, column := doc.locate(field)
 	return fmt.Sprintf("%s:%d:%d: %s", path, line, column, field)
 }
+
+// PolicyPlaces says where in a mesh file its policies are: "file:line:column" of each,
+// in the file's order.
+func PolicyPlaces(path string, data []byte) []string {
+	root, _ := parseYAML(data)
+	items := policyItems(root)
+	places := make([]string, len(items))
+	for i, item := range items {
+		places[i] = fmt.Sprintf("%s:%d:%d", path, item.Line, item.Column)
+	}
+	return places
+}

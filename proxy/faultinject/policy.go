@@ -2,12 +2,15 @@ package faultinject
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
 // Whole is the share of all RPCs: shares are in 1/10,000.
@@ -87,11 +90,10 @@ type Fault struct {
 	Message string
 }
 
-// Decide says what is done to an RPC with these fields; ok: something. rnd returns
-// random numbers; whether an RPC waits and whether it fails are drawn independently.
-// Nothing is counted: see Begin.
-func (p *Policy) Decide(fields []hpack.Field, rnd func() uint64) (f Fault, ok bool) {
-	wait, abort := p.delay, p.abort
+// chosen returns the faults that are for an RPC with these fields, once its caller
+// has chosen what callers may.
+func (p *Policy) chosen(fields []hpack.Field) (wait Delay, abort Abort) {
+	wait, abort = p.delay, p.abort
 	if p.metadata {
 		chosen := readChoice(fields)
 		if wait.For <= 0 {
@@ -101,6 +103,31 @@ func (p *Policy) Decide(fields []hpack.Field, rnd func() uint64) (f Fault, ok bo
 			abort.FromCaller, abort.Code, abort.Fraction = false, chosen.code, min(abort.Fraction, chosen.fraction)
 		}
 	}
+	return wait, abort
+}
+
+// Describe says in words what may be done to an RPC with these fields; "" for nothing.
+func (p *Policy) Describe(fields []hpack.Field) string {
+	wait, abort := p.chosen(fields)
+	var says []string
+	if wait.For > 0 && wait.Fraction > 0 {
+		says = append(says, fmt.Sprintf("%s wait %v", percent(wait.Fraction), wait.For))
+	}
+	if !abort.FromCaller && abort.Fraction > 0 {
+		says = append(says, fmt.Sprintf("%s end %s", percent(abort.Fraction), wire.StatusName(abort.Code)))
+	}
+	return strings.Join(says, ", ")
+}
+
+func percent(fraction uint32) string {
+	return strconv.FormatFloat(float64(fraction)*100/Whole, 'g', 4, 64) + " %"
+}
+
+// Decide says what is done to an RPC with these fields; ok: something. rnd returns
+// random numbers; whether an RPC waits and whether it fails are drawn independently.
+// Nothing is counted: see Begin.
+func (p *Policy) Decide(fields []hpack.Field, rnd func() uint64) (f Fault, ok bool) {
+	wait, abort := p.chosen(fields)
 	if wait.For > 0 && hits(wait.Fraction, rnd) {
 		f.Delay = wait.For
 	}

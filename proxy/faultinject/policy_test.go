@@ -243,3 +243,22 @@ func BenchmarkNothingChosen(b *testing.B) {
 		p.Decide(fields, rand.Uint64)
 	}
 }
+
+func TestDescribe(t *testing.T) {
+	t.Parallel()
+	chosen := New(Options{AllowMetadata: true, Delay: &Delay{Fraction: 5000}, Abort: &Abort{FromCaller: true, Fraction: Whole}})
+	for _, c := range []struct {
+		policy   *Policy
+		metadata []string
+		want     string
+	}{
+		{New(Options{Delay: &Delay{For: 2 * time.Second, Fraction: 1}, Abort: &Abort{Code: codes.Unavailable, Fraction: 2500}}), nil, "0.01 % wait 2s, 25 % end UNAVAILABLE"},
+		{New(Options{Abort: &Abort{Code: codes.Unavailable}}), nil, ""},
+		{chosen, nil, ""},
+		{chosen, []string{"pillion-fault-delay-ms", "250", "pillion-fault-abort", "ABORTED", "pillion-fault-percentage", "10"}, "10 % wait 250ms, 10 % end ABORTED"},
+	} {
+		if got := c.policy.Describe(metadata(c.metadata...)); got != c.want {
+			t.Errorf("%v: %q, want %q", c.metadata, got, c.want)
+		}
+	}
+}

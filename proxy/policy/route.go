@@ -83,14 +83,21 @@ func (r *Route) Decide(rpc *RPC, addressed string, t *Trace) Decision {
 
 // send fills in where the rule sends the RPC.
 func (d *Decision) send(rpc *RPC, dice *dice, number uint64, t *Trace) {
-	service, subset := d.Rule.service, d.Rule.subset
 	if s := d.Rule.split; s != nil {
-		d.Group = s.choose(rpc, dice, number, t.split(d.Rule, rpc))
-		service, subset = d.Group.service, d.Group.subset
+		d.join(s.choose(rpc, dice, number, t.split(d.Rule, rpc)))
 		t.chosen(d.Group)
+		return
 	}
-	if service != "" {
-		d.Service = service
+	if d.Rule.service != "" {
+		d.Service = d.Rule.service
 	}
-	d.Subset = subset
+	d.Subset = d.Rule.subset
+}
+
+// join sends the RPC where a group goes.
+func (d *Decision) join(g *Group) {
+	d.Group, d.Subset = g, g.subset
+	if g.service != "" {
+		d.Service = g.service
+	}
 }

@@ -70,7 +70,20 @@ func (b *budget) take(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	second := b.second(now)
-	var rpcs, extra float64
+	rpcs, extra := b.sum(second)
+	if extra+1 > b.allowed(rpcs) {
+		return false
+	}
+	e := &b.extra[second%window]
+	if e.second != second {
+		e.second, e.n = second, 0
+	}
+	e.n++
+	return true
+}
+
+// sum counts what is not too old. b.mu is held.
+func (b *budget) sum(second int64) (rpcs, extra float64) {
 	for age := range int64(windowSeconds) {
 		s := second - age
 		if n := b.rpcs[s%window].Load(); uint32(n>>32) == uint32(s) {
@@ -80,13 +93,10 @@ func (b *budget) take(now time.Time) bool {
 			extra += e.n
 		}
 	}
-	if extra+1 > b.opts.Ratio*rpcs+b.opts.MinPerSecond*windowSeconds {
-		return false
-	}
-	e := &b.extra[second%window]
-	if e.second != second {
-		e.second, e.n = second, 0
-	}
-	e.n++
-	return true
+	return rpcs, extra
+}
+
+// allowed is how many further attempts there may be beside so many RPCs.
+func (b *budget) allowed(rpcs float64) float64 {
+	return b.opts.Ratio*rpcs + b.opts.MinPerSecond*windowSeconds
 }

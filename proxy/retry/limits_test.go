@@ -190,3 +190,30 @@ func TestReasonsHaveNames(t *testing.T) {
 		t.Error("there are more")
 	}
 }
+
+func TestLook(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_000_000, 0)
+	l := NewLimits(&BudgetOptions{Ratio: 0.2, MinPerSecond: 3}, &ThrottlingOptions{MaxTokens: 10, TokenRatio: 0.1})
+	if says := l.Look("greeter", now); says != "" || len(*l.known.Load()) != 0 {
+		t.Errorf("%q, %v", says, *l.known.Load())
+	}
+	a := l.For("greeter", now)
+	for range 50 {
+		a.Begin(now)
+	}
+	a.TryExtra(now)
+	a.Failure()
+	if says, want := l.Look("greeter", now), "1 of 40 further attempts in 10 s (50 RPCs); 9 of 10 tokens"; says != want {
+		t.Errorf("%q, want %q", says, want)
+	}
+	for range 5 {
+		a.Failure()
+	}
+	if says, want := l.Look("greeter", now.Add(time.Minute)), "0 of 30 further attempts in 10 s (0 RPCs); 4 of 10 tokens, too few"; says != want {
+		t.Errorf("%q, want %q", says, want)
+	}
+	if says := (*Limits)(nil).Look("greeter", now); says != "" {
+		t.Errorf("%q", says)
+	}
+}

@@ -93,7 +93,7 @@ func Open(path string, maxSize int64, logger *slog.Logger) (*Source, error) {
 		Source: memory.New(), path: path, maxSize: maxSize, logger: logger, now: time.Now, status: Status{Path: path},
 	}
 	// Watched before it is read, so that no change falls in between.
-	folders := watchFolders(path, logger)
+	folders := watchFolders(func() []string { return []string{path} }, logger)
 	if err := s.open(); err != nil {
 		folders.close()
 		return nil, err

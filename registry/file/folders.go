@@ -14,11 +14,11 @@ import (
 // maxLinks bounds the symbolic links that are followed, as the kernel does.
 const maxLinks = 40
 
-// folders notifies of changes in the folders that decide what a path leads to.
+// folders notifies of changes in the folders that decide what paths lead to.
 // Folders are watched, not the file: a file that is replaced is another one,
 // and takes its watch along.
 type folders struct {
-	path    string
+	paths   func() []string
 	logger  *slog.Logger
 	watcher *fsnotify.Watcher // nil where the system gives none
 	// changes holds a token after changes.
@@ -26,10 +26,11 @@ type folders struct {
 	ended   sync.WaitGroup
 }
 
-// watchFolders begins to watch. It never fails: where there are no
+// watchFolders begins to watch what decides where the paths lead to; they are asked
+// for anew after each change. It never fails: where there are no
 // notifications, none come.
-func watchFolders(path string, logger *slog.Logger) *folders {
-	f := &folders{path: path, logger: logger, changes: make(chan struct{}, 1)}
+func watchFolders(paths func() []string, logger *slog.Logger) *folders {
+	f := &folders{paths: paths, logger: logger, changes: make(chan struct{}, 1)}
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		logger.Warn("no notifications of changed files, they are looked for every so often", "every", pollEvery, "error", err)
@@ -46,7 +47,14 @@ func (f *folders) follow() {
 	if f.watcher == nil {
 		return
 	}
-	wanted := foldersOf(f.path)
+	var wanted []string
+	for _, path := range f.paths() {
+		for _, folder := range foldersOf(path) {
+			if !slices.Contains(wanted, folder) {
+				wanted = append(wanted, folder)
+			}
+		}
+	}
 	for _, folder := range f.watcher.WatchList() {
 		if !slices.Contains(wanted, folder) {
 			_ = f.watcher.Remove(folder) // an error says that it is gone anyway

@@ -5,8 +5,8 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
-	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/registry"
 )
@@ -24,8 +24,10 @@ type policies struct {
 	mu      sync.Mutex
 	said    []*registry.Policies // by source; nil: nothing yet
 	set     *policy.Set
-	list    []*configv1.Policy
+	since   time.Time          // when the version of set came into force
+	all     *registry.Policies // as the sources say together
 	refused []registry.RefusedPolicy
+	states  map[string]policyState
 	targets []func(*policy.Set)
 }
 
@@ -67,31 +69,15 @@ func (p *policies) take(source int, now *registry.Policies) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.said[source] = now
-	var list []*configv1.Policy
-	var refused []registry.RefusedPolicy
-	from := make(map[string]*registry.Policies)
-	for _, s := range p.said {
-		if s == nil {
-			continue
-		}
-		refused = append(refused, s.Refused...)
-		for _, one := range s.List {
-			if other := from[one.GetName()]; other != nil {
-				refused = append(refused, registry.RefusedPolicy{
-					Policy: one.GetName(), Problem: locate(s, one.GetName(), "name") + ": there is one of this name in " + other.Where + " already: give it another name",
-				})
-				continue
-			}
-			from[one.GetName()] = s
-			list = append(list, one)
-		}
-	}
-	set, wrong := policy.Compile(list, p.set, p.env)
+	all := registry.MergePolicies("", p.said)
+	refused := all.Refused
+	set, wrong := policy.Compile(all.List, p.set, p.env)
 	for _, w := range wrong {
-		refused = append(refused, registry.RefusedPolicy{Policy: w.Policy, Problem: locate(from[w.Policy], w.Policy, w.Field) + ": " + w.Message})
+		refused = append(refused, registry.RefusedPolicy{Policy: w.Policy, Problem: all.Place(w.Policy, w.Field) + ": " + w.Message})
 	}
 	p.log(refused)
-	p.set, p.list, p.refused = set, list, refused
+	p.note(set, refused, time.Now())
+	p.set, p.all, p.refused = set, all, refused
 	for _, to := range p.targets {
 		to(set)
 	}
@@ -103,13 +89,6 @@ func (p *policies) close() {
 		p.stop()
 		p.ended.Wait()
 	}
-}
-
-func locate(s *registry.Policies, name, field string) string {
-	if s == nil || s.Locate == nil {
-		return "policy " + name + ": " + field
-	}
-	return s.Locate(name, field)
 }
 
 // log says what is refused, where that is news. p.mu is held.
@@ -124,11 +103,4 @@ func (p *policies) log(refused []registry.RefusedPolicy) {
 			p.logger.Info("policy is in order again", "policy", r.Policy)
 		}
 	}
-}
-
-// inForce returns what holds and what was refused.
-func (p *policies) inForce() (*policy.Set, []*configv1.Policy, []registry.RefusedPolicy) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.set, p.list, p.refused
 }

@@ -88,6 +88,9 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	if s.source, err = openSource(cfg.GetRegistry(), o.LastKnown, o.Logger); err != nil {
 		return nil, err
 	}
+	if err = s.source.addPolicies(cfg.GetPolicies(), o.Logger); err != nil {
+		return nil, err
+	}
 	if err = s.listen(o.Sockets); err != nil {
 		return nil, err
 	}

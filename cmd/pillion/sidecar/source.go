@@ -22,6 +22,7 @@ type source struct {
 	registry.Source
 	consul   *consul.Source // nil: it is another
 	policies []registry.PolicySource
+	files    *file.PolicyFiles // among policies; nil: none
 	// small says that the services are few enough to ask each of them by
 	// reflection what it answers.
 	small bool
@@ -51,12 +52,7 @@ func openFile(cfg *configv1.FileRegistry, logger *slog.Logger) (*source, error) 
 		return nil, err
 	}
 	return &source{Source: f, policies: []registry.PolicySource{f}, small: true, close: f.Close, describe: func() *adminv1.Source {
-		st := f.Status()
-		d := &adminv1.Source{Kind: "file", Location: st.Path, LastSuccess: timestamp(st.LoadedAt)}
-		if st.Err != nil {
-			d.Error, d.FailingSince = st.Err.Error(), timestamp(st.FailingSince)
-		}
-		return d
+		return describeFile("file", f.Status())
 	}}, nil
 }
 
@@ -107,11 +103,44 @@ func openStatic(cfg *configv1.StaticRegistry) *source {
 	}}
 }
 
+// addPolicies opens files of policies beside the source's own. Without any nothing is
+// opened.
+func (s *source) addPolicies(cfg *configv1.PolicyFiles, logger *slog.Logger) error {
+	if cfg == nil {
+		return nil
+	}
+	f, err := file.OpenPolicies(cfg.GetPath(), int64(cfg.GetMaxSize()), logger)
+	if err != nil {
+		return err
+	}
+	s.policies, s.files = append(s.policies, f), f
+	return nil
+}
+
 // Close ends the source's work.
-func (s *source) Close() { s.close() }
+func (s *source) Close() {
+	s.close()
+	if s.files != nil {
+		s.files.Close()
+	}
+}
 
 // Sources implements server.Sources.
-func (s *source) Sources() []*adminv1.Source { return []*adminv1.Source{s.describe()} }
+func (s *source) Sources() []*adminv1.Source {
+	sources := []*adminv1.Source{s.describe()}
+	if s.files != nil {
+		sources = append(sources, describeFile("policies", s.files.Status()))
+	}
+	return sources
+}
+
+func describeFile(kind string, st file.Status) *adminv1.Source {
+	d := &adminv1.Source{Kind: kind, Location: st.Path, LastSuccess: timestamp(st.LoadedAt)}
+	if st.Err != nil {
+		d.Error, d.FailingSince = st.Err.Error(), timestamp(st.FailingSince)
+	}
+	return d
+}
 
 // registration is the local app's entry in a registry.
 type registration interface {
