@@ -2,17 +2,39 @@ package policy
 
 import (
 	"fmt"
-	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 )
 
-// rules writes a thousand rules.
-func thousandRules(rule string) string {
-	var b strings.Builder
+// thousand is a route with a thousand rules.
+func thousand(tb testing.TB, match func(i int) *configv1.RouteMatch) *Route {
+	m := &configv1.RoutePolicy{}
 	for i := range 1000 {
-		b.WriteString(fmt.Sprintf("- {name: r%d, match: {%s}, to: {service: s%d}}\n", i, fmt.Sprintf(rule, i), i))
+		m.Rules = append(m.Rules, &configv1.RouteRule{
+			Match:  match(i),
+			Action: &configv1.RouteRule_To{To: &configv1.Destination{Service: fmt.Sprintf("s%d", i)}},
+		})
 	}
-	return b.String()
+	p := fresh()
+	r := p.compileRoute(m)
+	if len(p.list) > 0 {
+		tb.Fatal(p.list)
+	}
+	return r
+}
+
+func methods(format string) func(i int) *configv1.RouteMatch {
+	return func(i int) *configv1.RouteMatch {
+		return &configv1.RouteMatch{Methods: []string{fmt.Sprintf(format, i)}}
+	}
+}
+
+func exactly(key, format string, i int) []*configv1.MetadataMatch {
+	return []*configv1.MetadataMatch{{Key: key, Condition: &configv1.MetadataMatch_Exact{Exact: fmt.Sprintf(format, i)}}}
 }
 
 // typical is the metadata of an RPC as clients make it.
@@ -24,12 +46,20 @@ var typical = []string{
 // decisions are the cases that must cost an RPC nothing that grows with the rules, and
 // no allocation.
 func decisions(tb testing.TB) map[string]func() {
-	byMethod := compiledRoute(tb, thousandRules("methods: [pkg.Service%d/Method]"))
-	byService := compiledRoute(tb, thousandRules("methods: [pkg.Service%d]"))
-	byMetadata := compiledRoute(tb, thousandRules(`metadata: [{key: user-id, exact: "%d"}]`))
-	byCookie := compiledRoute(tb, thousandRules(`cookies: [{key: user, exact: "%d"}]`))
-	byCaller := compiledRoute(tb, thousandRules("callers: [caller%d]"))
-	mixed := compiledRoute(tb, thousandRules(`methods: [helloworld.Greeter], metadata: [{key: tenant-%d, exact: x}]`))
+	byMethod := thousand(tb, methods("pkg.Service%d/Method"))
+	byService := thousand(tb, methods("pkg.Service%d"))
+	byMetadata := thousand(tb, func(i int) *configv1.RouteMatch {
+		return &configv1.RouteMatch{Metadata: exactly("user-id", "%d", i)}
+	})
+	byCookie := thousand(tb, func(i int) *configv1.RouteMatch {
+		return &configv1.RouteMatch{Cookies: exactly("user", "%d", i)}
+	})
+	byCaller := thousand(tb, func(i int) *configv1.RouteMatch {
+		return &configv1.RouteMatch{Callers: []string{fmt.Sprintf("caller%d", i)}}
+	})
+	mixed := thousand(tb, func(i int) *configv1.RouteMatch {
+		return &configv1.RouteMatch{Methods: []string{"helloworld.Greeter"}, Metadata: exactly(fmt.Sprintf("tenant-%d", i), "x%d", i)}
+	})
 	hard := compiledRoute(tb, `
 - {match: {metadata: [{key: a, prefix: x}]}, to: {service: s}}
 - {match: {metadata: [{key: a, regex: "x.*y"}]}, to: {service: s}}
@@ -40,7 +70,10 @@ func decisions(tb testing.TB) map[string]func() {
 - {match: {fraction: 0}, to: {service: s}}`)
 	split := compiledRoute(tb, "- split: {sticky: {key: {metadata: user-id}}, destinations: [{weight: 5000, subset: a}, {weight: 5000, subset: b}]}")
 	chance := compiledRoute(tb, "- split: {destinations: [{weight: 5000, subset: a}, {weight: 5000, subset: b}]}")
-	set := compiled(tb, thousandPolicies())
+	set, refused := Compile(thousandPolicies(), nil, Env{})
+	if len(refused) > 0 {
+		tb.Fatal(refused)
+	}
 	decide := func(r *Route, rpc *RPC, matches bool) func() {
 		return func() {
 			if d := r.Decide(rpc, "greeter", nil); (d.Rule != nil) != matches {
@@ -77,16 +110,17 @@ func decisions(tb testing.TB) map[string]func() {
 	}
 }
 
-func thousandPolicies() string {
-	var b strings.Builder
+// thousandPolicies are about a method or a gRPC service each.
+func thousandPolicies() (list []*configv1.Policy) {
 	for i := range 1000 {
-		selector := fmt.Sprintf("pkg.Service%d/Method", i)
-		if i%2 == 1 {
-			selector = fmt.Sprintf("pkg.Service%d/*", i)
-		}
-		fmt.Fprintf(&b, "- {name: p%d, service: greeter, methods: [%q], timeout: {default: 1s}}\n", i, selector)
+		list = append(list, &configv1.Policy{
+			Name:    fmt.Sprintf("p%d", i),
+			Service: "greeter",
+			Methods: []string{fmt.Sprintf([]string{"pkg.Service%d/Method", "pkg.Service%d"}[i%2], i)},
+			Kind:    &configv1.Policy_Timeout{Timeout: &configv1.TimeoutPolicy{Default: durationpb.New(time.Second)}},
+		})
 	}
-	return b.String()
+	return list
 }
 
 func TestDecidingAllocatesNothing(t *testing.T) {
