@@ -27,7 +27,9 @@ const (
 // long as there is one that was not tried. An RPC is committed, and not sent again,
 // once its answer's headers went to the caller, or its request was longer than
 // `buffer_per_rpc`. The instance sees how many attempts there were in
-// `grpc-previous-rpc-attempts`. `grpc-retry-pushback-ms` in an answer is obeyed.
+// `grpc-previous-rpc-attempts`, those of the caller's own library included.
+// `grpc-retry-pushback-ms` in an answer is obeyed. An RPC whose deadline comes before
+// the end of a wait is answered at once with what its last attempt brought.
 // Transparent retries (`retry` in the bootstrap) come beside and are not counted.
 type RetryPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -40,8 +42,8 @@ type RetryPolicy struct {
 	// "reset-before-headers" (the stream or its connection ended before an answer
 	// began; the app may have seen the RPC).
 	Conditions []string `protobuf:"bytes,3,rep,name=conditions,proto3" json:"conditions,omitempty"`
-	// The longest wait before the second attempt. It is chosen at random between 0.8
-	// and 1.2 of this (gRFC A6). Default: 25ms.
+	// The wait before the second attempt. Each wait is made longer or shorter at
+	// random, by a fifth at the most (gRFC A6). Default: 25ms.
 	InitialBackoff *durationpb.Duration `protobuf:"bytes,4,opt,name=initial_backoff,json=initialBackoff,proto3" json:"initial_backoff,omitempty"`
 	// The most that the wait grows to. Default: 250ms, or `initial_backoff` where
 	// that is longer.
@@ -163,8 +165,9 @@ func (x *RetryPolicy) GetThrottling() *RetryThrottling {
 }
 
 // RetryBudget bounds how many attempts beyond the first there are: `ratio` of the
-// RPCs of the last 10 seconds, and `min_per_second` on top. Without it a retry
-// policy would multiply the load on a service that is down.
+// RPCs of the last 10 seconds, and `min_per_second` on top, of which those of 10
+// seconds may come at once. Without it a retry policy would multiply the load on a
+// service that is down.
 type RetryBudget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Extra attempts for each RPC. Default: 0.2.

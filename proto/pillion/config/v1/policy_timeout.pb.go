@@ -37,7 +37,8 @@ type TimeoutPolicy struct {
 	Max *durationpb.Duration `protobuf:"bytes,2,opt,name=max,proto3" json:"max,omitempty"`
 	// How long one attempt may take to the end of its answer's headers, never beyond
 	// the deadline of the whole. Then it is cancelled and counts as DEADLINE_EXCEEDED
-	// with the flag UT, for `retry` as well.
+	// with the flag UT, for `retry` as well. The instance is told it as its deadline:
+	// leave it out for methods whose answers are streams that last longer.
 	PerAttempt *durationpb.Duration `protobuf:"bytes,3,opt,name=per_attempt,json=perAttempt,proto3" json:"per_attempt,omitempty"`
 	// How long nothing may come or go on an RPC that has begun to be answered, or is
 	// a stream; then it ends UNAVAILABLE with the flag UT.
