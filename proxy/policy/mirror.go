@@ -62,3 +62,6 @@ func (p *problems) compileMirror(field string, m *configv1.Mirror) *Mirror {
 		fraction:      m.GetFraction(),
 	}
 }
+
+// Share is the part of RPCs that are copied, from 0 to 1.
+func (m *Mirror) Share() float64 { return float64(m.fraction) / shares }

@@ -43,3 +43,35 @@ func (p *problems) compileTimeout(m *configv1.TimeoutPolicy) *Timeout {
 	}
 	return t
 }
+
+// Bounds returns the deadline of RPCs that come without one, and the longest that they
+// may have, where these hold unless policies say otherwise. 0: none. The rule, which
+// may be nil, is the route's that decided.
+func (m *Method) Bounds(rule *Rule, standard, most time.Duration) (time.Duration, time.Duration) {
+	if m != nil && m.Timeout != nil {
+		if m.Timeout.Default > 0 {
+			standard = m.Timeout.Default
+		}
+		if m.Timeout.Max > 0 {
+			most = m.Timeout.Max
+		}
+	}
+	if rule != nil && rule.Timeout > 0 {
+		standard = rule.Timeout
+	}
+	return standard, most
+}
+
+// Deadline returns how long an RPC may take whose caller asked for so much, 0: for
+// nothing. capped: that is not what the caller asked for. The result is 0 where there is
+// no bound.
+func Deadline(standard, most, asked time.Duration) (timeout time.Duration, capped bool) {
+	timeout, capped = standard, standard > 0
+	if asked > 0 {
+		timeout, capped = asked, false
+	}
+	if most > 0 && (timeout == 0 || timeout > most) {
+		timeout, capped = most, true
+	}
+	return timeout, capped
+}
