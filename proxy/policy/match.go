@@ -9,6 +9,7 @@ import (
 // Match says which RPCs something is for. A nil one is for all.
 type Match struct {
 	methods    *table[selector] // nil: all
+	selected   []selector       // what methods has
 	conditions []condition      // on metadata, then on cookies
 	cookies    int              // how many of those are on cookies
 	callers    []string         // sorted; none: all
@@ -86,7 +87,7 @@ func (p *problems) compileMatch(field string, m *configv1.RouteMatch) *Match {
 			values[s] = s
 		}
 		if _, all := values[everything]; !all {
-			c.methods = newTable(values)
+			c.methods, c.selected = newTable(values), selectors
 		}
 	}
 	c.conditions = slices.Concat(

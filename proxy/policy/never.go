@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -32,14 +31,10 @@ func (m *Match) never(policy []selector) string {
 
 // selectors returns the match's methods; none: all.
 func (m *Match) selectors() []selector {
-	if m == nil || m.methods == nil {
+	if m == nil {
 		return nil
 	}
-	list := slices.Collect(maps.Values(m.methods.exact))
-	for _, p := range m.methods.prefixes {
-		list = append(list, p.value)
-	}
-	return list
+	return m.selected
 }
 
 func overlapsAny(s selector, others []selector) bool {
