@@ -212,30 +212,15 @@ func (r *RPC) obey(b *h2.Batch) {
 // setTimes gives the RPC the deadline of its policies. It is false where that has
 // passed while the destination was looked up. r.mu is held.
 func (r *RPC) setTimes(b *h2.Batch, m *policy.Method) bool {
-	standard, most := r.p.cfg.DefaultTimeout, r.p.cfg.MaxTimeout
 	if t := m.Timeout; t != nil {
-		if t.Default > 0 {
-			standard = t.Default
-		}
-		if t.Max > 0 {
-			most = t.Max
-		}
 		r.pol.timeoutPolicy, r.pol.attemptTimeout, r.pol.idleTimeout, r.pol.maxAge = t.Policy, t.PerAttempt, t.Idle, t.MaxAge
 	}
-	if rule := r.rule(); rule != nil && rule.Timeout > 0 {
-		standard = rule.Timeout
-	}
+	standard, most := m.Bounds(r.rule(), r.p.cfg.DefaultTimeout, r.p.cfg.MaxTimeout)
 	if standard == r.p.cfg.DefaultTimeout && most == r.p.cfg.MaxTimeout {
 		return true
 	}
-	timeout := standard
-	r.capped = timeout > 0
-	if asked := r.askedTimeout(); asked > 0 {
-		timeout, r.capped = asked, false
-	}
-	if most > 0 && (timeout == 0 || timeout > most) {
-		timeout, r.capped = most, true
-	}
+	timeout, capped := policy.Deadline(standard, most, r.askedTimeout())
+	r.capped = capped
 	if timeout == 0 || timeout == r.deadline {
 		return true
 	}
