@@ -4,8 +4,8 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,8 +19,14 @@ func newDemoCommand() *cobra.Command {
 		Short: "Show a whole mesh on this machine: no Consul, no certificates, no set-up",
 		Long: `Starts two versions of a greeter, a sidecar beside each and one beside a client,
 sends load, and shows where the RPCs go while an instance ends and comes back.
-It ends by itself, and fails if any RPC failed.`,
-		Example: "  pillion demo\n  pillion demo --serve --outbound 127.0.0.1:15001",
+It ends by itself, and fails if any RPC failed.
+
+With --scenario it shows what policies do, each in a minute:
+
+  ` + strings.Join(demo.Scenarios(), "\n  ") + `
+
+Then it says what must have come of it, and fails if that is not so.`,
+		Example: "  pillion demo\n  pillion demo --scenario ab\n  pillion demo --serve --outbound 127.0.0.1:15001",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if o.Executable, err = os.Executable(); err != nil {
@@ -34,11 +40,13 @@ It ends by itself, and fails if any RPC failed.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&o.Duration, "duration", 12*time.Second, "how long the load goes on, at least 3s")
-	flags.IntVar(&o.Rate, "rate", 1000, "RPCs started per second")
+	flags.StringVar(&o.Scenario, "scenario", "", "what is shown: "+strings.Join(demo.ScenarioNames(), ", "))
+	flags.DurationVar(&o.Duration, "duration", 0, "how long the load goes on, at least 3s, of a scenario 6s (default 12s, of a scenario 1m)")
+	flags.IntVar(&o.Rate, "rate", 0, "RPCs started per second (default 1000, in a scenario 500)")
 	flags.BoolVar(&o.Serve, "serve", false, "stay up afterwards, until Ctrl-C")
 	flags.StringVar(&o.Outbound, "outbound", "127.0.0.1:0", "where the client's sidecar listens; port 0 chooses one")
 	flags.StringVar(&o.Admin, "admin", "127.0.0.1:0", "the admin port of the client's sidecar; port 0 chooses one")
+	_ = cmd.RegisterFlagCompletionFunc("scenario", cobra.FixedCompletions(demo.ScenarioNames(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.AddCommand(newDemoAppCommand())
 	return cmd
 }
@@ -55,7 +63,7 @@ func newDemoAppCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(context.WithoutCancel(cmd.Context()), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			return demo.RunApp(ctx, version, listen, cmd.OutOrStdout())
+			return demo.RunApp(ctx, version, listen, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringVar(&version, "version-name", "v1", "the version that it says it is")

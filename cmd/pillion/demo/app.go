@@ -17,14 +17,15 @@ import (
 
 // RunApp is the demo's app: a greeter as one would write it, without a word of
 // networking. It says where it listens, as "listening ADDRESS", and serves until
-// ctx ends; then it finishes what it has begun.
-func RunApp(ctx context.Context, version, listen string, out io.Writer) error {
+// ctx ends; then it finishes what it has begun. The lines of in make it unwell.
+func RunApp(ctx context.Context, version, listen string, in io.Reader, out io.Writer) error {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return fmt.Errorf("demo app: %w", err)
 	}
 	s := grpc.NewServer()
-	helloworld.RegisterGreeterServer(s, greeter{version: version})
+	var c conduct
+	helloworld.RegisterGreeterServer(s, greeter{version: version, conduct: &c})
 	h := health.NewServer()
 	healthv1.RegisterHealthServer(s, h)
 	reflection.Register(s)
@@ -33,12 +34,14 @@ func RunApp(ctx context.Context, version, listen string, out io.Writer) error {
 		s.GracefulStop()
 	})()
 	fmt.Fprintln(out, "listening", l.Addr())
+	go c.follow(in, out) // until the process ends
 	return s.Serve(l)
 }
 
 type greeter struct {
 	helloworld.UnimplementedGreeterServer
 	version string
+	conduct *conduct
 }
 
 func (g greeter) greet(name string) *helloworld.HelloReply {
@@ -46,7 +49,10 @@ func (g greeter) greet(name string) *helloworld.HelloReply {
 }
 
 // SayHello implements helloworld.GreeterServer.
-func (g greeter) SayHello(_ context.Context, r *helloworld.HelloRequest) (*helloworld.HelloReply, error) {
+func (g greeter) SayHello(ctx context.Context, r *helloworld.HelloRequest) (*helloworld.HelloReply, error) {
+	if err := g.conduct.apply(ctx); err != nil {
+		return nil, err
+	}
 	return g.greet(r.GetName()), nil
 }
 

@@ -1,15 +1,18 @@
-// Package demo shows a whole mesh on one machine: two versions of an app with a
-// sidecar beside each, a client with its own, real load, and an instance that
-// goes away and comes back meanwhile. All of them are processes of their own, as
-// they would be in earnest; only Consul is replaced by a file.
+// Package demo shows a whole mesh on one machine: versions of an app with a sidecar
+// beside each, a client with its own, real load, and a story that is told meanwhile,
+// such as that of an instance that goes away and comes back. All of them are processes
+// of their own, as they would be in earnest; only Consul is replaced by a file. What
+// is shown was measured: by the client, or by the sidecars' /metrics and logs.
 package demo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -21,9 +24,13 @@ type Options struct {
 	Out io.Writer
 	// Live redraws one picture; otherwise a line is written every second.
 	Live bool
-	// Duration is how long the load goes on. At least 3 s.
+	// Scenario is the name of the story that is told. Default: the plain one, of an
+	// instance that goes away and comes back.
+	Scenario string
+	// Duration is how long the load goes on. At least 3 s, of a scenario 6 s.
+	// Default: the story's own.
 	Duration time.Duration
-	// Rate is how many RPCs are started per second.
+	// Rate is how many RPCs are started per second. Default: the story's own.
 	Rate int
 	// Serve keeps everything up afterwards, until ctx ends.
 	Serve bool
@@ -31,37 +38,60 @@ type Options struct {
 	Outbound, Admin string
 }
 
-// ErrFailedRPCs says that the demo did not keep its promise.
-var ErrFailedRPCs = errors.New("some RPCs failed")
+// ErrFailedRPCs says that RPCs failed where none should have, and ErrNotSo that
+// something else did not come as it should.
+var (
+	ErrFailedRPCs = errors.New("some RPCs failed")
+	ErrNotSo      = errors.New("something did not come as it should")
+)
 
-// Run runs the demo until it is over or ctx ends. It returns ErrFailedRPCs where
-// an RPC failed.
+// Run runs the demo until it is over or ctx ends.
 func Run(ctx context.Context, o Options) error {
+	story, err := scenarioOf(o.Scenario)
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	o.Rate = cmp.Or(o.Rate, story.rate)
+	o.Duration = max(cmp.Or(o.Duration, story.duration), 3*time.Second)
+	if o.Scenario != plain {
+		o.Duration = max(o.Duration, shortest)
+	}
 	dir, err := os.MkdirTemp("", "pillion-demo-")
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
 	defer os.RemoveAll(dir)
 
-	fmt.Fprintln(o.Out, "Starting greeter v1 and v2, a sidecar beside each, and a sidecar for a client…")
-	fleet, err := startFleet(ctx, o, dir)
+	fmt.Fprintln(o.Out, story.opening)
+	fleet, err := startFleet(ctx, o, dir, story)
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
 	defer fleet.stop()
-	fmt.Fprintf(o.Out, "The client dials %s and calls /helloworld.Greeter/SayHello; it knows nothing else.\n\n", fleet.outbound)
+	fmt.Fprintf(o.Out, "The client dials %s and calls /helloworld.Greeter/SayHello; it knows nothing else.\n", fleet.clients[0].at["outbound"])
+	if o.Scenario != plain {
+		fmt.Fprintf(o.Out, "The policies are in %s.\n", fleet.meshPath())
+	}
+	fmt.Fprintln(o.Out)
 
-	total, err := show(ctx, o, fleet)
+	total, findings, err := show(ctx, o, story, fleet)
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	summarize(o.Out, total, fleet.retries(ctx))
-	if o.Serve && ctx.Err() == nil {
-		fmt.Fprintf(o.Out, serveHelp, fleet.outbound, fleet.admin)
+	whole := ctx.Err() == nil
+	if !whole {
+		findings = nil // the story has no end
+	}
+	summarize(o.Out, total, fleet.names, fleet.sentElsewhere(ctx), findings)
+	if o.Serve && whole {
+		fmt.Fprintf(o.Out, serveHelp, fleet.clients[0].at["outbound"], fleet.clients[0].at["admin"])
 		<-ctx.Done()
 	}
-	if total.failed > 0 {
+	switch {
+	case total.failed > 0 && o.Scenario == plain:
 		return ErrFailedRPCs
+	case slices.ContainsFunc(findings, func(f finding) bool { return !f.kept }):
+		return ErrNotSo
 	}
 	return nil
 }
@@ -76,43 +106,25 @@ It stays up until you press Ctrl-C. Try, in another terminal:
   curl -s http://%[2]s/metrics | grep pillion_
 `
 
-// show runs the load, and the play beside it: at a third of the time greeter v2
-// is ended, at two thirds it comes back.
-func show(ctx context.Context, o Options, f *fleet) (totals, error) {
-	duration := max(o.Duration, 3*time.Second)
-	load, err := startLoad(f.outbound, o.Rate)
+// show runs the load, and the story beside it.
+func show(ctx context.Context, o Options, story *scenario, f *fleet) (totals, []finding, error) {
+	targets := make([]string, len(f.clients))
+	for i, c := range f.clients {
+		targets[i] = c.at["outbound"]
+	}
+	load, err := startLoad(targets, o.Rate, story.users)
 	if err != nil {
-		return totals{}, err
+		return totals{}, nil, err
 	}
 	defer load.stop()
-
-	screen := newScreen(o.Out, o.Live)
-	start := time.Now()
-	acts := []struct {
-		at   time.Duration
-		what string
-		do   func() error
-	}{
-		{duration / 3, "greeter v2 is ended; its sidecar stays", f.apps[1].end},
-		{duration * 2 / 3, "greeter v2 is back", func() error { return f.restartApp(ctx, 1) }},
+	s := &stage{
+		scenario: story, fleet: f, load: load, screen: newScreen(o.Out, o.Live, f.names), pace: pace(o.Duration),
+		marks: map[string]mark{}, moves: map[string]moves{},
 	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for time.Since(start) < duration {
-		select {
-		case <-ctx.Done():
-			return load.total(), nil
-		case <-tick.C:
-		}
-		for len(acts) > 0 && time.Since(start) >= acts[0].at {
-			screen.event(acts[0].what)
-			if err := acts[0].do(); err != nil {
-				return load.total(), err
-			}
-			acts = acts[1:]
-		}
-		screen.second(time.Since(start), load.second())
+	if err := s.tell(ctx); err != nil {
+		return load.total(), nil, err
 	}
 	load.stop()
-	return load.total(), nil
+	s.mark(ctx, end)
+	return load.total(), story.verdict(s), nil
 }

@@ -3,13 +3,16 @@ package demo
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-proxy/pillion/proto/helloworld"
@@ -17,13 +20,15 @@ import (
 
 // load calls the greeter at a steady rate, whatever comes back.
 type load struct {
-	conn   *grpc.ClientConn
+	conns  []*grpc.ClientConn // one to each client's sidecar
+	users  int                // RPCs are of one of so many users; 0: of nobody
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	mu   sync.Mutex
-	now  figures // since second was last called
-	sums totals
+	mu     sync.Mutex
+	now    figures // since second was last called
+	sums   totals
+	places placements
 }
 
 // figures are what happened in some time.
@@ -40,22 +45,29 @@ type totals struct {
 }
 
 // callers is how many workers share the rate.
-const callers = 10
+const callers = 40
 
 // rpcTimeout is what each RPC is given.
 const rpcTimeout = 2 * time.Second
 
-func startLoad(target string, rate int) (*load, error) {
-	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
+// userKey is the metadata key that says whose RPC it is.
+const userKey = "user-id"
+
+func startLoad(targets []string, rate, users int) (*load, error) {
+	l := &load{users: users, now: newFigures(), sums: totals{figures: newFigures()}}
+	for _, target := range targets {
+		conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			l.close()
+			return nil, fmt.Errorf("client: %w", err)
+		}
+		l.conns = append(l.conns, conn)
 	}
-	l := &load{conn: conn, now: newFigures(), sums: totals{figures: newFigures()}}
 	ctx, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
 	every := callers * time.Second / time.Duration(max(rate, 1))
-	for range callers {
-		l.done.Go(func() { l.call(ctx, every) })
+	for i := range callers {
+		l.done.Go(func() { l.call(ctx, l.conns[i%len(l.conns)], every, time.Duration(i)*every/callers) })
 	}
 	return l, nil
 }
@@ -63,8 +75,14 @@ func startLoad(target string, rate int) (*load, error) {
 func newFigures() figures { return figures{by: map[string]int{}, failures: map[string]int{}} }
 
 // call makes an RPC on every tick until ctx ends; the RPC under way is finished.
-func (l *load) call(ctx context.Context, every time.Duration) {
-	client := helloworld.NewGreeterClient(l.conn)
+// first is when it begins, so that not all callers do at once.
+func (l *load) call(ctx context.Context, conn *grpc.ClientConn, every, first time.Duration) {
+	client := helloworld.NewGreeterClient(conn)
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(first):
+	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -74,15 +92,22 @@ func (l *load) call(ctx context.Context, every time.Duration) {
 		case <-tick.C:
 		}
 		rpc, cancel := context.WithTimeout(context.WithoutCancel(ctx), rpcTimeout)
+		user, name := -1, "world"
+		if l.users > 0 {
+			user = rand.IntN(l.users)
+			name = strconv.Itoa(user)
+			rpc = metadata.AppendToOutgoingContext(rpc, userKey, name)
+		}
+		epoch := l.epoch()
 		start := time.Now()
-		reply, err := client.SayHello(rpc, &helloworld.HelloRequest{Name: "world"})
+		reply, err := client.SayHello(rpc, &helloworld.HelloRequest{Name: name})
 		took := time.Since(start)
 		cancel()
-		l.note(reply.GetMessage(), took, err)
+		l.note(user, epoch, reply.GetMessage(), took, err)
 	}
 }
 
-func (l *load) note(message string, took time.Duration, err error) {
+func (l *load) note(user, epoch int, message string, took time.Duration, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -97,6 +122,9 @@ func (l *load) note(message string, took time.Duration, err error) {
 	for _, f := range []*figures{&l.now, &l.sums.figures} {
 		f.by[version]++
 		f.latencies = append(f.latencies, took)
+	}
+	if user >= 0 {
+		l.places.note(user, epoch, version)
 	}
 }
 
@@ -119,7 +147,13 @@ func (l *load) total() totals {
 func (l *load) stop() {
 	l.cancel()
 	l.done.Wait()
-	_ = l.conn.Close()
+	l.close()
+}
+
+func (l *load) close() {
+	for _, conn := range l.conns {
+		_ = conn.Close()
+	}
 }
 
 // percentile returns the latency that a share of the RPCs stayed within.

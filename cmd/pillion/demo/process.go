@@ -2,9 +2,7 @@ package demo
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os/exec"
@@ -18,24 +16,31 @@ import (
 type process struct {
 	name string
 	cmd  *exec.Cmd
+	in   io.WriteCloser // its standard input
 	// said are the addresses that it said it listens on: by side for a sidecar,
 	// under "app" for the app.
 	said   chan said
+	told   chan struct{} // a sidecar has taken over its mesh file, or an app its behaviour
 	exited chan struct{}
 
-	mu   sync.Mutex
-	last string // its last line, for when it dies early
+	mu      sync.Mutex
+	last    string   // its last line, for when it dies early
+	stories []string // what its policies did that nobody has asked for yet
 }
 
 type said struct{ side, address string }
 
 // start starts the pillion binary with args.
 func start(executable, name string, args ...string) (*process, error) {
-	p := &process{name: name, said: make(chan said, 8), exited: make(chan struct{})}
+	p := &process{name: name, said: make(chan said, 8), told: make(chan struct{}, 8), exited: make(chan struct{})}
 	p.cmd = exec.Command(executable, args...)
 	p.cmd.SysProcAttr = childAttributes()
 	out, in := io.Pipe()
 	p.cmd.Stdout, p.cmd.Stderr = in, in
+	var err error
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
@@ -48,34 +53,90 @@ func start(executable, name string, args ...string) (*process, error) {
 	return p, nil
 }
 
-// read looks for addresses in what the process says.
+// read listens to what the process says.
 func (p *process) read(out io.Reader) {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		line := lines.Text()
-		p.mu.Lock()
-		p.last = line
-		p.mu.Unlock()
-		if s, ok := parseSaid(line); ok {
-			select {
-			case p.said <- s:
-			default: // nobody waits for so many
-			}
-		}
+		p.hear(lines.Text())
 	}
 	_, _ = io.Copy(io.Discard, out)
 }
 
-// parseSaid reads the app's "listening ADDRESS" and a sidecar's log line.
-func parseSaid(line string) (said, bool) {
-	if addr, ok := strings.CutPrefix(line, "listening "); ok {
-		return said{"app", addr}, true
+// maxStories bounds what is remembered until somebody asks.
+const maxStories = 100
+
+// hear takes note of one line: the app's "listening ADDRESS" or a sidecar's log.
+func (p *process) hear(line string) {
+	e, isEntry := parseEntry([]byte(line))
+	address, isApp := strings.CutPrefix(line, "listening ")
+	story := e.story()
+	p.mu.Lock()
+	p.last = line
+	if story != "" && len(p.stories) < maxStories {
+		p.stories = append(p.stories, story)
 	}
-	var entry struct{ Msg, Side, Address string }
-	if !bytes.HasPrefix([]byte(line), []byte("{")) || json.Unmarshal([]byte(line), &entry) != nil {
-		return said{}, false
+	p.mu.Unlock()
+	switch {
+	case isApp:
+		p.listens(said{"app", address})
+	case isEntry && e.Msg == "listening":
+		p.listens(said{e.Side, e.Address})
+	case isEntry && e.Msg == inForce, strings.HasPrefix(line, behaves):
+		select {
+		case p.told <- struct{}{}:
+		default: // nobody waits for so many
+		}
 	}
-	return said{entry.Side, entry.Address}, entry.Msg == "listening"
+}
+
+func (p *process) listens(at said) {
+	select {
+	case p.said <- at:
+	default: // nobody waits for so many
+	}
+}
+
+// news returns what the process' policies did since it was last asked.
+func (p *process) news() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	news := p.stories
+	p.stories = nil
+	return news
+}
+
+// forget has later waits of taken be about what comes from now on.
+func (p *process) forget() {
+	for {
+		select {
+		case <-p.told:
+		default:
+			return
+		}
+	}
+}
+
+// takeTimeout bounds how long a process may take to do as it is told.
+const takeTimeout = 10 * time.Second
+
+// taken waits until the process says that it does what it was told.
+func (p *process) taken(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
+	defer cancel()
+	select {
+	case <-p.told:
+		return nil
+	case <-p.exited:
+		return fmt.Errorf("%s has ended: %s", p.name, p.lastLine())
+	case <-ctx.Done():
+		return fmt.Errorf("%s does not say that it does as it was told: %w: %s", p.name, ctx.Err(), p.lastLine())
+	}
+}
+
+func (p *process) lastLine() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last
 }
 
 // startTimeout bounds how long a process of the demo's may take to listen.
@@ -91,9 +152,7 @@ func (p *process) listening(ctx context.Context, sides ...string) (map[string]st
 		case s := <-p.said:
 			at[s.side] = s.address
 		case <-p.exited:
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			return nil, fmt.Errorf("%s ended at once: %s", p.name, p.last)
+			return nil, fmt.Errorf("%s ended at once: %s", p.name, p.lastLine())
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%s does not listen: %w", p.name, ctx.Err())
 		}

@@ -16,11 +16,14 @@ import (
 type screen struct {
 	out    io.Writer
 	live   bool
-	drawn  int // lines of the picture drawn last
+	names  []string // of the greeters
+	drawn  int      // lines of the picture drawn last
 	recent []string
 }
 
-func newScreen(out io.Writer, live bool) *screen { return &screen{out: out, live: live} }
+func newScreen(out io.Writer, live bool, names []string) *screen {
+	return &screen{out: out, live: live, names: names}
+}
 
 // maxEvents is how many events the picture keeps in sight.
 const maxEvents = 3
@@ -35,13 +38,13 @@ func (s *screen) event(what string) {
 	s.recent = s.recent[max(0, len(s.recent)-maxEvents):]
 }
 
-// second shows one second of the load.
-func (s *screen) second(at time.Duration, f figures) {
+// second shows one second of the load: what went to each greeter, and a note.
+func (s *screen) second(at time.Duration, f figures, by map[string]int, note string) {
 	if !s.live {
-		fmt.Fprintln(s.out, line(at, f))
+		fmt.Fprintln(s.out, s.line(at, f, by, note))
 		return
 	}
-	picture := s.picture(at, f)
+	picture := s.picture(at, f, by, note)
 	if s.drawn > 0 {
 		fmt.Fprintf(s.out, "\x1b[%dA\x1b[J", s.drawn) // up, and clear below
 	}
@@ -49,13 +52,16 @@ func (s *screen) second(at time.Duration, f figures) {
 	s.drawn = strings.Count(picture, "\n") + 1
 }
 
-func line(at time.Duration, f figures) string {
+func (s *screen) line(at time.Duration, f figures, by map[string]int, note string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%4.0fs ", at.Seconds())
-	for _, version := range versions {
-		fmt.Fprintf(&b, "  %s %4d", version, f.by[version])
+	for _, name := range s.names {
+		fmt.Fprintf(&b, "  %s %4d", name, by[name])
 	}
 	fmt.Fprintf(&b, "   p50 %s  p99 %s   %s", rounded(f.percentile(0.5)), rounded(f.percentile(0.99)), outcome(f))
+	if note != "" {
+		b.WriteString("   " + note)
+	}
 	return b.String()
 }
 
@@ -78,30 +84,38 @@ var (
 	bars  = []lipgloss.Style{
 		lipgloss.NewStyle().Foreground(lipgloss.Color("4")),
 		lipgloss.NewStyle().Foreground(lipgloss.Color("5")),
+		lipgloss.NewStyle().Foreground(lipgloss.Color("6")),
 	}
 )
 
-// barWidth is how wide the bar of all RPCs is.
-const barWidth = 50
+// barWidth is how wide the bar of all RPCs is, and pictureWidth the widest that a line
+// may be: one that the terminal broke would spoil the next picture.
+const (
+	barWidth     = 50
+	pictureWidth = 78
+)
 
-func (s *screen) picture(at time.Duration, f figures) string {
+func (s *screen) picture(at time.Duration, f figures, by map[string]int, note string) string {
 	sum := max(1, f.failed())
-	for _, n := range f.by {
+	for _, n := range by {
 		sum += n
 	}
 	rows := []string{bold.Render(fmt.Sprintf("client → sidecar → sidecar → greeter   %3.0f s", at.Seconds()))}
-	for i, version := range versions {
-		n := f.by[version]
+	for i, name := range s.names {
+		n := by[name]
 		bar := bars[i%len(bars)].Render(strings.Repeat("█", n*barWidth/sum))
-		rows = append(rows, fmt.Sprintf("  greeter %s %5d/s %s", version, n, bar))
+		rows = append(rows, fmt.Sprintf("  greeter %s %5d/s %s", name, n, bar))
 	}
 	status := good.Render(outcome(f))
 	if f.failed() > 0 {
 		status = bad.Render(outcome(f))
 	}
 	rows = append(rows, fmt.Sprintf("  p50 %s   p99 %s   %s", rounded(f.percentile(0.5)), rounded(f.percentile(0.99)), status))
+	if note != "" {
+		rows = append(rows, lipgloss.NewStyle().Width(pictureWidth).Render("  "+note))
+	}
 	for _, e := range s.recent {
-		rows = append(rows, faint.Render("  • "+e))
+		rows = append(rows, faint.Width(pictureWidth).Render("  • "+e))
 	}
 	return strings.Join(rows, "\n")
 }
@@ -109,10 +123,10 @@ func (s *screen) picture(at time.Duration, f figures) string {
 func rounded(d time.Duration) string { return fmt.Sprintf("%6.2f ms", d.Seconds()*1000) }
 
 // summarize says how it went.
-func summarize(out io.Writer, t totals, retries int) {
+func summarize(out io.Writer, t totals, names []string, retries int, findings []finding) {
 	fmt.Fprintf(out, "\n%d RPCs: %d OK, %d failed.", t.ok+t.failed, t.ok, t.failed)
-	for _, version := range versions {
-		fmt.Fprintf(out, " greeter %s answered %d.", version, t.by[version])
+	for _, name := range names {
+		fmt.Fprintf(out, " greeter %s answered %d.", name, t.by[name])
 	}
 	fmt.Fprintf(out, " p50 %s, p99 %s.\n", strings.TrimSpace(rounded(t.percentile(0.5))), strings.TrimSpace(rounded(t.percentile(0.99))))
 	if retries > 0 {
@@ -120,5 +134,12 @@ func summarize(out io.Writer, t totals, retries int) {
 	}
 	if t.failed > 0 {
 		fmt.Fprintf(out, "Failed: %s.\n", outcome(t.figures))
+	}
+	for _, f := range findings {
+		sign := "✓"
+		if !f.kept {
+			sign = "✗ not so:"
+		}
+		fmt.Fprintf(out, "%s %s\n", sign, f.what)
 	}
 }
