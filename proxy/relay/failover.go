@@ -87,4 +87,7 @@ func (r *RPC) routed(b *h2.Batch) {
 	if !r.failOver(b) {
 		r.failUnplaced(b)
 	}
+	if r.phase == phaseTrying {
+		r.rearm(b)
+	}
 }

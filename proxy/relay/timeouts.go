@@ -113,11 +113,14 @@ func (r *RPC) onPolicyTimer() {
 	defer b.Done()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pol == nil || !r.isOpen || r.phase != phaseTrying && r.phase != phaseAnswering {
+	p := r.pol
+	if p == nil || !r.isOpen {
 		return
 	}
-	p := r.pol
 	p.timerAt = 0
+	if r.phase != phaseTrying && r.phase != phaseAnswering { // it is set again when it goes on
+		return
+	}
 	if r.expired(&b) { // whose timer is due as well
 		return
 	}
@@ -140,6 +143,13 @@ func (r *RPC) onPolicyTimer() {
 	if r.phase != phaseDone {
 		r.rearm(&b)
 	}
+}
+
+// attemptIsOver says that the time has passed that a policy gives the attempt. r.mu is
+// held.
+func (r *RPC) attemptIsOver(b *h2.Batch, a *attempt) bool {
+	per := r.perAttempt()
+	return per > 0 && b.Now().Sub(r.start) >= a.began+per
 }
 
 // attemptTimedOut ends an attempt that was not answered in time. r.mu is held.
