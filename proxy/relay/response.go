@@ -207,6 +207,10 @@ func (a *attempt) OnReset(b *h2.Batch, _ *h2.Stream, gen uint32, reset h2.Reset)
 		r.retryElsewhere(b, a)
 		return
 	}
+	if r.attemptIsOver(b, a) { // the instance was told that it ends now
+		code, flag, reason = codes.DeadlineExceeded, wire.FlagUpstreamTimeout,
+			fmt.Sprintf("its answer was not complete within the %v that policy %q gives an attempt", r.pol.attemptTimeout, r.pol.timeoutPolicy)
+	}
 	ours := reset.Cause == h2.CauseOverBudget
 	if !ours {
 		a.judge(b, code, nil)

@@ -24,6 +24,7 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/downstream"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/policy"
+	"github.com/pillion-proxy/pillion/proxy/retry"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
@@ -104,10 +105,33 @@ func (e *echo) stop(gracefully bool) {
 
 // Thousands of RPCs with cancels, deadlines, early answers and instances that die:
 // no byte of one gets into another, each ends once, and nothing is left of them.
-func TestPooledMemoryUnderStress(t *testing.T) {
+func TestPooledMemoryUnderStress(t *testing.T) { stress(t, nil) }
+
+// The same under policies: RPCs are sent again, several times at once, and timed out.
+func TestPooledMemoryOfPoliciesUnderStress(t *testing.T) {
+	again := retryPolicy(func(p *retry.Policy) {
+		p.ResetBeforeHeaders, p.ConnectFailure, p.HoldHeaders, p.BufferBytes = true, true, true, 64<<10
+		p.InitialBackoff = time.Millisecond
+		p.Limits = retry.NewLimits(&retry.BudgetOptions{Ratio: 1, MinPerSecond: 100}, &retry.ThrottlingOptions{MaxTokens: 100, TokenRatio: 1})
+	})
+	hedged := hedgingPolicy(func(p *retry.Hedging) { p.Delay, p.BufferBytes = time.Millisecond, 64<<10 })
+	stress(t, func(p *policed) {
+		switch rand.IntN(4) {
+		case 0:
+			p.retry = again
+		case 1, 2:
+			p.hedging = hedged
+		}
+		if rand.IntN(2) == 0 {
+			gives(time.Second, 2*time.Second, 5*time.Second)(p)
+		}
+	})
+}
+
+func stress(t *testing.T, give func(*policed)) {
 	rpcs, workers := 2000, 60
-	if testing.Short() {
-		rpcs = 800
+	if testing.Short() || give != nil {
+		rpcs = 500
 	}
 	budget := h2.NewBudget(64 << 20)
 	cfg := h2.Config{Budget: budget}.WithDefaults()
@@ -129,7 +153,11 @@ func TestPooledMemoryUnderStress(t *testing.T) {
 		Router: hesitant{cluster}, Metrics: metrics, Unrouted: counters.Service(telemetry.Outbound, ""),
 		Budget: budget, MaxTimeout: 20 * time.Second,
 	})
-	callers := downstream.New(downstream.Options{HTTP2: &cfg, NewStream: p.NewStream})
+	newStream := p.NewStream
+	if give != nil {
+		newStream = policing{callers{p}, give}.NewStream
+	}
+	callers := downstream.New(downstream.Options{HTTP2: &cfg, NewStream: newStream})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -96,6 +96,24 @@ func TestAttemptTimeout(t *testing.T) {
 	}
 }
 
+// The instance is told the timeout, and ends what takes longer: that is the timeout's
+// doing, though the answer has begun.
+func TestAttemptTimeoutOfAnAnswerUnderWay(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, options{})
+		hosts := r.listen(1)
+		under := r.under(gives(100*time.Millisecond, 0, 0))
+		under.Request(1, "/a.B/C", true)
+		in := hosts[0].Conn()
+		in.Want("HEADERS 1*")
+		in.Response(1)
+		time.Sleep(105 * time.Millisecond)
+		in.Reset(1, http2.ErrCodeCancel)
+		under.Want("HEADERS 1 :status=200", `HEADERS 1 grpc-status=4 grpc-message=service "greeter", instance a:1: its answer was not complete within the 100ms that policy "patience" gives an attempt pillion-flags=UT end`)
+		r.logged(map[string]any{"status": "DEADLINE_EXCEEDED", "flag": "UT"})
+	})
+}
+
 // The time in which an instance is connected to counts.
 func TestAttemptTimeoutWhileConnecting(t *testing.T) {
 	simulated(t, func(t *testing.T) {
