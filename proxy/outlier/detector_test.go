@@ -18,6 +18,7 @@ func TestFailuresInARow(t *testing.T) {
 	if e.Kind != Ejected || e.Reason != ConsecutiveFailures || e.Why != "5 failures in a row" || e.For != 30*time.Second || e.Times != 1 {
 		t.Errorf("the event is %+v", e)
 	}
+	r.rpcs(0, 0, 2) // that were under way
 	r.pass(30*time.Second - 1)
 	r.want("i0 ")
 	r.pass(1)
@@ -97,9 +98,17 @@ func TestRegistryTakesInstancesAway(t *testing.T) {
 	if r.ejected() == "i0 i1 " || r.ejected() == "" {
 		t.Fatalf("of two instances %q are ejected", r.ejected())
 	}
+	r.instances[0].unfit, r.instances[1].unfit = true, true // so that there would be room
+	r.pass(time.Second)
 	for _, i := range gone { // what they say now is nobody's business
-		i.Record(r.now, true)
+		for range 10 {
+			i.Record(r.now, true)
+		}
+		if i.blocked {
+			t.Errorf("%s is ejected, and gone", i.name)
+		}
 	}
+	r.instances[0].unfit, r.instances[1].unfit = false, false
 	// An instance that goes while it is ejected is told so: it is counted no more.
 	was := r.instances[1]
 	r.instances = r.instances[:1]
@@ -228,4 +237,20 @@ func TestNoRoomIsBelieved(t *testing.T) {
 	if n := len(r.events); n != 3 {
 		t.Fatalf("%d events: %+v", n, r.events)
 	}
+}
+
+// An interval that is under way when the rules change counts for the new one.
+func TestIntervalOutlivesRules(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, byFailurePercentage(FailurePercentage{Threshold: 50, EnforcementPercentage: 100, MinimumHosts: 1, RequestVolume: 5}), 2)
+	r.spread(0, 0, 10)
+	r.pass(8 * time.Second)
+	r.cfg = byFailurePercentage(*r.cfg.FailurePercentage)
+	r.cfg.Interval = 12 * time.Second
+	r.configure()
+	r.pass(4*time.Second - 1)
+	r.want("")
+	r.pass(1)
+	r.d.Tick(r.now)
+	r.want("i0 ")
 }

@@ -196,4 +196,29 @@ func TestUnfitIsNotCounted(t *testing.T) {
 	r.pass(10 * time.Second)
 	r.d.Tick(r.now)
 	r.want("")
+
+	// Nor does it make up the number that there must be.
+	r = newRig(t, byFailurePercentage(FailurePercentage{Threshold: 50, EnforcementPercentage: 100, MinimumHosts: 3, RequestVolume: 1}), 3)
+	for i := range 3 {
+		r.spread(i, 5*min(i, 1), 5)
+	}
+	r.instances[2].unfit = true
+	r.pass(10 * time.Second)
+	r.d.Tick(r.now)
+	r.want("")
+}
+
+// What is ejected already is not ejected again for the same RPCs.
+func TestEjectedOnceForTheSame(t *testing.T) {
+	t.Parallel()
+	cfg := byFailurePercentage(FailurePercentage{Threshold: 50, EnforcementPercentage: 100, MinimumHosts: 1, RequestVolume: 1})
+	cfg.ConsecutiveFailures, cfg.MaxPercent = 5, 100
+	r := newRig(t, cfg, 4)
+	r.rpcs(0, 0, 20)
+	r.pass(10 * time.Second)
+	r.d.Tick(r.now)
+	r.want("i0 ")
+	if n := r.instances[0].Status().Times; n != 1 || len(r.events) != 1 {
+		t.Errorf("it was ejected %d times: %+v", n, r.events)
+	}
 }

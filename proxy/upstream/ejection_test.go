@@ -41,6 +41,25 @@ func TestEjection(t *testing.T) {
 	})
 }
 
+// An instance returns when its time is over, not at the end of an interval.
+func TestEjectionEndsInTime(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{}, "a:1", "b:1")
+		cfg := ejection()
+		cfg.BaseTime = 3 * time.Second
+		r.cluster.Configure(&Policy{Ejection: cfg})
+		time.Sleep(time.Second)
+		rpcs(r.instance("a:1"), 5, codes.Unavailable)
+		time.Sleep(3*time.Second - 1)
+		r.instance("a:1").want(t, Ejected, false)
+		time.Sleep(1)
+		r.instance("a:1").want(t, 0, true)
+		if n := len(r.counts.Judgement.Ejections); n != int(outlier.NumReasons) {
+			t.Errorf("%d reasons are counted, of %d", n, outlier.NumReasons)
+		}
+	})
+}
+
 // At the end of an interval shares are looked at.
 func TestEjectionBySweep(t *testing.T) {
 	simulated(t, func(t *testing.T) {

@@ -276,7 +276,11 @@ func (a *asker) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bool
 	if !a.current(gen) {
 		return
 	}
-	err := a.exchange.Data(p, a.told)
+	var last health.Answer
+	err := a.exchange.Data(p, func(answer health.Answer) { last = answer })
+	if last.Told && a.cfg.Watch {
+		a.told(last) // what was said before that, and at once, is out of date
+	}
 	switch {
 	case err != nil:
 		a.conclude(b, health.Failed(err.Error()))
@@ -289,12 +293,10 @@ func (a *asker) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bool
 
 // told takes what an instance says that is watched. a.mu is held.
 func (a *asker) told(answer health.Answer) {
-	if a.cfg.Watch {
-		a.timer.Stop() // it says something when there is something to say
-		a.due = time.Now().Add(1 << 62)
-		a.failures = 0
-		a.take(answer)
-	}
+	a.timer.Stop() // it says something when there is something to say
+	a.due = time.Now().Add(1 << 62)
+	a.failures = 0
+	a.take(answer)
 }
 
 // OnReset implements h2.Owner.

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -212,6 +213,35 @@ func TestCheckUnprocessed(t *testing.T) {
 	})
 }
 
+// A question that finds no room on the connections is given up in time, and proves
+// nothing.
+func TestCheckWithoutRoom(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{MaxConns: 1}, "a:1")
+		host := r.net.Listen("a:1", http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
+		cfg := checks()
+		cfg.Unhealthy = 1
+		r.cluster.Configure(&Policy{Health: cfg})
+		a := r.instance("a:1")
+		c := r.call(a)
+		c.want("open")
+		time.Sleep(firstCheck)
+		synctest.Wait()
+		if n := r.cluster.Status().Instances[0].Waiting; n != 1 {
+			t.Fatalf("%d wait", n)
+		}
+		time.Sleep(2 * time.Second)
+		a.want(t, 0, true)
+		if n := r.cluster.Status().Instances[0].Waiting; n != 0 {
+			t.Fatalf("%d still wait", n)
+		}
+		host.Conn().Lines()
+		host.Conn().TrailersOnly(1, "0")
+		time.Sleep(interval)
+		wantAsked(host.Conn(), wantCheck, 3)
+	})
+}
+
 // There is one question at a time, however slow the answers are.
 func TestCheckOneAtATime(t *testing.T) {
 	simulated(t, func(t *testing.T) {
@@ -399,6 +429,34 @@ func TestWatch(t *testing.T) {
 		p.Response(3)
 		p.Data(3, serving(true), false)
 		a.want(t, 0, true)
+	})
+}
+
+// Who watches takes whatever is told, for as long as it is.
+func TestWatchGoesOn(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{}, "a:1")
+		host := r.net.Listen("a:1")
+		r.cluster.Configure(&Policy{Health: watching()})
+		time.Sleep(firstCheck)
+		p := host.Conn()
+		p.Lines()
+		p.Response(1)
+		var back, sent uint32
+		many := bytes.Repeat(serving(true), 2000)
+		for range 100 {
+			p.Data(1, many, false)
+			sent += uint32(len(many))
+			for _, f := range p.Frames() {
+				if f.Type == http2.FrameWindowUpdate && f.Stream == 1 {
+					back += f.Last
+				}
+			}
+		}
+		if back < sent/2 {
+			t.Errorf("of %d bytes the window got %d back", sent, back)
+		}
+		r.instance("a:1").want(t, 0, true)
 	})
 }
 

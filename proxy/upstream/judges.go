@@ -17,6 +17,7 @@ type judges struct {
 	cluster  *Cluster
 	detector *outlier.Detector
 	later    later
+	lost     atomic.Uint64 // changes that were not logged, and are not told of yet
 
 	// ticking is held while the detector does what is due; nudged says that
 	// something came up meanwhile.
@@ -143,11 +144,19 @@ func (in *Instance) lost() {
 	}
 }
 
+// maxNews bounds what waits to be logged: an instance may say that it is well, and
+// that it is not, as often as it likes.
+const maxNews = 1000
+
 // log has something logged about an instance, in order: whoever finds it out may hold
 // an RPC's lock.
 func (j *judges) log(level slog.Level, what string, in *Instance, policy string, numbers ...any) {
 	args := append([]any{"service", j.cluster.name, "instance", in.address, "policy", policy}, numbers...)
-	j.later.do(func() { slog.Log(context.Background(), level, what, args...) })
+	if !j.later.offer(func() { slog.Log(context.Background(), level, what, args...) }) && j.lost.Add(1) == 1 {
+		j.later.do(func() {
+			slog.Warn("changes of instances were not logged: there are too many", "service", j.cluster.name, "changes", j.lost.Swap(0))
+		})
+	}
 }
 
 // later does things one after the other, away from who asks for it.
@@ -160,6 +169,22 @@ type later struct {
 func (l *later) do(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.add(f)
+}
+
+// offer is do, unless as much waits as may.
+func (l *later) offer(f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) >= maxNews {
+		return false
+	}
+	l.add(f)
+	return true
+}
+
+// add queues f. l.mu is held.
+func (l *later) add(f func()) {
 	l.queue = append(l.queue, f)
 	if !l.busy {
 		l.busy = true

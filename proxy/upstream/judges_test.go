@@ -2,10 +2,12 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -117,5 +119,26 @@ func TestJudgedAtTheSameTime(t *testing.T) { //nolint:paralleltest // it has the
 		if n := j.Blocked[i].Load(); n != 0 {
 			t.Errorf("without a policy %d instances are counted as %v", n, Reason(1<<i))
 		}
+	}
+}
+
+// However much there is to log, what waits for it is bounded, and what was left out is
+// said.
+func TestNewsAreBounded(t *testing.T) { //nolint:paralleltest // it looks at what the process logs
+	log := logged(t)
+	r := newRig(t, Options{}, "a:1")
+	j := newJudges(r.cluster)
+	held := make(chan struct{})
+	j.later.do(func() { <-held })
+	for range 3 * maxNews {
+		j.log(slog.LevelInfo, "news", r.instance("a:1"), "policy")
+	}
+	done := make(chan struct{})
+	j.later.do(func() { close(done) })
+	close(held)
+	<-done
+	lines := strings.Count(log(), "msg=news")
+	if lines < maxNews || lines > 2*maxNews || !strings.Contains(log(), fmt.Sprintf("service=greeter changes=%d", 3*maxNews-lines)) {
+		t.Errorf("%d lines are logged, the last: %s", lines, log()[max(0, len(log())-200):])
 	}
 }
