@@ -167,3 +167,20 @@ func TestEWMATriesAnInstanceThatItDoesNotKnow(t *testing.T) {
 		}
 	}
 }
+
+// TestEWMAHonoursWeightsUnderLoad says that what an instance has under way counts for
+// its weight.
+func TestEWMAHonoursWeightsUnderLoad(t *testing.T) {
+	t.Parallel()
+	hs := hosts(2)
+	p := newPicker(balance.EWMA, hs, []uint32{1, 3}, seeded(1))
+	hs[0].inFlight.Store(10)
+	hs[1].inFlight.Store(30)
+	if got := count(t, p, hs, 4000); got[0] < 850 || got[0] > 1150 {
+		t.Errorf("with as much to do for their weights, 1 and 3, they get %v", got)
+	}
+	hs[0].inFlight.Store(20)
+	if got := count(t, p, hs, 100); got[1] != 100 {
+		t.Errorf("the one with less to do for its weight gets %d of 100", got[1])
+	}
+}

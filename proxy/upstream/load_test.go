@@ -194,8 +194,13 @@ func TestBoundOfRPCsUnderWay(t *testing.T) {
 	}
 	p.cluster.Configure(&Policy{Balance: balance.Options{Policy: balance.RingHash, BoundedLoad: 1.5}})
 	one := &Choice{Hash: 1, Hashed: true}
-	if got := p.pick(one, 10); len(got) != 1 {
-		t.Errorf("a key goes to %v, though all are within their bounds", got)
+	got := map[string]bool{}
+	for i := range 100 {
+		in, _ := p.cluster.Pick(&Choice{Hash: uint64(i) * 0x9E3779B97F4A7C15, Hashed: true})
+		got[in.String()] = true
+	}
+	if len(got) != 2 {
+		t.Errorf("keys go to %v alone, though both are within their bounds", got)
 	}
 	for i, in := range []string{"a", "b"} {
 		for range 50 {

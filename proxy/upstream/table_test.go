@@ -276,6 +276,10 @@ func TestPanicBeginsAndEnds(t *testing.T) {
 		want("one is well", "a b c d")
 		p.block("a", "b")
 		want("two are well", "c d")
+		p.block("a", "b", "c", "d")
+		if got := p.names(nil); got != "a b c d" {
+			t.Errorf("as soon as none is well, %q are picked", got)
+		}
 		p.block("a", "b", "c")
 		time.Sleep(time.Hour) // nobody looks meanwhile
 		p.block("a")
@@ -315,6 +319,10 @@ func TestConfigureKeepsWhatStays(t *testing.T) {
 	p.cluster.Configure(&Policy{Balance: balance.Options{Policy: balance.RingHash}, PanicPercent: 10})
 	if p.picker(t) != picker {
 		t.Error("a ring is made anew though the policy says nothing else of it")
+	}
+	p.cluster.Update(endpoints("a version=v1 *5", "b version=v1", "c"), true)
+	if p.picker(t) == picker {
+		t.Error("a ring is not made anew though a weight changed")
 	}
 	p.cluster.Configure(nil)
 	if st := p.cluster.Status(); st.Policy != "round_robin" {
