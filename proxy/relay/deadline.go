@@ -103,6 +103,19 @@ func (r *RPC) failDeadline(b *h2.Batch) {
 		fmt.Sprintf("deadline of %v exceeded %s", r.deadline, where), h2.Cancel)
 }
 
+// timeoutValue writes a timeout as the instance is told it. One that a policy gives
+// each attempt is the same for many RPCs. r.mu is held.
+func (r *RPC) timeoutValue(told time.Duration) string {
+	var text [16]byte
+	if r.pol == nil {
+		return string(wire.AppendTimeout(text[:0], told))
+	}
+	if r.pol.told != told {
+		r.pol.told, r.pol.toldText = told, string(wire.AppendTimeout(text[:0], told))
+	}
+	return r.pol.toldText
+}
+
 // tellTimeout writes into the request how much time remains for the instance.
 // r.mu is held.
 func (r *RPC) tellTimeout(b *h2.Batch) {
@@ -125,7 +138,7 @@ func (r *RPC) tellTimeout(b *h2.Batch) {
 	if told > 100*time.Millisecond {
 		told = min((told + time.Millisecond - 1).Truncate(time.Millisecond), limit)
 	}
-	value := string(wire.AppendTimeout(nil, max(told, 1)))
+	value := r.timeoutValue(max(told, 1))
 	if r.timeoutAt < 0 {
 		r.timeoutAt = int32(len(r.block.Fields))
 		r.block.Fields = append(r.block.Fields, hpack.Field{Name: wire.HeaderTimeout})

@@ -34,6 +34,11 @@ type times struct {
 
 	timer   *time.Timer
 	timerAt time.Duration // when it goes off; 0: it does not, or in vain
+
+	// told is the timeout that an instance was told last, and toldText how it is
+	// written; they are kept for the next RPC.
+	told     time.Duration
+	toldText string
 }
 
 func (t *times) stop() {
@@ -42,7 +47,7 @@ func (t *times) stop() {
 	}
 }
 
-func (t *times) forget() { *t = times{timer: t.timer} }
+func (t *times) forget() { *t = times{timer: t.timer, told: t.told, toldText: t.toldText} }
 
 // moved notes that something came or went. r.mu is held.
 func (r *RPC) moved(b *h2.Batch) {
