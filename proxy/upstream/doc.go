@@ -3,10 +3,16 @@
 // peer's stream limit demands it, leaves an instance alone that refuses
 // connections, and closes what is idle or old. It does not know who calls.
 //
+// What policies leave instances alone for is in block.go. ejection.go, healthcheck.go
+// and broken.go each have one reason for it, judges.go keeps them as the registry and
+// the policy change, and outcome.go is how they learn of RPCs.
+//
 // # Locks
 //
 // A caller may hold its own lock while it calls in here; an [Instance]'s lock is
 // taken next, a connection's last. A [Caller] is always told with no lock held.
+// Judges' locks come after a cluster's and an RPC's, and before an instance's; what
+// is called with an instance's held only sets a timer.
 package upstream
 
 import (
