@@ -59,7 +59,8 @@ func busySidecar(t *testing.T) string {
 		"pillion.yaml": "service: {name: greeter, address: \"" + greeter + "\"}\n" +
 			"outbound: {listen: \"127.0.0.1:0\"}\ninbound: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\n" +
 			"registry: {file: {path: mesh.yaml}}\noverload: {adaptive_concurrency: {}}\n",
-		"mesh.yaml": "services: {greeter: {grpc: [helloworld.Greeter], endpoints: [{address: \"" + greeter + "\"}]}}\n",
+		"mesh.yaml": "services: {greeter: {grpc: [helloworld.Greeter], endpoints: [{address: \"" + greeter + "\"}]}}\n" +
+			"policies: [{name: eject, service: greeter, outlier_ejection: {}}]\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
