@@ -333,7 +333,7 @@ func (t *tier) follow(before *tier, p *Policy, now time.Time) {
 	}
 	weights := weigh(p, t.instances, t.weights, now)
 	if *t.options == *before.options && slices.Equal(t.instances, before.instances) &&
-		slices.Equal(t.weights, before.weights) && t.load == before.load && slices.Equal(weights, was.weights) {
+		t.load == before.load && slices.Equal(weights, was.weights) {
 		t.choosing.Store(was)
 		return
 	}
