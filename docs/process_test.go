@@ -138,7 +138,12 @@ func (p *process) listening(sides ...string) map[string]string {
 // stop sends a signal and waits for the end.
 func (p *process) stop(signal os.Signal) error {
 	_ = p.cmd.Process.Signal(signal)
-	for p.out.Scan() { // until it has ended
+	return p.wait()
+}
+
+// wait waits until the process has ended.
+func (p *process) wait() error {
+	for p.out.Scan() {
 		p.seen = append(p.seen, p.out.Text())
 	}
 	<-p.done

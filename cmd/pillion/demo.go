@@ -41,7 +41,7 @@ Then it says what must have come of it, and fails if that is not so.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.Scenario, "scenario", "", "what is shown: "+strings.Join(demo.ScenarioNames(), ", "))
-	flags.DurationVar(&o.Duration, "duration", 0, "how long the load goes on, at least 3s, of a scenario 6s (default 12s, of a scenario 1m)")
+	flags.DurationVar(&o.Duration, "duration", 0, "how long the load goes on, at least 3s, of a scenario 8s (default 12s, of a scenario 1m)")
 	flags.IntVar(&o.Rate, "rate", 0, "RPCs started per second (default 1000, in a scenario 500)")
 	flags.BoolVar(&o.Serve, "serve", false, "stay up afterwards, until Ctrl-C")
 	flags.StringVar(&o.Outbound, "outbound", "127.0.0.1:0", "where the client's sidecar listens; port 0 chooses one")

@@ -27,7 +27,7 @@ type Options struct {
 	// Scenario is the name of the story that is told. Default: the plain one, of an
 	// instance that goes away and comes back.
 	Scenario string
-	// Duration is how long the load goes on. At least 3 s, of a scenario 6 s.
+	// Duration is how long the load goes on. At least 3 s, of a scenario 8 s.
 	// Default: the story's own.
 	Duration time.Duration
 	// Rate is how many RPCs are started per second. Default: the story's own.

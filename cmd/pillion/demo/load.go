@@ -48,7 +48,7 @@ type totals struct {
 const callers = 40
 
 // rpcTimeout is what each RPC is given.
-const rpcTimeout = 2 * time.Second
+const rpcTimeout = 5 * time.Second
 
 // userKey is the metadata key that says whose RPC it is.
 const userKey = "user-id"

@@ -52,7 +52,7 @@ type finding struct {
 // that it can be told in.
 const (
 	storyDuration = time.Minute
-	shortest      = 6 * time.Second
+	shortest      = 8 * time.Second
 )
 
 // pace is how long a whole story lasts. What policies wait for follows it, so that

@@ -9,19 +9,19 @@ import (
 // then a tenth again.
 var abStory = scenario{
 	short:    "a sticky split: 10 % of the users at a canary, then 50 %, then 10 % again",
-	opening:  "Starting greeter v1 and v2, a sidecar beside each, and sidecars for two clients, who share 1000 users…",
+	opening:  "Starting greeter v1 and v2, a sidecar beside each, and sidecars for two clients, who share 500 users…",
 	greeters: []string{"v1", "v2"},
 	clients:  2,
-	users:    1000,
+	users:    500,
 	duration: storyDuration,
 	rate:     500,
 	policies: func(pace) string { return abPolicies(9000, 1000) },
 	acts: []act{
-		{0.4, "mesh.yaml is edited: 50 % for v2, the canary", func(ctx context.Context, s *stage) error {
+		{0.3, "mesh.yaml is edited: 50 % for v2, the canary", func(ctx context.Context, s *stage) error {
 			s.mark(ctx, abRaised)
 			return s.edit(ctx, abPolicies(5000, 5000))
 		}},
-		{0.7, "mesh.yaml is edited: back to 10 %", func(ctx context.Context, s *stage) error {
+		{0.55, "mesh.yaml is edited: back to 10 %", func(ctx context.Context, s *stage) error {
 			s.found(abMovesUp, "v1", "v2")
 			return s.edit(ctx, abPolicies(9000, 1000))
 		}},

@@ -1,0 +1,180 @@
+package docs_test
+
+import (
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pillion-proxy/pillion/proto/configyaml"
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+	"github.com/pillion-proxy/pillion/proxy/policy"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// example is one of a page's mesh files, with the tables that follow it before the next
+// one.
+type example struct {
+	line string // the heading above it
+	mesh *configv1.MeshFile
+	set  *policy.Set
+	text string // from its end to the next example
+}
+
+// examples returns the mesh files of docs/policy.md.
+func examples(t *testing.T) []example {
+	t.Helper()
+	const begin = "```yaml\n# mesh.yaml\n"
+	parts := strings.Split(readPage(t, "policy.md").text, begin)
+	var all []example
+	heading := ""
+	for i, part := range parts {
+		rest := part
+		if i > 0 {
+			yaml, after, _ := strings.Cut(part, "\n```\n")
+			e := example{line: heading, text: after}
+			var err error
+			if e.mesh, err = configyaml.ParseMesh("policy.md, "+heading, []byte(yaml+"\n")); err != nil {
+				t.Fatal(err)
+			}
+			var refusals []policy.Refusal
+			e.set, refusals = policy.Compile(e.mesh.GetPolicies(), nil, policy.Env{})
+			for _, r := range refusals {
+				t.Errorf("%s: %v", heading, r)
+			}
+			all = append(all, e)
+			rest = after
+		}
+		for line := range strings.Lines(rest) {
+			if strings.HasPrefix(line, "##") {
+				heading = strings.Trim(line, "# \n")
+			}
+		}
+	}
+	return all
+}
+
+// The examples of policies are in order as a whole, and nothing in them is hardly meant.
+func TestPolicyExamples(t *testing.T) {
+	t.Parallel()
+	all := examples(t)
+	shown := map[string]bool{}
+	for _, e := range all {
+		for _, w := range policy.Warnings(e.mesh.GetPolicies(), slices.Collect(maps.Keys(e.mesh.GetServices()))) {
+			t.Errorf("%s: %v", e.line, w)
+		}
+		for _, p := range e.mesh.GetPolicies() {
+			m := p.ProtoReflect()
+			shown[string(m.WhichOneof(m.Descriptor().Oneofs().ByName("kind")).Name())] = true
+		}
+	}
+	kinds := (&configv1.Policy{}).ProtoReflect().Descriptor().Oneofs().ByName("kind").Fields()
+	for i := range kinds.Len() {
+		if name := string(kinds.Get(i).Name()); !shown[name] {
+			t.Errorf("there is no example of %s", name)
+		}
+	}
+}
+
+// rpcOf reads how a table of docs/policy.md describes an RPC: a method, metadata as
+// "key: value", and perhaps "from" a caller.
+func rpcOf(t *testing.T, cell string) *policy.RPC {
+	t.Helper()
+	words := ticked(cell)
+	rpc := &policy.RPC{Path: "/" + words[0], Authority: "localhost:15001", Random: func() uint64 { return 0 }}
+	before, caller, from := strings.Cut(cell, " from ")
+	if from {
+		rpc.Caller = ticked(caller)[0]
+		words = ticked(before)
+	}
+	for _, word := range words[1:] {
+		key, value, ok := strings.Cut(word, ": ")
+		if !ok {
+			t.Fatalf("%q is no metadata", word)
+		}
+		if strings.HasSuffix(key, "-bin") {
+			value = base64.StdEncoding.EncodeToString([]byte(value))
+		}
+		rpc.Fields = append(rpc.Fields, hpack.Field{Name: key, Value: value})
+	}
+	return rpc
+}
+
+// RPCs go where the tables of docs/policy.md say.
+func TestPolicyDecisions(t *testing.T) {
+	t.Parallel()
+	checked := 0
+	for _, e := range examples(t) {
+		_, table, ok := strings.Cut(e.text, "| an RPC to `")
+		if !ok || strings.Contains(e.text[:strings.Index(e.text, "| an RPC to `")], "##") {
+			continue
+		}
+		service, rest, _ := strings.Cut(table, "` | goes to |\n")
+		if strings.Contains(service, "\n") {
+			continue // another table
+		}
+		end := strings.Index(rest, "\n\n")
+		for _, row := range rows(rest[:end]) {
+			checked++
+			rpc := rpcOf(t, row[0])
+			method := e.set.Service(service).Outbound(rpc.Path)
+			d := policy.Decision{Service: service}
+			if method.Routes() {
+				d = method.Route.Decide(rpc, service, nil)
+			}
+			got := fmt.Sprintf("`%s`", d.Service)
+			if d.Subset != "" {
+				got += fmt.Sprintf(" `%s`", d.Subset)
+			}
+			if d.Rule != nil && d.Rule.Status != nil {
+				got = fmt.Sprintf("`%s`", wire.StatusName(d.Rule.Status.Code))
+			}
+			if got != row[1] {
+				t.Errorf("%s: an RPC %s goes to %s, and not to %s", e.line, row[0], got, row[1])
+			}
+		}
+	}
+	if checked < 14 {
+		t.Errorf("only %d RPCs were found: has the form of the tables changed?", checked)
+	}
+}
+
+// Methods have the timeouts that a table of docs/policy.md says.
+func TestPolicyPrecedence(t *testing.T) {
+	t.Parallel()
+	checked := 0
+	for _, e := range examples(t) {
+		_, table, ok := strings.Cut(e.text, "| an RPC to | has the timeout of |\n")
+		if !ok {
+			continue
+		}
+		end := strings.Index(table, "\n\n")
+		for _, row := range rows(table[:end]) {
+			checked++
+			to := ticked(row[0])
+			method := e.set.Service(to[0]).Outbound("/" + to[1])
+			if method == nil || method.Timeout == nil || method.Timeout.Policy != ticked(row[1])[0] {
+				t.Errorf("an RPC to %s has the timeout %+v, and not that of %s", row[0], method, row[1])
+			}
+		}
+	}
+	if checked != 3 {
+		t.Errorf("%d methods were found, not 3", checked)
+	}
+}
+
+// Each kind of policy has a section of its own.
+func TestPolicyKinds(t *testing.T) {
+	t.Parallel()
+	text := readPage(t, "policy.md").text
+	kinds := (&configv1.Policy{}).ProtoReflect().Descriptor().Oneofs().ByName("kind").Fields()
+	for i := range kinds.Len() {
+		title := strings.ReplaceAll(string(kinds.Get(i).Name()), "_", " ")
+		if !strings.Contains(strings.ToLower(text), "\n## "+title+"\n") {
+			t.Errorf("policy.md has no section on %s", title)
+		}
+	}
+}
