@@ -2,6 +2,7 @@ package harness
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ type Mesh struct {
 
 	mu       sync.Mutex
 	services map[string]Service
+	policies string
 }
 
 // Service is one service of a [Mesh].
@@ -75,11 +77,27 @@ func (m *Mesh) Remove(t testing.TB, name string) {
 	m.write(t)
 }
 
+// SetPolicies replaces all policies by these: a list in YAML, as it stands in mesh
+// files below "policies:".
+func (m *Mesh) SetPolicies(t testing.TB, policies string) {
+	t.Helper()
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+
+	m.policies = policies
+	m.write(t)
+}
+
 func (m *Mesh) write(t testing.TB) {
 	t.Helper()
 
 	// JSON is YAML too.
 	text, err := json.MarshalIndent(map[string]any{"services": m.services}, "", "  ")
+	if m.policies != "" {
+		text, err = json.Marshal(m.services)
+		text = fmt.Appendf(nil, "services: %s\npolicies:\n%s\n", text, m.policies)
+	}
 	if err != nil {
 		t.Fatalf("mesh file: %v", err)
 	}

@@ -31,6 +31,8 @@ type Config struct {
 	Service       string
 	App           string
 	InboundListen string
+	// Meta is what is known of the app, such as "zone".
+	Meta map[string]string
 	// AdminListen is where the admin port listens, unless on a free one.
 	AdminListen string
 	// Mesh is the registry, if any.
@@ -88,7 +90,11 @@ func StartSidecar(t testing.TB, config Config) *Sidecar {
 			sidecar.Inbound = FreeAddress(t)
 		}
 		bootstrap["inbound"] = map[string]any{"listen": sidecar.Inbound}
-		bootstrap["service"] = appOf(t, config.Service, config.App)
+		app := appOf(t, config.Service, config.App)
+		if config.Meta != nil {
+			app["meta"] = config.Meta
+		}
+		bootstrap["service"] = app
 	}
 
 	if config.Mesh != nil {
