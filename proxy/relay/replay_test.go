@@ -53,7 +53,10 @@ func TestReplayMemoryIsUsedAgain(t *testing.T) {
 		freeReplay(replay)
 	}
 	runtime.ReadMemStats(&after)
-	// The race detector has pools forget some; without them it is twice that.
+	if raceEnabled {
+		return // pools forget at random then; what is checked is that nothing breaks
+	}
+	// Without pools it is twice that.
 	if left := (after.TotalAlloc - before.TotalAlloc) / rounds; left > 5*pieces*piece/4 {
 		t.Errorf("each %d bytes that were kept left %d bytes to be collected", pieces*piece, left)
 	}
