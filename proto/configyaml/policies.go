@@ -328,29 +328,3 @@ func cutPolicy(field string) (index int, rest string, ok bool) {
 	index, err := strconv.Atoi(number)
 	return index, rest, err == nil && index >= 0
 }
-
-// LocatePolicy says where in a mesh file a field of one of its policies is, for what
-// is found once all of them are looked at together: "file:line:column: field". below
-// is the path below the policy.
-func LocatePolicy(path string, data []byte, index int, below string) string {
-	root, _ := parseYAML(data)
-	doc := &document{path: path, root: root, desc: (&configv1.MeshFile{}).ProtoReflect().Descriptor()}
-	field := fmt.Sprintf("%s[%d]", policiesKey, index)
-	if below != "" {
-		field += "." + below
-	}
-	line, column := doc.locate(field)
-	return fmt.Sprintf("%s:%d:%d: %s", path, line, column, field)
-}
-
-// PolicyPlaces says where in a mesh file its policies are: "file:line:column" of each,
-// in the file's order.
-func PolicyPlaces(path string, data []byte) []string {
-	root, _ := parseYAML(data)
-	items := policyItems(root)
-	places := make([]string, len(items))
-	for i, item := range items {
-		places[i] = fmt.Sprintf("%s:%d:%d", path, item.Line, item.Column)
-	}
-	return places
-}

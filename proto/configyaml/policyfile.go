@@ -19,8 +19,8 @@ type PolicyFile struct {
 	data []byte
 	// Mesh is what the file holds.
 	Mesh *configv1.MeshFile
-	// at is where in the file each of the policies is that were not refused.
-	at map[string]int
+	at   map[string]int // where in the file each policy is
+	in   *Locator
 }
 
 // ReadPolicyFile reads the policies of a file, of limit bytes at most, and fills in
@@ -35,7 +35,7 @@ func ReadPolicyFile(path string, limit int64) (*PolicyFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &PolicyFile{Path: path, data: data, Mesh: mesh, at: make(map[string]int, len(mesh.GetPolicies()))}
+	f := &PolicyFile{Path: path, data: data, Mesh: mesh, at: make(map[string]int, len(mesh.GetPolicies())), in: NewLocator(path, data)}
 	for i, p := range mesh.GetPolicies() {
 		f.at[p.GetName()] = i
 	}
@@ -45,7 +45,7 @@ func ReadPolicyFile(path string, limit int64) (*PolicyFile, error) {
 // Locate says where in the file a field of one of its policies is:
 // "file:line:column: field". below is the path below the policy.
 func (f *PolicyFile) Locate(policy, below string) string {
-	return LocatePolicy(f.Path, f.data, f.at[policy], below)
+	return f.in.Policy(f.at[policy], below)
 }
 
 // PolicyPaths returns the files that a path of policies means: itself, or, if it is a

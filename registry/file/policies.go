@@ -39,14 +39,15 @@ func (p *policies) take(path string, data []byte, good []*configv1.Policy, refus
 	}
 	p.inForce = next
 	now.Places = make(map[string]string, len(place))
-	places := configyaml.PolicyPlaces(path, data)
+	in := configyaml.NewLocator(path, data)
+	places := in.Places()
 	for name, i := range place {
 		if i < len(places) {
 			now.Places[name] = places[i]
 		}
 	}
 	now.Locate = func(policy, field string) string {
-		return configyaml.LocatePolicy(path, data, place[policy], field)
+		return in.Policy(place[policy], field)
 	}
 	return now
 }

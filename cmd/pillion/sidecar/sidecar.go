@@ -107,7 +107,7 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	if s.listeners[sideAdmin] != nil {
 		s.admin, err = server.New(server.Options{
 			Build: o.Build, Started: time.Now(), Readiness: s.ready,
-			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Listeners: listenersView{s},
+			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Policies: policiesView{s}, Listeners: listenersView{s},
 			Metrics: metrics, Logger: o.Logger, LogLevel: o.LogLevel,
 			Hosts: hostNames(cfg.GetAdmin().GetListen()), Limits: adminLimits(cfg.GetAdmin()),
 		})
@@ -116,6 +116,7 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 		}
 	}
 	s.policies = newPolicies(policy.Env{Logger: o.Logger, Group: s.counters.Group}, o.Logger)
+	metrics.MustRegister(policyMetrics{s.policies, int(cfg.GetMetrics().GetMaxMethods())})
 	s.policies.watch(s.source.policies)
 	// Last: the proxies begin their work when they are made.
 	s.assemble(metrics)

@@ -1,0 +1,211 @@
+package explain
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
+	"github.com/pillion-proxy/pillion/proxy/breaker"
+	"github.com/pillion-proxy/pillion/proxy/policy"
+	"github.com/pillion-proxy/pillion/proxy/upstream"
+	"github.com/pillion-proxy/pillion/proxy/wire"
+)
+
+// outcome says what becomes of the RPC by one decision.
+func (a *asking) outcome(chance policy.Chance) *adminv1.Outcome {
+	d := chance.Decision
+	out := &adminv1.Outcome{Share: chance.Share}
+	if d.Rule != nil {
+		out.Rule = d.Rule.Label
+		if s := d.Rule.Status; s != nil {
+			out.Status, out.Message = wire.StatusName(s.Code), s.Message
+			return out
+		}
+	}
+	if d.Group != nil {
+		out.Group = d.Group.Name
+	}
+	out.Service, out.Subset = d.Service, d.Subset
+	a.times(out, &d)
+	a.again(out)
+	if a.method != nil {
+		for _, limit := range a.method.RateLimit.Look(&a.rpc) {
+			out.RateLimits = append(out.RateLimits, limitText(a.method.RateLimit.Policy, &limit))
+		}
+		out.Fault = a.method.Fault.Look(&a.rpc)
+	}
+	a.request(out, &d)
+	a.destination(out)
+	return out
+}
+
+// limitText writes "policy/number", with the bucket that the RPC counts in.
+func limitText(name string, limit *policy.LimitLook) string {
+	text := fmt.Sprintf("%s/%d", name, limit.Number)
+	switch {
+	case limit.By != "" && limit.Keyed:
+		text += fmt.Sprintf(" by %s %q", limit.By, limit.Key)
+	case limit.By != "":
+		text += fmt.Sprintf(" with all that have no %s", limit.By)
+	}
+	if limit.Share < 1 {
+		text += ", " + policy.Percent(limit.Share) + " of such RPCs"
+	}
+	return text
+}
+
+// times fills in how long the RPC may take.
+func (a *asking) times(out *adminv1.Outcome, d *policy.Decision) {
+	standard, most := a.method.Bounds(d.Rule, a.DefaultTimeout, a.MaxTimeout)
+	timeout, _ := policy.Deadline(standard, most, a.asked)
+	if timeout > 0 {
+		out.Timeout = durationpb.New(timeout)
+	}
+	if a.method != nil && a.method.Timeout != nil && a.method.Timeout.PerAttempt > 0 {
+		out.PerAttemptTimeout = durationpb.New(a.method.Timeout.PerAttempt)
+	}
+}
+
+// again fills in whether the RPC is sent more than once.
+func (a *asking) again(out *adminv1.Outcome) {
+	out.MaxAttempts = 1
+	switch {
+	case a.method == nil:
+	case a.method.Retry != nil:
+		r := a.method.Retry
+		out.MaxAttempts, out.RetryOn = uint32(r.MaxAttempts), codeNames(r.Codes)
+		if r.ConnectFailure {
+			out.RetryOn = append(out.RetryOn, "connect-failure")
+		}
+		if r.ResetBeforeHeaders {
+			out.RetryOn = append(out.RetryOn, "reset-before-headers")
+		}
+	case a.method.Hedging != nil:
+		h := a.method.Hedging
+		out.MaxAttempts, out.RetryOn, out.HedgingDelay = uint32(h.MaxAttempts), codeNames(h.NonFatal), durationpb.New(h.Delay)
+	}
+}
+
+func codeNames(set wire.CodeSet) []string {
+	if set == 0 {
+		return nil
+	}
+	return strings.Split(set.String(), ", ")
+}
+
+// request fills in what the app gets, and who gets a copy.
+func (a *asking) request(out *adminv1.Outcome, d *policy.Decision) {
+	out.Authority = a.rpc.Authority
+	fields := slices.Clone(a.rpc.Fields)
+	if d.Rule != nil {
+		fields = d.Rule.Request.Apply(fields)
+		if d.Group != nil {
+			fields = d.Group.Request.Apply(fields)
+		}
+		if d.Rule.Authority != "" {
+			out.Authority = d.Rule.Authority
+		}
+		if m := d.Rule.Mirror; m != nil {
+			to := m.Service
+			if to == "" {
+				to = a.service
+			}
+			out.Mirror = fmt.Sprintf("%s, %s of such RPCs, %d at a time", target(to, m.Subset), policy.Percent(m.Share()), m.MaxConcurrent)
+		}
+	}
+	for _, f := range fields {
+		if f.Name != wire.HeaderTimeout { // what remains of it is written anew
+			out.Metadata = append(out.Metadata, &adminv1.Metadata{Key: f.Name, Value: f.Value})
+		}
+	}
+}
+
+func target(service, subset string) string {
+	if subset == "" {
+		return service
+	}
+	return service + "/" + subset
+}
+
+// destination fills in what holds where the RPC goes.
+func (a *asking) destination(out *adminv1.Outcome) {
+	view := a.Set.Service(out.GetService())
+	for _, trace := range view.Explain(a.rpc.Path, false) {
+		if !ofAddressed(trace.Kind) {
+			out.Destination = append(out.Destination, a.inForce(trace, out.GetService()))
+		}
+	}
+	if m := view.Outbound(a.rpc.Path); m != nil && m.Breaker != nil && a.Live {
+		out.Circuit = circuit(m.Breaker.Look(out.GetService(), a.rpc.Path, a.Now))
+	}
+	for _, to := range view.Failover() {
+		service := to.Service
+		if service == "" {
+			service = out.GetService()
+		}
+		out.Failover = append(out.Failover, target(service, to.Subset))
+	}
+	c := a.cluster(out.GetService())
+	if c == nil {
+		return
+	}
+	choice := upstream.Choice{Subset: out.GetSubset(), Now: a.Now}
+	if key := view.HashKey(); key != nil {
+		choice.Hash, choice.Hashed = key.Hash(&a.rpc)
+	}
+	if _, known := c.Subset(choice.Subset); !known && choice.Subset != "" {
+		a.notef("no policy says what the subset %q of %s is: no instance can be used", choice.Subset, out.GetService())
+		return
+	}
+	candidates := c.Preview(&choice)
+	if len(candidates) > maxCandidates {
+		a.notef("%s has %d instances to choose from, of which %d are shown", out.GetService(), len(candidates), maxCandidates)
+		slices.SortStableFunc(candidates, func(a, b upstream.Candidate) int { // the one that would be picked is shown
+			return b2i(b.Would) - b2i(a.Would)
+		})
+		candidates = candidates[:maxCandidates]
+	}
+	for i := range candidates {
+		out.Candidates = append(out.Candidates, candidate(&candidates[i]))
+	}
+}
+
+// maxCandidates bounds the instances that are shown.
+const maxCandidates = 1000
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func candidate(c *upstream.Candidate) *adminv1.Candidate {
+	shown := &adminv1.Candidate{
+		Address: c.Endpoint.Address, Subset: c.Subset, Far: c.Far, Weight: c.Endpoint.Weight, Share: c.Share,
+		Usable: c.Usable, Why: c.Why, InFlight: uint32(max(c.InFlight, 0)), Would: c.Would, Meta: c.Endpoint.Meta,
+	}
+	if c.Latency > 0 {
+		shown.Latency = durationpb.New(c.Latency)
+	}
+	return shown
+}
+
+// circuit shows a circuit, which begins closed where no RPC has come yet.
+func circuit(st breaker.CircuitStatus) *adminv1.CircuitSeen {
+	shown := &adminv1.CircuitSeen{
+		State: st.Breaker.State.String(), Reason: st.Breaker.Reason,
+		UnderWay: uint32(st.UnderWay), Waiting: uint32(st.Waiting), Refused: st.Refused + st.Overflowed,
+	}
+	if !st.Breaker.Since.IsZero() {
+		shown.Since = timestamppb.New(st.Breaker.Since)
+	}
+	if !st.Breaker.Until.IsZero() {
+		shown.Until = timestamppb.New(st.Breaker.Until)
+	}
+	return shown
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/pillion-proxy/pillion/proto/configyaml"
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/policy"
+)
+
+// policyFiles are policies as files have them, each good by itself.
+type policyFiles struct {
+	list  []*configv1.Policy
+	from  map[string]*configyaml.PolicyFile // by policy
+	files []*configyaml.PolicyFile
+	// services are those of mesh files among them; nil: there is none.
+	services map[string]*configv1.MeshService
+}
+
+// readPolicyFiles reads files, and all files of folders. Mesh files are taken too. The
+// error has a line for each problem.
+func readPolicyFiles(paths []string, limit int64) (*policyFiles, error) {
+	p := &policyFiles{from: map[string]*configyaml.PolicyFile{}}
+	var errs []error
+	for _, path := range paths {
+		files, err := configyaml.PolicyPaths(path)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, file := range files {
+			f, err := configyaml.ReadPolicyFile(file, limit)
+			if err == nil {
+				err = p.add(f)
+			}
+			if err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return p, errors.Join(errs...)
+}
+
+// add takes the policies of a further file.
+func (p *policyFiles) add(f *configyaml.PolicyFile) error {
+	var errs []error
+	p.files = append(p.files, f)
+	for _, one := range f.Mesh.GetPolicies() {
+		if other := p.from[one.GetName()]; other != nil {
+			errs = append(errs, fmt.Errorf("%s: there is one of this name in %s already: give it another name", f.Locate(one.GetName(), "name"), other.Path))
+			continue
+		}
+		p.from[one.GetName()] = f
+		p.list = append(p.list, one)
+	}
+	if services := f.Mesh.GetServices(); services != nil {
+		if p.services == nil {
+			p.services = map[string]*configv1.MeshService{}
+		}
+		maps.Copy(p.services, services)
+	}
+	return errors.Join(errs...)
+}
+
+// locate returns "file:line:column: field".
+func (p *policyFiles) locate(name, field string) string {
+	if f := p.from[name]; f != nil {
+		return f.Locate(name, field)
+	}
+	return "policy " + name + ": " + field
+}
+
+// place returns "file:line:column".
+func (p *policyFiles) place(name, field string) string {
+	at, _, _ := strings.Cut(p.locate(name, field), ": ")
+	return at
+}
+
+// compile compiles the policies as a whole set. The error has a line for each problem.
+func (p *policyFiles) compile() (*policy.Set, error) {
+	set, refusals := policy.Compile(p.list, nil, policy.Env{})
+	var errs []error
+	for _, r := range refusals {
+		errs = append(errs, fmt.Errorf("%s: %s", p.locate(r.Policy, r.Field), r.Message))
+	}
+	return set, errors.Join(errs...)
+}
+
+// warnings says what can never come to pass, a line for each. known are the services
+// that there are; nil: that is not known.
+func (p *policyFiles) warnings(known []string) (lines []string) {
+	for _, w := range policy.Warnings(p.list, known) {
+		lines = append(lines, fmt.Sprintf("%s: %s", p.locate(w.Policy, w.Field), w.Message))
+	}
+	return lines
+}
+
+// known returns the names of the services of mesh files among them; nil: there is none.
+func (p *policyFiles) known() []string {
+	if p.services == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(p.services))
+}
+
+// policyPaths are where a bootstrap's policies are written, the mesh file first.
+func policyPaths(b *configv1.Bootstrap) (mesh, policies string) {
+	return b.GetRegistry().GetFile().GetPath(), b.GetPolicies().GetPath()
+}
+
+// bootstrapPolicies reads all policies that a bootstrap names.
+func bootstrapPolicies(b *configv1.Bootstrap) (*policyFiles, error) {
+	p := &policyFiles{from: map[string]*configyaml.PolicyFile{}}
+	var errs []error
+	mesh, policies := policyPaths(b)
+	if mesh != "" {
+		f, err := configyaml.ReadPolicyFile(mesh, int64(b.GetRegistry().GetFile().GetMaxSize()))
+		if err == nil {
+			err = p.add(f)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		} else if p.services == nil {
+			p.services = map[string]*configv1.MeshService{}
+		}
+	}
+	if policies != "" {
+		more, err := readPolicyFiles([]string{policies}, int64(b.GetPolicies().GetMaxSize()))
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, f := range more.files {
+			if err := f.OnlyPolicies(); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			if err := p.add(f); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if static := b.GetRegistry().GetStatic().GetUpstreams(); static != nil {
+		p.services = map[string]*configv1.MeshService{}
+		for name, up := range static {
+			service := &configv1.MeshService{}
+			for _, address := range up.GetAddresses() {
+				service.Endpoints = append(service.Endpoints, &configv1.MeshEndpoint{Address: address})
+			}
+			p.services[name] = service
+		}
+	}
+	return p, errors.Join(errs...)
+}
