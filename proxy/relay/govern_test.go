@@ -491,8 +491,9 @@ func TestRequestMetadataAndAuthority(t *testing.T) {
   service: greeter
   route: {rules: [{authority: "internal.example:443", request: {set: {x-set: ours}, add: {x-add: more}, remove: [x-secret]}, timeout: 3s}]}
 `)
+		a := r.net.Listen("a:1")
 		r.Request(1, "/a.B/C", true, "x-secret", "1", "x-set", "theirs", "x-secret", "2")
-		f, in := request(t, r.net.Listen("a:1"))
+		f, in := request(t, a)
 		for key, want := range map[string]string{":authority": "internal.example:443", "x-set": "ours", "x-add": "more", "x-secret": "", "grpc-timeout": "3S"} {
 			if got := f.Get(key); got != want && (key != "grpc-timeout" || duration(t, got) != 3*time.Second) {
 				t.Errorf("%s is %q, want %q", key, got, want)
