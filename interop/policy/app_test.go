@@ -38,6 +38,7 @@ type app struct {
 	came   atomic.Int64 // RPCs
 	failed atomic.Int64 // of those
 	copies atomic.Int64 // of those, the ones with pillion-mirror
+	marked atomic.Int64 // of those, the ones with the metadata "mark"
 	checks atomic.Int64 // of its health
 }
 
@@ -65,8 +66,11 @@ func startApps(t *testing.T, count int) (apps []*app, service harness.Service) {
 
 func (a *app) unary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	number := a.came.Add(1)
-	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("pillion-mirror")) > 0 {
-		a.copies.Add(1)
+	md, _ := metadata.FromIncomingContext(ctx)
+	for key, count := range map[string]*atomic.Int64{"pillion-mirror": &a.copies, "mark": &a.marked} {
+		if len(md.Get(key)) > 0 {
+			count.Add(1)
+		}
 	}
 	if slow := time.Duration(a.slow.Load()); slow > 0 {
 		select {
@@ -139,8 +143,8 @@ type outcome struct {
 	during   time.Duration
 }
 
-// calls makes as many RPCs, some at a time.
-func calls(t *testing.T, conn *grpc.ClientConn, count int) *outcome {
+// calls makes as many RPCs, some at a time, with metadata in pairs.
+func calls(t *testing.T, conn *grpc.ClientConn, count int, pairs ...string) *outcome {
 	t.Helper()
 
 	const workers = 10
@@ -155,7 +159,7 @@ func calls(t *testing.T, conn *grpc.ClientConn, count int) *outcome {
 		all.Go(func() {
 			for left.Add(-1) >= 0 {
 				begun := time.Now()
-				name, err := call(t.Context(), conn)
+				name, err := call(t.Context(), conn, pairs...)
 				mu.Lock()
 				o.took = append(o.took, time.Since(begun))
 				if err != nil {

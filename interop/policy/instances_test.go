@@ -1,0 +1,91 @@
+package policy
+
+import (
+	"testing"
+
+	"github.com/pillion-proxy/pillion/interop/harness"
+	"github.com/pillion-proxy/pillion/interop/load"
+)
+
+// An instance that says it is not serving gets no RPC once it has said so often
+// enough, and gets some again after that.
+func TestHealthChecks(t *testing.T) {
+	t.Parallel()
+
+	const unhealthy = 2
+
+	apps, service := startApps(t, 2)
+	sidecar, _ := governed(t, service, `
+- {name: health, service: app, health_check: {interval: 200ms, unhealthy_threshold: 2, healthy_threshold: 2}}
+`)
+	conn := load.Dial(t, sidecar.Outbound)
+	calls(t, conn, 50).all(t)
+	if apps[0].came.Load() == 0 {
+		t.Fatal("the instance got nothing while it was well")
+	}
+
+	apps[0].sick.Store(true)
+	checked := apps[0].checks.Load()
+	// One more may have been under way; and with the next one, the answer is there.
+	eventually(t, "the instance has said it often enough", func() bool { return apps[0].checks.Load() >= checked+unhealthy+2 })
+	before := apps[0].came.Load()
+	calls(t, conn, 300).all(t)
+	if n := apps[0].came.Load() - before; n > 0 {
+		t.Errorf("the instance got %d RPCs though it is not serving", n)
+	}
+
+	apps[0].sick.Store(false)
+	eventually(t, "the instance is used again", func() bool {
+		calls(t, conn, 10).all(t)
+
+		return apps[0].came.Load() > before
+	})
+}
+
+// RPCs stay in the zone while its instances are well, spill over as they are not, and
+// leave when none is.
+func TestLocality(t *testing.T) {
+	t.Parallel()
+
+	const rpcs = 1000
+
+	apps, service := startApps(t, 4)
+	for i := range service.Endpoints {
+		service.Endpoints[i].Meta = map[string]string{"zone": string("aabb"[i])}
+	}
+	mesh := harness.NewMesh(t, map[string]harness.Service{"app": service})
+	mesh.SetPolicies(t, `
+- {name: near, service: app, load_balancing: {locality: {max_load_ratio: 0}}}
+- {name: health, service: app, health_check: {interval: 100ms, unhealthy_threshold: 1, healthy_threshold: 1}}
+`)
+	local := startApp(t, "local")
+	conn := load.Dial(t, harness.StartSidecar(t, harness.Config{
+		Outbound: true, Default: "app", Mesh: mesh,
+		Service: "client", App: local.Address, Meta: map[string]string{"zone": "a"},
+	}).Outbound)
+
+	if got := calls(t, conn, rpcs).all(t).answered; got["0"]+got["1"] != rpcs || got["0"] < rpcs/3 || got["1"] < rpcs/3 {
+		t.Errorf("while all are well, RPCs are answered by %v", got)
+	}
+	leave := func(a *app) {
+		a.sick.Store(true)
+		checked := a.checks.Load()
+		eventually(t, "the instance has said that it is not serving", func() bool { return a.checks.Load() >= checked+3 })
+	}
+	leave(apps[0])
+	eventually(t, "some RPCs leave the zone", func() bool {
+		got := calls(t, conn, 20).all(t).answered
+
+		return got["2"]+got["3"] > 0
+	})
+	// Half of the zone is well, which counts for 1.4 times as much: 70 % stay.
+	got := calls(t, conn, rpcs).all(t).answered
+	t.Logf("half of the zone is well: answered by %v", got)
+	if got["0"] > 0 || got["1"] < rpcs*6/10 || got["1"] > rpcs*8/10 || got["2"] == 0 || got["3"] == 0 {
+		t.Errorf("while half of the zone is well, RPCs are answered by %v; want 700 of %d to stay", got, rpcs)
+	}
+	leave(apps[1])
+	if got := calls(t, conn, rpcs).all(t).answered; got["2"]+got["3"] != rpcs || got["2"] < rpcs/3 || got["3"] < rpcs/3 {
+		t.Errorf("while nobody near is well, RPCs are answered by %v", got)
+	}
+}
