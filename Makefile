@@ -56,7 +56,7 @@ test-short: ## Run the quick unit tests, without the race detector
 .PHONY: test-unit
 test-unit: tool-grpc ## Run the product's own tests
 	PILLION_TOOLS=$(tools) GO=$(GO) interop/tools/gotest -race -count=1 -timeout=15m $(TESTFLAGS) ./...
-	@# What is allocated cannot be told under the race detector, where these pass by.
+	# What is allocated cannot be told under the race detector, where these pass by.
 	$(GO) test -count=1 -run='Allocate|UsedAgain' ./proxy/h2 ./proxy/relay
 	@command -v systemd-analyze >/dev/null || \
 		echo "skipped: systemd's own look at the units in docs/systemd.md, which needs systemd-analyze (Debian: systemd)" >&2

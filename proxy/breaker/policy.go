@@ -56,6 +56,9 @@ type PolicyOptions struct {
 	MaxPending int
 	// Changed is told of each transition of each breaker, as New says.
 	Changed func(Key, Transition)
+	// Before is what the policy was until now, nil for nothing. Where Trip is the
+	// same, its breakers stay as they are, and go on telling whom they told.
+	Before *Policy
 }
 
 // Policy makes circuits that all obey the same rules, one for each method of each
@@ -70,14 +73,24 @@ type Policy struct {
 	other    *Circuit
 }
 
-// NewPolicy returns a policy without circuits.
+// NewPolicy returns a policy.
 func NewPolicy(o PolicyOptions) *Policy {
 	if o.Failures == 0 {
 		o.Failures = DefaultFailures
 	}
+	before := o.Before
+	o.Before = nil // or all that the policy ever was would be kept
 	p := &Policy{Name: o.Name, o: o}
-	p.circuits.Store(&map[Key]*Circuit{})
+	circuits := map[Key]*Circuit{}
 	p.other = p.newCircuit(Other)
+	if before != nil && o.Trip != nil && before.o.Trip != nil && *o.Trip == *before.o.Trip {
+		for key, c := range *before.circuits.Load() {
+			circuits[key] = p.newCircuit(key)
+			circuits[key].breaker = c.breaker
+		}
+		p.other.breaker = before.other.breaker
+	}
+	p.circuits.Store(&circuits)
 	return p
 }
 

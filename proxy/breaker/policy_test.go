@@ -135,3 +135,39 @@ func TestNothingIsAllocated(t *testing.T) {
 		r.place.Leave(now, Success, 0).Tell()
 	}
 }
+
+// What a change of the policy does not concern stays as it is.
+func TestBreakersOutliveAChangeOfTheLimit(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	trip := &Trip{ConsecutiveFailures: 1}
+	opened := func() *Policy {
+		p := NewPolicy(PolicyOptions{Name: "p", Trip: trip, MaxConcurrent: 1})
+		var place Place
+		if v := p.Circuit("a", "/x").Enter(now, &place, nil, 0); v != Admitted {
+			t.Fatal(v)
+		}
+		place.Leave(now, Failure, 0)
+		return p
+	}
+	for _, c := range []struct {
+		name string
+		to   PolicyOptions
+		want Verdict
+	}{
+		{"another limit", PolicyOptions{Trip: &Trip{ConsecutiveFailures: 1}, MaxConcurrent: 2}, Refused},
+		{"other failures", PolicyOptions{Trip: trip, Failures: 1}, Refused},
+		{"another trip", PolicyOptions{Trip: &Trip{ConsecutiveFailures: 2}}, Admitted},
+		{"no trip", PolicyOptions{MaxConcurrent: 1}, Admitted},
+	} {
+		c.to.Before = opened()
+		p := NewPolicy(c.to)
+		var place Place
+		if got := p.Circuit("a", "/x").Enter(now, &place, nil, 0); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+		if got := p.Circuit("a", "/y").Enter(now, new(Place), nil, 0); got != Admitted {
+			t.Errorf("%s: another method is %v", c.name, got)
+		}
+	}
+}

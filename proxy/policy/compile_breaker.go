@@ -5,8 +5,9 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/breaker"
 )
 
-// compileBreaker compiles a circuit breaker policy, but for the instances' own.
-func (p *problems) compileBreaker(m *configv1.CircuitBreakerPolicy, inbound bool) *breaker.Policy {
+// compileBreaker compiles a circuit breaker policy, but for the instances' own. The
+// breakers of the one before, which may be nil, stay where trip says the same.
+func (p *problems) compileBreaker(m *configv1.CircuitBreakerPolicy, inbound bool, before *breaker.Policy) *breaker.Policy {
 	const field = "circuit_breaker"
 	if m.GetTrip() == nil && m.GetPerInstance() == nil && m.MaxConcurrent == nil {
 		p.addf(field, "does nothing: write trip, per_instance or max_concurrent")
@@ -32,6 +33,7 @@ func (p *problems) compileBreaker(m *configv1.CircuitBreakerPolicy, inbound bool
 		Failures:      p.codes(field+".failure_codes", m.GetFailureCodes()),
 		MaxConcurrent: int(m.GetMaxConcurrent()),
 		MaxPending:    int(m.GetMaxPending()),
+		Before:        before,
 		Changed: func(key breaker.Key, t breaker.Transition) {
 			if logger != nil {
 				logger.Info("circuit breaker: "+t.To.String(), "policy", name, "service", key.Service, "method", key.Path,

@@ -95,7 +95,11 @@ func (e *entry) compileBody(p *problems, before *entry) {
 	case *configv1.Policy_Hedging:
 		e.hedging = p.compileHedging(kind.Hedging, before)
 	case *configv1.Policy_CircuitBreaker:
-		e.breaker = p.compileBreaker(kind.CircuitBreaker, e.inbound)
+		var old *breaker.Policy
+		if before != nil {
+			old = before.breaker
+		}
+		e.breaker = p.compileBreaker(kind.CircuitBreaker, e.inbound, old)
 		e.cluster.breaker = p.compileInstanceBreaker(kind.CircuitBreaker)
 	case *configv1.Policy_RateLimit:
 		var old *RateLimit
