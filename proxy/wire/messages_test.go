@@ -139,3 +139,32 @@ func BenchmarkMessagesUnary(b *testing.B) {
 		}
 	}
 }
+
+// The rest of a message is what Feed takes until it ends.
+func TestRestOfAMessage(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var stream []byte
+		for _, n := range rapid.SliceOfN(rapid.IntRange(0, 20), 1, 5).Draw(t, "messages") {
+			stream = append(append(stream, 0, 0, 0, 0, byte(n)), make([]byte, n)...)
+		}
+		at := rapid.IntRange(0, len(stream)).Draw(t, "at")
+		next := stream[at : at+rapid.IntRange(0, len(stream)-at).Draw(t, "next")]
+		var m wire.Messages
+		m.Feed(stream[:at])
+		want, ends, fed := len(next), false, m
+		for i := range next {
+			if fed.Feed(next[i:i+1]) > 0 {
+				want, ends = i+1, true
+				break
+			}
+		}
+		before := m
+		if n, ended := m.Rest(next); n != want || ended != ends {
+			t.Fatalf("%d bytes, ends: %v; want %d, %v", n, ended, want, ends)
+		}
+		if m != before {
+			t.Fatal("the stream has moved")
+		}
+	})
+}
