@@ -60,7 +60,13 @@ func busySidecar(t *testing.T) string {
 			"outbound: {listen: \"127.0.0.1:0\"}\ninbound: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\n" +
 			"registry: {file: {path: mesh.yaml}}\noverload: {adaptive_concurrency: {}}\n",
 		"mesh.yaml": "services: {greeter: {grpc: [helloworld.Greeter], endpoints: [{address: \"" + greeter + "\"}]}}\n" +
-			"policies: [{name: eject, service: greeter, outlier_ejection: {}}]\n",
+			"policies:\n" +
+			"- {name: eject, service: greeter, outlier_ejection: {}}\n" +
+			"- {name: calm, service: greeter, circuit_breaker: {trip: {consecutive_failures: 9}, max_concurrent: 9}}\n" +
+			"- {name: few, service: greeter, rate_limit: {limits: [{requests: 9}]}}\n" +
+			"- {name: fault, service: greeter, fault: {delay: {for: 1ms, fraction: 0}}}\n" +
+			"- {name: half, service: greeter, route: {rules: [{split: {destinations: [{weight: 10000, group: a}]}}]}}\n" +
+			"- {name: again, service: greeter, retry: {max_attempts: 2, retryable_status_codes: [UNIMPLEMENTED], budget: {ratio: 0, min_per_second: 0}}}\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -82,6 +88,10 @@ func busySidecar(t *testing.T) string {
 			err = conn.Invoke(ctx, "/no.Such/Method", &helloworld.HelloRequest{}, &helloworld.HelloReply{})
 			if status.Code(err) != codes.Unimplemented {
 				t.Fatalf("an RPC to nowhere: %v", err)
+			}
+			err = conn.Invoke(ctx, "/helloworld.Greeter/None", &helloworld.HelloRequest{}, &helloworld.HelloReply{})
+			if status.Code(err) != codes.Unimplemented {
+				t.Fatalf("an RPC that the app does not know: %v", err)
 			}
 		}
 	}
