@@ -8,6 +8,7 @@ import "time"
 // it rings too early for sets it again. Times are since Proxy.made. Its fields are
 // guarded by RPC.mu.
 type alarm struct {
+	ring  func() // what is called
 	timer *time.Timer
 	at    time.Duration // when it rings; 0: it does not run
 }
@@ -16,11 +17,11 @@ type alarm struct {
 // memory stays for as long.
 const mostLeft = 10 * time.Second
 
-// set has f called at that time, or before.
-func (a *alarm) set(now, at time.Duration, f func()) {
+// set has it ring at that time, or before.
+func (a *alarm) set(now, at time.Duration) {
 	switch {
 	case a.timer == nil:
-		a.timer = time.AfterFunc(at-now, f)
+		a.timer = time.AfterFunc(at-now, a.ring)
 	case a.at > 0 && a.at <= at:
 		return
 	default:
@@ -29,7 +30,7 @@ func (a *alarm) set(now, at time.Duration, f func()) {
 	a.at = at
 }
 
-// rang says that f was called.
+// rang says that it has rung.
 func (a *alarm) rang() { a.at = 0 }
 
 // leave says that nobody waits for it any more.

@@ -52,7 +52,7 @@ func (r *RPC) startDeadline() error {
 func (r *RPC) setDeadline(timeout time.Duration) {
 	r.deadline = timeout
 	begun := r.start.Sub(r.p.made)
-	r.timer.set(begun, begun+timeout, r.onDeadline)
+	r.timer.set(begun, begun+timeout)
 }
 
 // expired says that the deadline has passed. r.mu is held.
@@ -72,7 +72,7 @@ func (r *RPC) onDeadline() {
 		return
 	}
 	if !r.expired(&b) {
-		r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+r.deadline, r.onDeadline)
+		r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+r.deadline)
 		return
 	}
 	if r.phase == phaseRefusing {

@@ -225,7 +225,7 @@ func (r *RPC) setTimes(b *h2.Batch, m *policy.Method) bool {
 		return true
 	}
 	r.deadline = timeout
-	r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+timeout, r.onDeadline)
+	r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+timeout)
 	if r.expired(b) {
 		r.failDeadline(b)
 		return false

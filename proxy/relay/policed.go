@@ -21,6 +21,7 @@ func (r *RPC) police() *policed {
 	if r.pol == nil {
 		if r.spare == nil {
 			r.spare = new(policed)
+			r.spare.timer.ring = r.onPolicyTimer
 		}
 		r.pol = r.spare
 	}
@@ -70,6 +71,6 @@ func (p *policed) forget() {
 // get, where there was none. r.mu is held.
 func (r *RPC) endPolicies(b *h2.Batch, code codes.Code, flag wire.Flag) wire.Flag {
 	r.settle(b, code, flag)
-	r.pol.times.stop()
+	r.pol.timer.leave(b.Now().Sub(r.p.made))
 	return r.endRetrying(code, flag)
 }

@@ -43,7 +43,7 @@ type RPC struct {
 	over  uint32 // the life of down that ended before it was handed over
 	timer alarm
 	first attempt
-	spare *policed // of an RPC before this one
+	spare *policed // what pol is where policies hold; stays from one RPC to the next
 	state
 }
 
@@ -119,6 +119,7 @@ func newRPC(p *Proxy) *RPC {
 	r.down.Init(r)
 	r.first.init(r)
 	r.skip = r.wasTried
+	r.timer.ring = r.onDeadline
 	return r
 }
 
@@ -266,7 +267,6 @@ func (r *RPC) release() {
 	}
 	if r.pol != nil {
 		r.pol.forget()
-		r.spare = r.pol
 	}
 	r.state = state{tried: r.tried[:0], replay: replay}
 	r.life++

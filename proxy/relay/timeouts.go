@@ -32,19 +32,12 @@ type times struct {
 	ageAt   time.Duration // when it is too old; 0: never
 	aged    bool          // it is, and ends with the message that is under way
 
-	timer   *time.Timer
-	timerAt time.Duration // when it goes off; 0: it does not, or in vain
+	timer alarm // kept for the next RPC
 
 	// told is the timeout that an instance was told last, and toldText how it is
 	// written; they are kept for the next RPC.
 	told     time.Duration
 	toldText string
-}
-
-func (t *times) stop() {
-	if t.timer != nil {
-		t.timer.Stop()
-	}
 }
 
 func (t *times) forget() { *t = times{timer: t.timer, told: t.told, toldText: t.toldText} }
@@ -65,14 +58,8 @@ func (r *RPC) rearm(b *h2.Batch) {
 			next = at
 		}
 	}
-	if next == 0 || p.timerAt > 0 && p.timerAt <= next {
-		return
-	}
-	p.timerAt = next
-	if wait := next - b.Now().Sub(r.start); p.timer == nil {
-		p.timer = time.AfterFunc(wait, r.onPolicyTimer)
-	} else {
-		p.timer.Reset(wait)
+	if next > 0 {
+		p.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+next)
 	}
 }
 
@@ -118,11 +105,11 @@ func (r *RPC) onPolicyTimer() {
 	defer b.Done()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.spare.timer.rang()
 	p := r.pol
 	if p == nil || !r.isOpen {
 		return
 	}
-	p.timerAt = 0
 	if r.phase != phaseTrying && r.phase != phaseAnswering { // it is set again when it goes on
 		return
 	}
