@@ -114,9 +114,11 @@ func (o *outcome) measureAll(ctx context.Context, dir, self string, h2 *h2load) 
 	for _, name := range o.opts.settings {
 		alone = append(alone, part{partAbuse, abuseSettings[name], func(r *rig) error { return r.abuse(ctx, pillion) }})
 	}
-	for _, part := range append(alone,
-		part{partScale, scaleSetting, func(r *rig) error { return r.scale(ctx, pillion.bin) }},
-	) {
+	alone = append(alone, part{partScale, scaleSetting, func(r *rig) error { return r.scale(ctx, pillion.bin) }})
+	for _, name := range o.opts.settings {
+		alone = append(alone, part{partPolicies, policySettings[name], func(r *rig) error { return r.policies(ctx, o.participants) }})
+	}
+	for _, part := range alone {
 		if !o.opts.has(part.name) {
 			continue
 		}

@@ -32,6 +32,9 @@ type load struct {
 	body string
 	// path and authority are what is asked for; an empty authority is addr.
 	path, authority string
+	// more are further paths, asked for in turn with path, and headers go with each
+	// request beside the usual ones.
+	more, headers []string
 	// requests is how many to send. It is 0 where duration is set.
 	requests int
 	// duration runs for a time whatever is answered; streams that have not
@@ -136,10 +139,14 @@ func (l load) args(logPath string) []string {
 	if l.authority != "" {
 		headers = append([]string{":authority: " + l.authority}, headers...)
 	}
-	for _, h := range headers {
+	for _, h := range slices.Concat(headers, l.headers) {
 		args = append(args, "-H", h)
 	}
-	return append(args, "http://"+l.addr+l.path)
+	args = append(args, "http://"+l.addr+l.path)
+	for _, path := range l.more {
+		args = append(args, "http://"+l.addr+path)
+	}
+	return args
 }
 
 // planned is how long l is thought to take.

@@ -19,11 +19,12 @@ const (
 	partScale     = "scale"
 	partBig       = "big"
 	partAbuse     = "abuse"
+	partPolicies  = "policies"
 )
 
 // allParts are the parts in the order of a run.
 func allParts() []string {
-	return []string{partUnary, partStreaming, partBulk, partBig, partAbuse, partScale}
+	return []string{partUnary, partStreaming, partBulk, partBig, partAbuse, partScale, partPolicies}
 }
 
 // options are what the command line says.

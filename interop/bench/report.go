@@ -56,6 +56,7 @@ func (o *outcome) write(w *bytes.Buffer) {
 	o.writeBig(w)
 	o.writeAbuse(w)
 	o.writeScale(w)
+	o.writePolicies(w)
 }
 
 func writeTargets(w *bytes.Buffer, all []target) {

@@ -94,6 +94,8 @@ type contestant struct {
 	streams int
 	// authority and path are what the load asks it for.
 	authority, path string
+	// more and headers are as load has them.
+	more, headers []string
 	// forgiven is how many failed runs are repeated: a peer's, never Pillion's.
 	forgiven int
 }

@@ -108,10 +108,15 @@ func (c scaleCase) launch(s site) (launch, error) {
 	if err != nil {
 		return launch{}, err
 	}
+	return launchMesh(s, c.bootstrap(s), c.mesh(port))
+}
+
+// launchMesh writes the two files and says how to run Pillion with them.
+func launchMesh(s site, bootstrap, mesh string) (launch, error) {
 	const config = "pillion.yaml"
-	err = errors.Join(
-		os.WriteFile(filepath.Join(s.dir, config), []byte(c.bootstrap(s)), 0o600),
-		os.WriteFile(filepath.Join(s.dir, "mesh.yaml"), []byte(c.mesh(port)), 0o600))
+	err := errors.Join(
+		os.WriteFile(filepath.Join(s.dir, config), []byte(bootstrap), 0o600),
+		os.WriteFile(filepath.Join(s.dir, "mesh.yaml"), []byte(mesh), 0o600))
 	return launch{
 		argv:  []string{s.bin, "run", "-c", config},
 		env:   goWorkers(s.workers),

@@ -21,7 +21,7 @@ func (r *rig) unary(c *contestant, s shape, requests int, rate float64) load {
 		s.streams = openStreams
 	}
 	return load{
-		addr: c.site.listen, shape: s, body: r.body(unaryBody), path: c.path, authority: c.authority,
+		addr: c.site.listen, shape: s, body: r.body(unaryBody), path: c.path, authority: c.authority, more: c.more, headers: c.headers,
 		requests: max(requests, s.conns), rate: rate, answer: unaryAnswer, core: r.where.load,
 	}
 }

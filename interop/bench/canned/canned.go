@@ -86,6 +86,10 @@ func foreign(body []byte) bool {
 	return len(body) > PrefixLen && body[PrefixLen] != 0 && body[PrefixLen] != orderMagic[0]
 }
 
+// asksHealth says that a request's body is one message of no bytes: a health check of
+// the whole server, which has its own answer.
+func asksHealth(body []byte) bool { return len(body) == PrefixLen && body[PrefixLen-1] == 0 }
+
 func appendPrefix(b []byte, size int) []byte {
 	return binary.BigEndian.AppendUint32(append(b, 0), uint32(size))
 }
@@ -107,7 +111,7 @@ const socketBuffer = 256 << 10
 func (s *Server) Serve(ln net.Listener) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	unary := cannedUnary(s.ResponseSize)
+	unary := cannedUnary(UnaryRequest(s.ResponseSize))
 	for {
 		nc, err := ln.Accept()
 		if errors.Is(err, net.ErrClosed) {

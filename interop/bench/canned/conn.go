@@ -305,9 +305,13 @@ func (c *conn) answer(s *stream) error {
 	if err != nil {
 		return err
 	}
-	if !ordered && c.window >= c.unary.data && s.window >= c.unary.data {
-		c.out = c.unary.appendTo(c.out, s.id)
-		c.window -= c.unary.data
+	made := c.unary
+	if asksHealth(s.body[:s.bodyLen]) {
+		made = healthy
+	}
+	if !ordered && c.window >= made.data && s.window >= made.data {
+		c.out = made.appendTo(c.out, s.id)
+		c.window -= made.data
 		c.remove(s)
 		return nil
 	}

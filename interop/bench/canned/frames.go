@@ -101,14 +101,18 @@ type unary struct {
 	data int64
 }
 
-func cannedUnary(size int) *unary {
-	u := &unary{data: int64(PrefixLen + size)}
+// healthy is the answer to a health check: one message, whose field 1 is 1, SERVING
+// (grpc.health.v1).
+var healthy = cannedUnary(append(appendPrefix(nil, 2), 0x08, 0x01))
+
+// cannedUnary makes the answer with a body that is one gRPC message.
+func cannedUnary(body []byte) *unary {
+	u := &unary{data: int64(len(body))}
 	add := func(typ, flags byte, payload []byte) {
 		u.ids = append(u.ids, len(u.frames)+5)
 		u.frames = appendFrame(u.frames, typ, flags, 0, payload)
 	}
 	add(frameHeaders, flagEndHeaders, responseHeaders)
-	body := UnaryRequest(size)
 	for len(body) > maxFrameSize {
 		add(frameData, 0, body[:maxFrameSize])
 		body = body[maxFrameSize:]

@@ -1,6 +1,7 @@
 package canned
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -71,6 +72,18 @@ func TestUnaryAnswers(t *testing.T) {
 	}
 }
 
+func TestSaysThatItIsWell(t *testing.T) {
+	t.Parallel()
+	cc := dial(t, &Server{ResponseSize: 100})
+	var request, response []byte
+	if err := cc.Invoke(t.Context(), "/grpc.health.v1.Health/Check", &request, &response); err != nil {
+		t.Fatal(err)
+	}
+	if want := []byte{0x08, 0x01}; !bytes.Equal(response, want) { // status: SERVING
+		t.Errorf("the answer is %x, want %x", response, want)
+	}
+}
+
 func TestUploadBeyondTheWindowThatIsGivenBack(t *testing.T) {
 	t.Parallel()
 	cc := dial(t, &Server{ResponseSize: 1})
@@ -122,7 +135,7 @@ func newClient(t *testing.T, settings ...http2.Setting) *client {
 	t.Helper()
 	near, far := net.Pipe()
 	served := make(chan struct{})
-	c := newConn(far, 100, cannedUnary(100))
+	c := newConn(far, 100, cannedUnary(UnaryRequest(100)))
 	go func() {
 		defer close(served)
 		_ = c.serve()
@@ -330,7 +343,7 @@ func FuzzConnection(f *testing.F) {
 		served := make(chan struct{})
 		go func() {
 			defer close(served)
-			_ = newConn(far, 100, cannedUnary(100)).serve()
+			_ = newConn(far, 100, cannedUnary(UnaryRequest(100))).serve()
 		}()
 		drained := make(chan struct{})
 		go func() {
