@@ -240,8 +240,8 @@ func (r *RPC) settleOnOne(b *h2.Batch) {
 
 // cancelHedges cancels the attempts that are under way but one. r.mu is held.
 func (r *RPC) cancelHedges(b *h2.Batch, but *attempt, code h2.ErrCode) {
-	for i := len(r.pol.underWay) - 1; i >= 0; i-- {
-		if a := r.pol.underWay[i]; a != but {
+	for _, a := range slices.Backward(r.pol.underWay) {
+		if a != but {
 			a.cancel(b, code) // which takes it out
 		}
 	}

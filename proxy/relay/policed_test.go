@@ -99,15 +99,15 @@ func (r *rig) play(hosts []*scriptpeer.Host, script ...reaction) (attempts []see
 			}
 			for _, p := range h.Conns() {
 				for _, f := range p.Frames() {
-					switch {
-					case f.Type == http2.FrameHeaders:
+					switch f.Type {
+					case http2.FrameHeaders:
 						s := seen{time.Since(start), address(i), f.Get(wire.HeaderPreviousAttempts), f.Get(wire.HeaderTimeout), p, f.Stream}
 						attempts = append(attempts, s)
 						if n := len(attempts) - 1; n < len(script) {
 							script[n](p, f.Stream)
 						}
 						moved = true
-					case f.Type == http2.FrameRSTStream:
+					case http2.FrameRSTStream:
 						told = append(told, fmt.Sprintf("%v %s %v", time.Since(start), address(i), f.Code))
 						moved = true
 					}

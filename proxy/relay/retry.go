@@ -263,14 +263,14 @@ func (r *RPC) tellAttempts(a *attempt) {
 
 // findAttempts finds the field, or makes one. r.mu is held.
 func (r *RPC) findAttempts() {
-	p, fields := r.pol, r.block.Fields
-	p.previousAt = slices.IndexFunc(fields, func(f hpack.Field) bool { return f.Name == wire.HeaderPreviousAttempts })
+	p := r.pol
+	p.previousAt = slices.IndexFunc(r.block.Fields, func(f hpack.Field) bool { return f.Name == wire.HeaderPreviousAttempts })
 	if p.previousAt >= 0 {
-		p.callers = fields[p.previousAt].Value
+		p.callers = r.block.Fields[p.previousAt].Value
 		return
 	}
-	p.previousAt = len(fields)
-	r.block.Fields = append(fields, hpack.Field{Name: wire.HeaderPreviousAttempts})
+	p.previousAt = len(r.block.Fields)
+	r.block.Fields = append(r.block.Fields, hpack.Field{Name: wire.HeaderPreviousAttempts})
 }
 
 // replayBytes is how much of the request is kept. r.mu is held.

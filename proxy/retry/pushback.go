@@ -14,12 +14,12 @@ import (
 type Pushback uint8
 
 const (
-	// NoPushback: it says nothing.
+	// NoPushback means that it says nothing.
 	NoPushback Pushback = iota
-	// Wait: it says how long to wait.
+	// Wait means that it says how long to wait.
 	Wait
-	// Stop: the RPC is not to be sent again. What is negative or cannot be read
-	// means that too, and so do several values.
+	// Stop means that the RPC is not to be sent again. What is negative or cannot be
+	// read stands for it too, and so do several values.
 	Stop
 )
 

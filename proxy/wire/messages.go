@@ -47,16 +47,17 @@ func (m *Messages) Feed(p []byte) (completed int) {
 
 // Rest returns how many of the next bytes of the stream belong to the message that is
 // under way, and whether it ends with them. The stream is where it was.
-func (m Messages) Rest(p []byte) (n int, ends bool) {
-	for ; n < len(p) && m.prefix < prefixLen; n++ {
-		if m.Feed(p[n:n+1]) > 0 {
+func (m *Messages) Rest(p []byte) (n int, ends bool) {
+	next := *m
+	for ; n < len(p) && next.prefix < prefixLen; n++ {
+		if next.Feed(p[n:n+1]) > 0 {
 			return n + 1, true
 		}
 	}
-	if m.prefix < prefixLen || uint64(len(p)-n) < uint64(m.left) {
+	if next.prefix < prefixLen || uint64(len(p)-n) < uint64(next.left) {
 		return len(p), false
 	}
-	return n + int(m.left), true
+	return n + int(next.left), true
 }
 
 // AtBoundary reports whether no message is under way: all that were begun are
