@@ -81,6 +81,7 @@ func TestCommands(t *testing.T) {
 		{"pillion demo ", ""}, // TestDemo runs it
 		{"pillion check ", "ok: pillion.yaml, mesh.yaml (2 services, 3 endpoints)"},
 		{"pillion endpoints", "greeter"},
+		{"pillion explain ", "helloworld.Greeter/SayHello"},
 		{"/ready", "ready\n"},
 		{"/live", "live\n"},
 		{"/metrics", "pillion_build_info"},
@@ -250,7 +251,7 @@ func TestDemo(t *testing.T) {
 func helps(t *testing.T) map[string]string {
 	t.Helper()
 	texts := map[string]string{}
-	for _, command := range []string{"run", "check", "demo", "endpoints", "version"} {
+	for _, command := range []string{"run", "check", "demo", "endpoints", "explain", "test", "version"} {
 		output, err := exec.CommandContext(t.Context(), pillion(t), command, "--help").CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v", command, err)

@@ -175,8 +175,12 @@ func TestConfigurations(t *testing.T) {
 				_, err = configyaml.ReadBootstrap(path)
 			case "# mesh.yaml":
 				_, err = configyaml.ReadMesh(path, configyaml.DefaultMeshSize)
+			case "# policies.yaml":
+				_, err = configyaml.ReadPolicyFile(path, configyaml.DefaultMeshSize)
+			case "# policy_test.yaml":
+				_, err = configyaml.ReadPolicyTest(path)
 			default:
-				t.Errorf("%s: a block begins %q, neither with # pillion.yaml nor with # mesh.yaml", p.path, b.lines[0])
+				t.Errorf("%s: a block begins %q, which names none of the files that Pillion reads", p.path, b.lines[0])
 			}
 			if err != nil {
 				t.Errorf("%s: %v\n%s", p.path, err, strings.Join(b.lines, "\n"))

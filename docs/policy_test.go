@@ -2,8 +2,13 @@ package docs_test
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -166,6 +171,19 @@ func TestPolicyPrecedence(t *testing.T) {
 	}
 }
 
+var metricName = regexp.MustCompile(`\bpillion_[a-z_]+`)
+
+// Metrics that docs/policy.md names are those that docs/operations.md explains.
+func TestPolicyMetrics(t *testing.T) {
+	t.Parallel()
+	explained := section(t, readPage(t, "operations.md"), "Metrics")
+	for _, name := range metricName.FindAllString(readPage(t, "policy.md").text, -1) {
+		if !strings.Contains(explained, "| `"+name+"` |") {
+			t.Errorf("operations.md does not explain %s", name)
+		}
+	}
+}
+
 // Each kind of policy has a section of its own.
 func TestPolicyKinds(t *testing.T) {
 	t.Parallel()
@@ -175,6 +193,42 @@ func TestPolicyKinds(t *testing.T) {
 		title := strings.ReplaceAll(string(kinds.Get(i).Name()), "_", " ")
 		if !strings.Contains(strings.ToLower(text), "\n## "+title+"\n") {
 			t.Errorf("policy.md has no section on %s", title)
+		}
+	}
+}
+
+// The commands of docs/policy.md say what stands below them, asked about the files that
+// stand above them.
+func TestPolicyCommands(t *testing.T) {
+	t.Parallel()
+	binary, dir := pillion(t), t.TempDir()
+	ran := map[string]bool{}
+	for _, b := range readPage(t, "policy.md").blocks {
+		if name, ok := strings.CutPrefix(b.lines[0], "# "); ok && strings.HasSuffix(name, ".yaml") {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.Join(b.lines, "\n")+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		line, ok := strings.CutPrefix(b.lines[0], "$ pillion ")
+		if b.language != "console" || !ok {
+			continue
+		}
+		args := strings.Fields(line)
+		ran[args[0]] = true
+		cmd := exec.CommandContext(t.Context(), binary, args...)
+		cmd.Dir, cmd.Env = dir, environment()
+		output, err := cmd.CombinedOutput()
+		if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		if want := strings.Join(b.lines[1:], "\n"); strings.TrimSpace(string(output)) != strings.TrimSpace(want) {
+			t.Errorf("pillion %s says:\n%s", line, output)
+		}
+	}
+	for _, command := range []string{"check", "explain", "test"} {
+		if !ran[command] {
+			t.Errorf("policy.md does not show what pillion %s says", command)
 		}
 	}
 }
