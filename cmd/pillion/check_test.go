@@ -55,6 +55,34 @@ func TestCheck(t *testing.T) {
 			name: "no folder for the access log", files: []string{"pillion.yaml", goodBootstrap + "access_log: {path: logs/rpc.json}\n"},
 			says: "pillion: access_log.path: FOLDER/logs/rpc.json: its folder does not exist: make it\n",
 		},
+		{
+			name: "policies of both", files: []string{
+				"pillion.yaml", goodBootstrap + "policies: {path: p.yaml}\n", "mesh.yaml", goodMesh + "policies: [{name: a, service: greeter, timeout: {max: 1s}}]\n",
+				"p.yaml", "policies: [{name: b, service: greeter, methods: [x.Y], timeout: {max: 1s}}]\n",
+			}, good: true,
+			says: "ok: FOLDER/pillion.yaml, FOLDER/mesh.yaml (1 services, 2 endpoints, 1 policies), FOLDER/p.yaml (1 policies)\n",
+		},
+		{
+			name: "policies that are wrong together", files: []string{
+				"pillion.yaml", goodBootstrap + "policies: {path: p.yaml}\n", "mesh.yaml", goodMesh + "policies: [{name: a, service: greeter, timeout: {max: 1s}}]\n",
+				"p.yaml", "policies:\n- {name: b, service: greeter, timeout: {max: 1s}}\n- {name: c, service: greeter, timeout: {default: 2s, max: 1s}, methods: [x.Y]}\n",
+			},
+			says: `pillion: FOLDER/p.yaml:2:3: policies[0].methods: policy "a" is the timeout of "*" of service "greeter" already: name other methods, or leave out one of them` + "\n" +
+				`pillion: FOLDER/p.yaml:3:50: policies[1].timeout.default: is 2s, but no RPC may have more than max, 1s` + "\n",
+		},
+		{
+			name: "a name that is taken", files: []string{
+				"pillion.yaml", goodBootstrap + "policies: {path: p}\n", "mesh.yaml", goodMesh + "policies: [{name: a, service: greeter, timeout: {max: 1s}}]\n",
+				"p", "policies: [{name: a, service: greeter, methods: [x.Y], timeout: {max: 1s}}]\n",
+			},
+			says: "pillion: FOLDER/p:1:19: policies[0].name: there is one of this name in FOLDER/mesh.yaml already: give it another name\n",
+		},
+		{
+			name: "services among policies", files: []string{
+				"pillion.yaml", goodBootstrap + "policies: {path: p.yaml}\n", "mesh.yaml", goodMesh, "p.yaml", goodMesh,
+			},
+			says: "pillion: FOLDER/p.yaml:1:11: services: belong into the mesh file (registry.file.path): here only policies are read\n",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -79,5 +107,45 @@ func TestCheckWarns(t *testing.T) {
 	code, stdout, stderr := pillion(t, "check", "-c", filepath.Join(path, "pillion.yaml"))
 	if code != 0 || !strings.HasPrefix(stdout, "ok: ") || !strings.Contains(stderr, `warning: outbound.default_service: "geeter" is not in `) {
 		t.Errorf("exit %d: %q %q", code, stdout, stderr)
+	}
+}
+
+// Policies can be checked alone: wrong ones are errors, what can hardly be meant is not.
+func TestCheckPolicies(t *testing.T) {
+	t.Parallel()
+	path := folder(t,
+		"good.yaml", "policies: [{name: a, service: greeter, timeout: {max: 1s}}]\n",
+		"odd.yaml", "services: {greeter: {}}\npolicies:\n- {name: o, service: greter, route: {rules: [{to: {subset: v1}}, {to: {service: greeter}}]}}\n",
+		"wrong.yaml", "policies:\n- {name: w, service: greeter, timeout: {max: soon}}\n- {name: x, service: greeter, retry: {max_attempts: 1, conditions: [connect-failure]}}\n",
+	)
+	at := func(text string) string { return strings.ReplaceAll(text, "FOLDER", path) }
+	for _, c := range []struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{args: []string{"-f", "FOLDER/good.yaml"}, stdout: "ok: FOLDER/good.yaml (1 policies)\n"},
+		{
+			args:   []string{"-f", "FOLDER/odd.yaml", "--policies", "FOLDER/good.yaml"},
+			stdout: "ok: FOLDER/odd.yaml (1 services, 0 endpoints, 1 policies), FOLDER/good.yaml (1 policies)\n",
+			stderr: `pillion: warning: FOLDER/odd.yaml:3:22: policies[0].service: no service "greter" is known` + "\n" +
+				`pillion: warning: FOLDER/odd.yaml:3:60: policies[0].route.rules[0].to.subset: no policy says what the subset "v1" of service "greter" is` + "\n" +
+				`pillion: warning: FOLDER/odd.yaml:3:66: policies[0].route.rules[1]: can never match: rule "1" comes before it and matches all that it would` + "\n",
+		},
+		{
+			args: []string{"-f", "FOLDER"}, code: 1,
+			stderr: `pillion: FOLDER/wrong.yaml:2:46: policies[0].timeout.max: "soon" is not a duration: write a number with its unit (ns, us, ms, s, m, h), such as "5s"` + "\n" +
+				`pillion: FOLDER/wrong.yaml:3:53: policies[1].retry.max_attempts: is 1, but must be greater than or equal to 2 and less than or equal to 10` + "\n",
+		},
+		{args: []string{"-f", "x", "-c", "y"}, code: 1, stderr: "pillion: --policies and --config exclude each other: the bootstrap names its policies itself\n"},
+	} {
+		args := []string{"check"}
+		for _, arg := range c.args {
+			args = append(args, at(arg))
+		}
+		code, stdout, stderr := pillion(t, args...)
+		if code != c.code || stdout != at(c.stdout) || stderr != at(c.stderr) {
+			t.Errorf("%q: exit %d\n got %q\n     %q\nwant %q\n     %q", c.args, code, stdout, stderr, at(c.stdout), at(c.stderr))
+		}
 	}
 }

@@ -132,6 +132,8 @@ func shortForm(e *adminv1.ExplainResponse) (lines []string) {
 		switch {
 		case r.GetDecided():
 			lines = append(lines, fmt.Sprintf("rule %s/%s decides", r.GetPolicy(), r.GetRule()))
+		case r.GetMatched() && len(e.GetRules()) <= 10:
+			lines = append(lines, fmt.Sprintf("rule %s/%s matches: %s", r.GetPolicy(), r.GetRule(), r.GetWhy()))
 		case len(e.GetRules()) <= 10:
 			lines = append(lines, fmt.Sprintf("rule %s/%s does not: %s", r.GetPolicy(), r.GetRule(), r.GetWhy()))
 		}

@@ -213,6 +213,10 @@ func (s *sentence) balancing(b *configv1.LoadBalancingPolicy) {
 		s.addf("new ones grow for %v", w.GetWindow().AsDuration())
 	}
 	for _, d := range b.GetFailover() {
+		if d.GetService() == "" {
+			s.addf("else subset %s", d.GetSubset())
+			continue
+		}
 		s.addf("else %s", target(d.GetService(), d.GetSubset()))
 	}
 }

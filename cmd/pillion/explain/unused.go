@@ -14,7 +14,10 @@ import (
 // Unused makes instances of a service that are never connected to, to see how one of
 // them would be picked. done lets go of them.
 func Unused(service string, endpoints []registry.Endpoint, set *policy.Set, way balance.Policy, meta map[string]string) (c *upstream.Cluster, done func()) {
-	opts := upstream.Options{Meta: maps.Clone(meta), Salt: 1}.WithDefaults()
+	// The same question has the same answer: which of several might be picked is not left
+	// to chance.
+	random := func() uint64 { return 0 }
+	opts := upstream.Options{Meta: maps.Clone(meta), Salt: 1, Random: random}.WithDefaults()
 	c = upstream.NewCluster(service, way, &opts, new(telemetry.Counters).Service(telemetry.Outbound, service))
 	if p := set.Service(service).Cluster(); p != nil {
 		quiet := *p
