@@ -47,7 +47,7 @@ func (c *condition) metBinary(fields []hpack.Field) bool {
 			}
 			// The string lives no longer than the buffer: nothing below keeps it.
 			value := unsafe.String(unsafe.SliceData(decoded), len(decoded))
-			if c.test == testRegex && c.regex.MatchString(strings.Clone(value)) || c.fulfilledBy(value) {
+			if c.test == testRegex && c.matchesRegex(strings.Clone(value)) || c.fulfilledBy(value) {
 				return true
 			}
 		}

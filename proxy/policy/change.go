@@ -15,6 +15,9 @@ type Change struct {
 	edits []edit
 	// add are appended as they are, in the order of their keys.
 	add []hpack.Field
+	// lengths has a bit for each length of an edited key: most fields need not be
+	// looked for among them.
+	lengths uint64
 }
 
 // edit replaces all fields of a key by at most one.
@@ -46,7 +49,10 @@ func (c *Change) edit(fields []hpack.Field) []hpack.Field {
 	var done [(maxEdits + 63) / 64]uint64 // which keys were set at their first field
 	kept := 0
 	for i := range fields {
-		at, found := c.find(fields[i].Name)
+		at, found := 0, false
+		if c.lengths&lengthBit(fields[i].Name) != 0 {
+			at, found = c.find(fields[i].Name)
+		}
 		if !found {
 			if kept != i {
 				fields[kept] = fields[i]
@@ -111,6 +117,7 @@ func (p *problems) compileChange(field string, m *configv1.MetadataChange, group
 	}
 	for _, key := range slices.Sorted(maps.Keys(edits)) {
 		c.edits = append(c.edits, edits[key])
+		c.lengths |= lengthBit(key)
 	}
 	if len(c.edits) == 0 && len(c.add) == 0 {
 		return nil

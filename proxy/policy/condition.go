@@ -26,6 +26,7 @@ type condition struct {
 	key        string
 	text       string // of exact, prefix and suffix; bytes as they are when decoded
 	regex      *regexp.Regexp
+	front      string // how all begin that the regex matches
 	start, end int64
 	test       test
 	cookie     bool
@@ -57,7 +58,7 @@ func (c *condition) met(fields []hpack.Field) bool {
 		return c.metBy(value, count > 0)
 	}
 	if c.test == testRegex {
-		return c.regex.MatchString(string(appendJoined(nil, fields, c.key)))
+		return c.matchesRegex(string(appendJoined(nil, fields, c.key)))
 	}
 	var buf [joinBuffer]byte
 	joined := appendJoined(buf[:0], fields, c.key)
@@ -73,9 +74,15 @@ func (c *condition) metBy(value string, found bool) bool {
 	case !found:
 		return false
 	case c.test == testRegex:
-		return c.regex.MatchString(value)
+		return c.matchesRegex(value)
 	}
 	return c.fulfilledBy(value)
+}
+
+// matchesRegex says whether the whole value matches. Most that do not are found out by
+// how they begin.
+func (c *condition) matchesRegex(value string) bool {
+	return strings.HasPrefix(value, c.front) && c.regex.MatchString(value)
 }
 
 // fulfilledBy compares a value. Regular expressions are not its business: package
@@ -163,6 +170,7 @@ func (p *problems) compileCondition(field string, m *configv1.MetadataMatch, isC
 			break
 		}
 		c.regex = regex
+		c.front, _ = regex.LiteralPrefix()
 	case *configv1.MetadataMatch_Present:
 		c.test, c.present, c.invert = testPresent, k.Present != c.invert, false
 	case *configv1.MetadataMatch_Range:

@@ -24,6 +24,20 @@ func cookie(fields []hpack.Field, name string) (value string, found bool) {
 	return "", false
 }
 
+// trimBlanks removes the blanks around a text. Package strings' Trim makes a set of
+// them each time.
+func trimBlanks(s string) string {
+	for s != "" && isBlank(s[0]) {
+		s = s[1:]
+	}
+	for s != "" && isBlank(s[len(s)-1]) {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
 type cookiePair struct {
 	name, value string
 	ok          bool
@@ -34,7 +48,7 @@ type cookiePair struct {
 func nextCookie(header string) (pair cookiePair, rest string) {
 	text, rest, _ := strings.Cut(header, ";")
 	name, value, ok := strings.Cut(text, "=")
-	name, value = strings.Trim(name, " \t"), strings.Trim(value, " \t")
+	name, value = trimBlanks(name), trimBlanks(value)
 	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
 		value = value[1 : len(value)-1]
 	}

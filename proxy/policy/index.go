@@ -42,13 +42,13 @@ func (s *seen) first(number int) bool {
 func (x *index) first(rules []Rule, rpc *RPC, d *dice) int {
 	best := int32(len(rules))
 	if x.paths != nil {
-		best = scan(rules, x.paths[rpc.Path], best, rpc, d)
+		best = scan(rules, x.paths[rpc.Path], partMethods, best, rpc, d)
 	}
 	if x.services != nil {
-		best = scan(rules, x.services[grpcService(rpc.Path)], best, rpc, d)
+		best = scan(rules, x.services[grpcService(rpc.Path)], partNone, best, rpc, d)
 	}
 	if x.callers != nil {
-		best = scan(rules, x.callers[rpc.Caller], best, rpc, d)
+		best = scan(rules, x.callers[rpc.Caller], partCallers, best, rpc, d)
 	}
 	if x.metadata != nil {
 		best = x.byMetadata(rules, best, rpc, d)
@@ -56,16 +56,18 @@ func (x *index) first(rules []Rule, rpc *RPC, d *dice) int {
 	if x.cookies != nil {
 		best = x.byCookies(rules, best, rpc, d)
 	}
-	return int(scan(rules, x.rest, best, rpc, d))
+	return int(scan(rules, x.rest, partNone, best, rpc, d))
 }
 
 // scan returns the first rule of the list that matches and is before best, else best.
-func scan(rules []Rule, list []int32, best int32, rpc *RPC, d *dice) int32 {
+// known is the part of their matches that holds, since it is what the list was found by.
+func scan(rules []Rule, list []int32, known part, best int32, rpc *RPC, d *dice) int32 {
 	for _, i := range list {
 		if i >= best {
 			break
 		}
-		if rules[i].match.matches(rpc, d, uint64(i)) {
+		m := rules[i].match
+		if failed, _ := m.failingBut(rpc, known); failed == partNone && m.drawn(d, uint64(i)) {
 			return i
 		}
 	}
@@ -85,11 +87,11 @@ func (x *index) byMetadata(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
 		}
 		value, count := one(rpc.Fields[i:], name)
 		if count == 1 {
-			best = scan(rules, values.rules[value], best, rpc, d)
+			best = scan(rules, values.rules[value], partNone, best, rpc, d)
 			continue
 		}
 		var buf [joinBuffer]byte
-		best = scan(rules, values.rules[string(appendJoined(buf[:0], rpc.Fields[i:], name))], best, rpc, d)
+		best = scan(rules, values.rules[string(appendJoined(buf[:0], rpc.Fields[i:], name))], partNone, best, rpc, d)
 	}
 	return best
 }
@@ -110,7 +112,7 @@ func (x *index) byCookies(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
 				continue
 			}
 			if values := x.cookies[pair.name]; values != nil && done.first(values.number) {
-				best = scan(rules, values.rules[pair.value], best, rpc, d)
+				best = scan(rules, values.rules[pair.value], partNone, best, rpc, d)
 			}
 		}
 	}

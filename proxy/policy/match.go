@@ -28,16 +28,19 @@ const (
 
 // failing returns the first part that an RPC fails, and which condition it is. Chance
 // is not its business.
-func (m *Match) failing(rpc *RPC) (failed part, condition int) {
+func (m *Match) failing(rpc *RPC) (failed part, condition int) { return m.failingBut(rpc, partNone) }
+
+// failingBut is failing where one part is known to hold.
+func (m *Match) failingBut(rpc *RPC, known part) (failed part, condition int) {
 	if m == nil {
 		return partNone, 0
 	}
-	if m.methods != nil {
+	if m.methods != nil && known != partMethods {
 		if _, found := m.methods.find(rpc.Path); !found {
 			return partMethods, 0
 		}
 	}
-	if len(m.callers) > 0 {
+	if len(m.callers) > 0 && known != partCallers {
 		if _, found := slices.BinarySearch(m.callers, rpc.Caller); !found {
 			return partCallers, 0
 		}

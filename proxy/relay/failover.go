@@ -76,7 +76,8 @@ func (r *RPC) routed(b *h2.Batch) {
 	case r.pol != nil && r.pol.awaiting:
 	case r.pol != nil && r.pol.decided:
 		set := r.pol.set
-		r.follow(b, set, r.p.cfg.Router.Find(set, r.authority, r.path), r.pol.decision)
+		found := r.p.cfg.Router.Find(set, r.authority, r.path)
+		r.follow(b, set, found, r.pol.decision, r.said(set, found.Service))
 		return
 	default:
 		r.findDestination(b)

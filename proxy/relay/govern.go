@@ -50,9 +50,9 @@ type governed struct {
 
 // govern sends an RPC on its way as the policies say. r.mu is held.
 func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
-	service := set.Service(found.Service)
-	method := r.methodOf(service)
-	if found.Wait && (found.Service == "" || !service.Names(found.Service) || !method.Routes()) {
+	said := r.said(set, found.Service)
+	method := said.method
+	if found.Wait && (found.Service == "" || !said.service.Names(found.Service) || !method.Routes()) {
 		r.arrive(b, found, "") // who is meant is not known before the registry says
 		return
 	}
@@ -70,16 +70,20 @@ func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
 			return
 		}
 	}
-	r.follow(b, set, found, decision)
+	r.follow(b, set, found, decision, said)
 }
 
 // follow goes where it was decided that the RPC goes. Where that has to be looked up
-// it is called again then: what was left to chance is not drawn twice. r.mu is held.
-func (r *RPC) follow(b *h2.Batch, set *policy.Set, found Found, decision policy.Decision) {
+// it is called again then: what was left to chance is not drawn twice. of is what is
+// said of the service that was found. r.mu is held.
+func (r *RPC) follow(b *h2.Batch, set *policy.Set, found Found, decision policy.Decision, of said) {
 	if rule := decision.Rule; rule != nil {
 		found.Route = rule.Label
 	}
 	service := found.Service
+	if decision.Service != service {
+		of = r.said(set, decision.Service)
+	}
 	if decision.Service != service || found.Cluster == nil && decision.Service != "" {
 		service = decision.Service
 		route := found.Route
@@ -88,11 +92,10 @@ func (r *RPC) follow(b *h2.Batch, set *policy.Set, found Found, decision policy.
 	} else {
 		service = "" // it is found by what the caller wrote
 	}
-	of := set.Service(decision.Service)
 	if found.Cluster == nil && !found.Wait {
-		if stands, to, rest := r.standIn(decision.Service, of.Failover()); stands.Cluster != nil {
+		if stands, to, rest := r.standIn(decision.Service, of.service.Failover()); stands.Cluster != nil {
 			stands.Route = found.Route
-			r.prepare(stands, set.Service(to.Service))
+			r.prepare(stands, r.said(set, to.Service))
 			r.choice.Subset, r.police().failover = to.Subset, rest
 			r.arrive(b, stands, "")
 			return
@@ -107,12 +110,19 @@ func (r *RPC) follow(b *h2.Batch, set *policy.Set, found Found, decision policy.
 	r.arrive(b, found, service)
 }
 
-// methodOf returns what a service's policies say of the RPC's method.
-func (r *RPC) methodOf(service *policy.Service) *policy.Method {
+// said is what policies say of a service, and of the RPC's method there.
+type said struct {
+	service *policy.Service
+	method  *policy.Method
+}
+
+// said returns what the policies say of a service. r.mu is held.
+func (r *RPC) said(set *policy.Set, name string) said {
+	service := set.Service(name)
 	if r.p.cfg.Side == telemetry.Inbound {
-		return service.Inbound(r.path)
+		return said{service, service.Inbound(r.path)}
 	}
-	return service.Outbound(r.path)
+	return said{service, service.Outbound(r.path)}
 }
 
 // look makes ready what policies look at. r.mu is held.
@@ -126,9 +136,9 @@ func (r *RPC) look(method *policy.Method) {
 	}
 }
 
-// prepare takes what the policies of the service say where the RPC goes. r.mu is
-// held.
-func (r *RPC) prepare(found Found, service *policy.Service) {
+// prepare takes what the policies say of the service where the RPC goes. r.mu is held.
+func (r *RPC) prepare(found Found, of said) {
+	service, method := of.service, of.method
 	if service == nil {
 		return
 	}
@@ -136,7 +146,6 @@ func (r *RPC) prepare(found Found, service *policy.Service) {
 	if r.p.cfg.Side == telemetry.Inbound {
 		key, failover = nil, nil // there is one app
 	}
-	method := r.methodOf(service)
 	if key == nil && len(failover) == 0 && (method == nil || method.Breaker == nil) && r.pol == nil {
 		return
 	}
