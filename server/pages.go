@@ -25,7 +25,7 @@ const index = `<!doctype html>
 <li><a href="/ready">/ready</a>: whether this sidecar takes traffic, and if not, why
 <li><a href="/live">/live</a>: whether it runs
 <li><a href="/endpoints">/endpoints</a>: services and their instances (?service=NAME for one)
-<li><a href="/config">/config</a>: the configuration in effect, and how its sources are doing
+<li><a href="/config">/config</a>: the configuration in effect, how its sources are doing, and how each policy stands
 <li><a href="/metrics">/metrics</a>: for Prometheus
 <li><a href="/debug/pprof/">/debug/pprof/</a>: profiles of the process
 </ul>
