@@ -13,7 +13,7 @@ func TestScenarios(t *testing.T) {
 	for name, shows := range map[string][]string{
 		"ab":      {"-- mesh.yaml is edited: 50 % for v2", "users: ", "moved v1→v2", "✓ a user meets the same version"},
 		"retry":   {"-- mesh.yaml is edited: a retry policy", "Unavailable", "the budget refused", "✓ the budget held"},
-		"breaker": {"-- the breaker opens for ", "-- the breaker closes: ", "✓ while it was open"},
+		"breaker": {"-- the breaker opens for ", "-- the breaker closes: ", "the breaker is open; ", "✓ while it was open"},
 		"outlier": {"-- greeter b is ejected for ", "-- greeter b is used again", "-- the breaker of greeter c opens for ", "✓ it was used again"},
 	} {
 		t.Run(name, func(t *testing.T) {

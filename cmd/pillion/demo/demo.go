@@ -70,7 +70,8 @@ func Run(ctx context.Context, o Options) error {
 	defer fleet.stop()
 	fmt.Fprintf(o.Out, "The client dials %s and calls /helloworld.Greeter/SayHello; it knows nothing else.\n", fleet.clients[0].at["outbound"])
 	if o.Scenario != plain {
-		fmt.Fprintf(o.Out, "The policies are in %s.\n", fleet.meshPath())
+		fmt.Fprintf(o.Out, "The policies are in %s. What they make of an RPC, and why, says:\n\n  pillion explain greeter helloworld.Greeter/SayHello --admin %s\n",
+			fleet.meshPath(), fleet.clients[0].at["admin"])
 	}
 	fmt.Fprintln(o.Out)
 

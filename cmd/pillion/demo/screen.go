@@ -96,10 +96,11 @@ const (
 )
 
 func (s *screen) picture(at time.Duration, f figures, by map[string]int, note string) string {
-	sum := max(1, f.failed())
+	sum := 0
 	for _, n := range by {
 		sum += n
 	}
+	sum = max(1, sum, len(f.latencies)+f.failed())
 	rows := []string{bold.Render(fmt.Sprintf("client → sidecar → sidecar → greeter   %3.0f s", at.Seconds()))}
 	for i, name := range s.names {
 		n := by[name]

@@ -43,7 +43,8 @@ var breakerStory = scenario{
 	},
 	note: func(s *stage) string {
 		refused := int(sumOf(s.clients, "pillion_rpc_failures_total", labels{"flag": "UO"}))
-		return fmt.Sprintf("%d RPCs refused by the breaker so far (UO)", refused)
+		state := [...]string{"closed", "half-open", "open"}[min(2, int(sumOf(s.clients, "pillion_circuit_breaker_state", nil)))]
+		return fmt.Sprintf("the breaker is %s; it has refused %d RPCs so far (UO)", state, refused)
 	},
 	verdict: func(s *stage) []finding {
 		open, closed := s.between(breakerOpen, breakerWell), s.between(breakerClosed, end)

@@ -40,11 +40,11 @@ var outlierStory = scenario{
 			s.mark(ctx, outlierWell)
 			return s.fleet.tell(ctx, 1, behaviour{})
 		}},
-		{0.65, "greeter c takes 200 ms for each RPC", func(ctx context.Context, s *stage) error {
+		{0.55, "greeter c takes 200 ms for each RPC", func(ctx context.Context, s *stage) error {
 			s.mark(ctx, outlierSlow)
 			return s.fleet.tell(ctx, 2, behaviour{slow: 200 * time.Millisecond})
 		}},
-		{0.8, "greeter c is quick again", func(ctx context.Context, s *stage) error {
+		{0.72, "greeter c is quick again", func(ctx context.Context, s *stage) error {
 			s.mark(ctx, outlierQuick)
 			return s.fleet.tell(ctx, 2, behaviour{})
 		}},
