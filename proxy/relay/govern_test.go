@@ -505,6 +505,29 @@ func TestRequestMetadataAndAuthority(t *testing.T) {
 	})
 }
 
+// An RPC that waits goes to the subset that was chosen for it, though there is none of
+// the name any more.
+func TestSubsetsStayForRPCsUnderWay(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, options{Config: Config{Random: even}, instances: 2})
+		r.versions(2)
+		r.obey(`
+- {name: versions, service: greeter, subsets: {subsets: {v2: {meta: {version: v2}}}}}
+- {name: away, service: greeter, route: {rules: [{to: {subset: v2}}]}}
+- {name: late, service: greeter, fault: {delay: {for: 1s, fraction: 10000}}}
+`)
+		b := r.net.Listen("b:1")
+		r.Request(1, "/a.B/C", true)
+		synctest.Wait()
+		r.router.policies.Store(nil)
+		r.cluster.Configure(nil)
+		time.Sleep(time.Second)
+		_, in := request(t, b)
+		in.TrailersOnly(1, "0")
+		r.Want(answered)
+	})
+}
+
 // What policies say changes, but not for RPCs under way.
 func TestPolicyChangesLeaveRPCsAlone(t *testing.T) {
 	simulated(t, func(t *testing.T) {

@@ -83,9 +83,17 @@ func TestClustersAreToldOfPolicies(t *testing.T) {
 		if !has("early", "one") || has("early", "two") || !has("late", "two") {
 			t.Error("the policies do not hold")
 		}
-		r.SetPolicies(nil)
-		if has("early", "one") || has("late", "two") {
-			t.Error("the policies still hold")
+		r.SetPolicies(policies(t, `
+- {name: e, service: early, subsets: {subsets: {three: {meta: {}}}}}
+`))
+		if !has("early", "one") || !has("late", "two") {
+			t.Error("RPCs that came before have lost their way")
+		}
+		r.SetPolicies(policies(t, `
+- {name: e, service: early, subsets: {subsets: {four: {meta: {}}}}}
+`))
+		if has("early", "one") || !has("early", "three") || !has("early", "four") {
+			t.Error("what policies said goes on to hold")
 		}
 	})
 }

@@ -68,12 +68,13 @@ func New(o Options) *Router {
 func (r *Router) SetPolicies(set *policy.Set) {
 	r.configuring.Lock()
 	defer r.configuring.Unlock()
-	r.policies.Store(set)
+	// Clusters first: they have what RPCs may ask for, also those that came before.
 	for name, s := range r.tables.Load().services.all() {
 		if c := s.cluster.Load(); c != nil {
 			c.Configure(set.Service(name).Cluster())
 		}
 	}
+	r.policies.Store(set)
 }
 
 // configure tells a new cluster the policies in force.

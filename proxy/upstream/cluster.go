@@ -63,7 +63,7 @@ func (c *Cluster) Configure(p *Policy) {
 		return
 	}
 	t := c.table.Load()
-	effective := c.effective(p)
+	effective := c.effective(p).withSubsetsOf(c.configured)
 	c.configured = p
 	for _, in := range t.instances {
 		in.measure(effective)

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -36,4 +37,22 @@ func subsetOf(instances []*Instance, n int, salt uint64) []*Instance {
 		subset[i] = instances[d.at]
 	}
 	return subset
+}
+
+// withSubsetsOf adds the subsets of the policy before that p does not name: RPCs that
+// came under that policy may still be sent there. Those that come now are not.
+func (p *Policy) withSubsetsOf(before *Policy) *Policy {
+	if before == nil {
+		return p
+	}
+	both := *p
+	both.Subsets = maps.Clone(before.Subsets)
+	if both.Subsets == nil {
+		return p
+	}
+	maps.Copy(both.Subsets, p.Subsets)
+	if len(both.Subsets) == len(p.Subsets) {
+		return p
+	}
+	return &both
 }
