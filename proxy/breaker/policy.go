@@ -70,6 +70,7 @@ type Policy struct {
 	o        PolicyOptions
 	mu       sync.Mutex // guards changes of circuits
 	circuits atomic.Pointer[map[Key]*Circuit]
+	first    atomic.Pointer[Circuit] // that was made: most policies are for one method
 	other    *Circuit
 }
 
@@ -87,6 +88,7 @@ func NewPolicy(o PolicyOptions) *Policy {
 		for key, c := range *before.circuits.Load() {
 			circuits[key] = p.newCircuit(key)
 			circuits[key].breaker = c.breaker
+			p.first.CompareAndSwap(nil, circuits[key])
 		}
 		p.other.breaker = before.other.breaker
 	}
@@ -109,6 +111,9 @@ func (p *Policy) Judge(code codes.Code, excused bool) Outcome {
 // Circuit returns the circuit of a service's method, which it makes where there is
 // none. The strings need be valid during the call alone.
 func (p *Policy) Circuit(service, path string) *Circuit {
+	if c := p.first.Load(); c != nil && c.key.Path == path && c.key.Service == service {
+		return c
+	}
 	m := *p.circuits.Load()
 	if c := m[Key{service, path}]; c != nil {
 		return c
@@ -136,6 +141,7 @@ func (p *Policy) add(service, path string) *Circuit {
 	maps.Copy(larger, m)
 	larger[key] = c
 	p.circuits.Store(&larger)
+	p.first.CompareAndSwap(nil, c)
 	return c
 }
 

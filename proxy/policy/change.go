@@ -49,10 +49,7 @@ func (c *Change) edit(fields []hpack.Field) []hpack.Field {
 	var done [(maxEdits + 63) / 64]uint64 // which keys were set at their first field
 	kept := 0
 	for i := range fields {
-		at, found := 0, false
-		if c.lengths&lengthBit(fields[i].Name) != 0 {
-			at, found = c.find(fields[i].Name)
-		}
+		at, found := c.find(fields[i].Name)
 		if !found {
 			if kept != i {
 				fields[kept] = fields[i]
@@ -80,6 +77,23 @@ func (c *Change) edit(fields []hpack.Field) []hpack.Field {
 
 // find returns the place of a key's edit.
 func (c *Change) find(key string) (at int, found bool) {
+	if c.lengths&lengthBit(key) == 0 {
+		return 0, false
+	}
+	return c.search(key)
+}
+
+// search is find for keys of the right length. A few edits are compared one by one:
+// that takes no more than a look at their lengths, mostly.
+func (c *Change) search(key string) (at int, found bool) {
+	if len(c.edits) <= 8 {
+		for at := range c.edits {
+			if c.edits[at].key == key {
+				return at, true
+			}
+		}
+		return 0, false
+	}
 	low, high := 0, len(c.edits)
 	for low < high {
 		middle := int(uint(low+high) >> 1)

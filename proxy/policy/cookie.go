@@ -16,8 +16,8 @@ func cookie(fields []hpack.Field, name string) (value string, found bool) {
 		for rest := fields[i].Value; rest != ""; {
 			var pair cookiePair
 			pair, rest = nextCookie(rest)
-			if pair.name == name && pair.ok {
-				return pair.value, true
+			if pair.name == name && name != "" {
+				return pair.value(), true
 			}
 		}
 	}
@@ -38,19 +38,31 @@ func trimBlanks(s string) string {
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
+// cookiePair is one cookie of a header. Most names are not what is looked for, so the
+// value is as it was written until it is asked for.
 type cookiePair struct {
-	name, value string
-	ok          bool
+	name    string // "": it is no pair
+	written string
+}
+
+// value returns the value. Quotes around it are no part of it.
+func (p cookiePair) value() string {
+	value := trimBlanks(p.written)
+	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
+		return value[1 : len(value)-1]
+	}
+	return value
 }
 
 // nextCookie takes the first pair off a cookie header (RFC 6265 section 4.2.1). What
-// has no "=" is no pair. Quotes around a value are no part of it.
+// has no "=" is no pair.
 func nextCookie(header string) (pair cookiePair, rest string) {
-	text, rest, _ := strings.Cut(header, ";")
-	name, value, ok := strings.Cut(text, "=")
-	name, value = trimBlanks(name), trimBlanks(value)
-	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
-		value = value[1 : len(value)-1]
+	text := header
+	if end := strings.IndexByte(header, ';'); end >= 0 {
+		text, rest = header[:end], header[end+1:]
 	}
-	return cookiePair{name, value, ok && name != ""}, rest
+	if equals := strings.IndexByte(text, '='); equals >= 0 {
+		pair = cookiePair{trimBlanks(text[:equals]), text[equals+1:]}
+	}
+	return pair, rest
 }

@@ -17,6 +17,8 @@ type index struct {
 	// lengths has a bit for each length of a metadata key: most fields of an RPC need
 	// not be looked up.
 	lengths uint64
+	// names has one for each length of a cookie's name.
+	names uint64
 }
 
 // valueIndex has the rules that want one of the values of a key.
@@ -108,11 +110,11 @@ func (x *index) byCookies(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
 		for rest := rpc.Fields[i].Value; rest != ""; {
 			var pair cookiePair
 			pair, rest = nextCookie(rest)
-			if !pair.ok {
+			if pair.name == "" || x.names&lengthBit(pair.name) == 0 {
 				continue
 			}
 			if values := x.cookies[pair.name]; values != nil && done.first(values.number) {
-				best = scan(rules, values.rules[pair.value], partNone, best, rpc, d)
+				best = scan(rules, values.rules[pair.value()], partNone, best, rpc, d)
 			}
 		}
 	}
@@ -201,6 +203,7 @@ func (x *index) put(rule int32, places []place) {
 			x.lengths |= lengthBit(at.key)
 		case byCookie:
 			putAt(&valuesOf(&x.cookies, at.key).rules, at.value, rule)
+			x.names |= lengthBit(at.key)
 		}
 	}
 }
