@@ -24,22 +24,29 @@ import (
 	"github.com/pillion-proxy/pillion/registry"
 )
 
-// obey puts policies in force, written as people write them, in the place of others.
+// obey puts policies in force.
 func (r *rig) obey(yaml string) *policy.Set {
 	r.t.Helper()
-	mesh, err := configyaml.ParseMesh("mesh.yaml", []byte("policies:\n"+yaml))
-	if err != nil {
-		r.t.Fatalf("the test's own policies: %v", err)
-	}
-	set, refused := policy.Compile(mesh.GetPolicies(), r.router.policies.Load(), policy.Env{})
-	for _, why := range refused {
-		r.t.Fatalf("the test's own policies: %v", why)
-	}
+	set := compile(r.t, r.router.policies.Load(), yaml)
 	r.cluster.Configure(set.Service("greeter").Cluster())
 	for name, c := range r.router.others {
 		c.Configure(set.Service(name).Cluster())
 	}
 	r.router.policies.Store(set)
+	return set
+}
+
+// compile compiles policies, written as people write them, in the place of others.
+func compile(t testing.TB, before *policy.Set, yaml string) *policy.Set {
+	t.Helper()
+	mesh, err := configyaml.ParseMesh("mesh.yaml", []byte("policies:\n"+yaml))
+	if err != nil {
+		t.Fatalf("the test's own policies: %v", err)
+	}
+	set, refused := policy.Compile(mesh.GetPolicies(), before, policy.Env{})
+	for _, why := range refused {
+		t.Fatalf("the test's own policies: %v", why)
+	}
 	return set
 }
 

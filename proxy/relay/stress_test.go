@@ -31,10 +31,19 @@ import (
 	"github.com/pillion-proxy/pillion/registry"
 )
 
-// hesitant is a router that does not always know the way at once.
-type hesitant struct{ dest *upstream.Cluster }
+// hesitant is a router that does not always know the way at once. Its policies change
+// with each RPC.
+type hesitant struct {
+	dest *upstream.Cluster
+	sets []*policy.Set
+}
 
-func (h hesitant) Policies() *policy.Set { return nil }
+func (h hesitant) Policies() *policy.Set {
+	if len(h.sets) == 0 {
+		return nil
+	}
+	return h.sets[rand.IntN(len(h.sets))]
+}
 
 func (h hesitant) Find(*policy.Set, string, string) Found {
 	if rand.IntN(10) == 0 {
@@ -128,9 +137,50 @@ func TestPooledMemoryOfPoliciesUnderStress(t *testing.T) {
 	})
 }
 
-func stress(t *testing.T, give func(*policed)) {
+// The same under policies that are obeyed before RPCs depart: they wait for places, are
+// delayed, copied and refused.
+func TestPooledMemoryOfGovernedRPCsUnderStress(t *testing.T) {
+	sets := []*policy.Set{nil}
+	for _, yaml := range []string{`
+- {name: ways, service: echo, route: {rules: [{match: {fraction: 5000}, authority: ours, request: {set: {x-set: ours}}, response: {add: {x-add: more}}, mirror: {to: {service: copies}, max_concurrent: 20, max_bytes: 5000}}]}}
+- {name: places, service: echo, circuit_breaker: {max_concurrent: 20, max_pending: 100, trip: {failure_ratio: 1, min_volume: 200, open_for: 10ms}}}
+- {name: faults, service: echo, fault: {delay: {for: 5ms, fraction: 3000}, max_active: 10}}
+- {name: limits, service: echo, rate_limit: {limits: [{requests: 100000}]}}
+- {name: balance, service: echo, load_balancing: {failover: [{service: copies}]}}
+- {name: again, service: echo, retry: {max_attempts: 3, retryable_status_codes: [UNAVAILABLE], hold_headers: true, initial_backoff: 1ms}}
+`, `
+- {name: places, service: echo, circuit_breaker: {max_concurrent: 15, max_pending: 100}}
+- {name: twice, service: echo, hedging: {max_attempts: 2, hedging_delay: 1ms}}
+- {name: patience, service: echo, timeout: {max: 10s, idle: 5s, max_age: 9s}}
+`} {
+		sets = append(sets, compile(t, nil, yaml))
+	}
+	stress(t, nil, sets...)
+	for _, set := range sets[1:] {
+		m := set.Service("echo").Outbound("/echo.Echo/M0")
+		for key, c := range m.Breaker.Circuits(time.Now()) {
+			if c.UnderWay != 0 || c.Waiting != 0 {
+				t.Errorf("%v: %+v", key, c)
+			}
+		}
+		if m.Fault != nil && m.Fault.Counts().Active != 0 {
+			t.Errorf("%d are delayed still", m.Fault.Counts().Active)
+		}
+		if m.Route != nil {
+			var rule *policy.Rule
+			for rule == nil { // it is for one RPC in two
+				rule = m.Route.Decide(&policy.RPC{Path: "/echo.Echo/M0", Random: rand.Uint64}, "echo", nil).Rule
+			}
+			if n := rule.Mirror.Active(); n != 0 {
+				t.Errorf("%d copies are under way still", n)
+			}
+		}
+	}
+}
+
+func stress(t *testing.T, give func(*policed), sets ...*policy.Set) {
 	rpcs, workers := 2000, 60
-	if testing.Short() || give != nil {
+	if testing.Short() || give != nil || len(sets) > 0 {
 		rpcs = 500
 	}
 	budget := h2.NewBudget(64 << 20)
@@ -150,7 +200,7 @@ func stress(t *testing.T, give func(*policed)) {
 	cluster.Update(endpoints, false)
 	metrics := telemetry.NewMetrics(telemetry.Outbound)
 	p := New(Config{
-		Router: hesitant{cluster}, Metrics: metrics, Unrouted: counters.Service(telemetry.Outbound, ""),
+		Router: hesitant{cluster, sets}, Metrics: metrics, Unrouted: counters.Service(telemetry.Outbound, ""),
 		Budget: budget, MaxTimeout: 20 * time.Second,
 	})
 	newStream := p.NewStream
