@@ -91,6 +91,7 @@ func TestCommands(t *testing.T) {
 		{"15000 list", "pillion.admin.v1.Admin"},
 		{"15001 list", "helloworld.Greeter"},
 		{"describe helloworld.Greeter", "rpc SayHello "},
+		{"Admin/Explain", `"service": "greeter"`},
 		{"Greeter/SayHello", "Hello you, says greeter v1"},
 		{"Admin/GetStatus", `"ready": true`},
 		{"Admin/GetConfig", `"loadBalancing": "round_robin"`},
