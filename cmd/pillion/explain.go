@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -123,8 +124,8 @@ func (f *explainFlags) request() (*adminv1.ExplainRequest, error) {
 		request.Metadata = append(request.Metadata, &adminv1.Metadata{Key: key, Value: value})
 	}
 	if f.random != "" {
-		var n uint64
-		if _, err := fmt.Sscanf(f.random, "%d", &n); err != nil || fmt.Sprint(n) != f.random {
+		n, err := strconv.ParseUint(f.random, 10, 64)
+		if err != nil {
 			return nil, fmt.Errorf("--random: %q is not a whole number from 0 on", f.random)
 		}
 		request.Random = &n

@@ -13,33 +13,39 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// compiled holds the validator while it is in use: it takes more memory than
-// everything else of configuration, milliseconds to make, and is needed once in
+// rules are the schema's, compiled as messages need them.
+type rules struct{ protovalidate.Validator }
+
+// compiled holds the rules while somebody has them: they take more memory than
+// everything else of configuration, milliseconds to make, and are needed once in
 // the life of most sidecars.
 var compiled struct {
 	sync.Mutex
-	validator weak.Pointer[protovalidate.Validator]
+	rules weak.Pointer[rules]
 }
 
-func validator() (protovalidate.Validator, error) {
+// compiledRules returns the rules. Those who check several messages keep them until
+// they are through.
+func compiledRules() (*rules, error) {
 	compiled.Lock()
 	defer compiled.Unlock()
-	if v := compiled.validator.Value(); v != nil {
-		return *v, nil
+	if r := compiled.rules.Value(); r != nil {
+		return r, nil
 	}
 	v, err := protovalidate.New()
 	if err != nil {
 		return nil, err
 	}
-	compiled.validator = weak.Make(&v)
-	return v, nil
+	r := &rules{v}
+	compiled.rules = weak.Make(r)
+	return r, nil
 }
 
 // checkRules checks the rules that the schema states for single fields.
 func checkRules(message proto.Message) findings {
-	v, err := validator()
+	r, err := compiledRules()
 	if err == nil {
-		err = v.Validate(message)
+		err = r.Validate(message)
 	}
 	if err == nil {
 		return nil

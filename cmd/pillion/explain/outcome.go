@@ -50,7 +50,7 @@ func limitText(name string, limit *policy.LimitLook) string {
 	case limit.By != "" && limit.Keyed:
 		text += fmt.Sprintf(" by %s %q", limit.By, limit.Key)
 	case limit.By != "":
-		text += fmt.Sprintf(" with all that have no %s", limit.By)
+		text += " with all that have no " + limit.By
 	}
 	if limit.Share < 1 {
 		text += ", " + policy.Percent(limit.Share) + " of such RPCs"
