@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/pillion-proxy/pillion/cmd/pillion/explain"
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -150,7 +148,7 @@ func (r *caseResult) shares(ctx context.Context, w *explain.World, c *configv1.P
 		request.Metadata = append(request.Metadata, &adminv1.Metadata{Key: by})
 	}
 	for i := range rpcs {
-		request.Random = proto.Uint64(random.Uint64())
+		request.Random = new(random.Uint64())
 		if by != "" {
 			request.Metadata[len(request.Metadata)-1].Value = "key-" + strconv.Itoa(i)
 		}

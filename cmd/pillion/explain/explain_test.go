@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
@@ -62,7 +61,7 @@ func TestItIsWhatIsDecided(t *testing.T) {
 	rules := map[string]int{}
 	for n := range uint64(500) {
 		n *= 0x9e3779b97f4a7c15
-		answer, err := Explain(t.Context(), w, &adminv1.ExplainRequest{Authority: "greeter", Method: "a.B/C", Random: proto.Uint64(n)})
+		answer, err := Explain(t.Context(), w, &adminv1.ExplainRequest{Authority: "greeter", Method: "a.B/C", Random: new(n)})
 		if err != nil {
 			t.Fatal(err)
 		}
