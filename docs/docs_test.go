@@ -15,6 +15,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/policy"
 )
 
 // page is a page of the documentation.
@@ -174,7 +175,11 @@ func TestConfigurations(t *testing.T) {
 			case "# pillion.yaml":
 				_, err = configyaml.ReadBootstrap(path)
 			case "# mesh.yaml":
-				_, err = configyaml.ReadMesh(path, configyaml.DefaultMeshSize)
+				var mesh *configv1.MeshFile
+				mesh, err = configyaml.ReadMesh(path, configyaml.DefaultMeshSize)
+				for _, refusal := range policy.Validate(mesh.GetPolicies()) {
+					t.Errorf("%s: %v", p.path, refusal)
+				}
 			case "# policies.yaml":
 				_, err = configyaml.ReadPolicyFile(path, configyaml.DefaultMeshSize)
 			case "# policy_test.yaml":

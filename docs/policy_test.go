@@ -23,10 +23,11 @@ import (
 // example is one of a page's mesh files, with the tables that follow it before the next
 // one.
 type example struct {
-	line string // the heading above it
-	mesh *configv1.MeshFile
-	set  *policy.Set
-	text string // from its end to the next example
+	heading string // the one above it
+	yaml    string
+	mesh    *configv1.MeshFile
+	set     *policy.Set
+	text    string // from its end to the next example
 }
 
 // examples returns the mesh files of docs/policy.md.
@@ -40,7 +41,7 @@ func examples(t *testing.T) []example {
 		rest := part
 		if i > 0 {
 			yaml, after, _ := strings.Cut(part, "\n```\n")
-			e := example{line: heading, text: after}
+			e := example{heading: heading, yaml: yaml + "\n", text: after}
 			var err error
 			if e.mesh, err = configyaml.ParseMesh("policy.md, "+heading, []byte(yaml+"\n")); err != nil {
 				t.Fatal(err)
@@ -69,7 +70,7 @@ func TestPolicyExamples(t *testing.T) {
 	shown := map[string]bool{}
 	for _, e := range all {
 		for _, w := range policy.Warnings(e.mesh.GetPolicies(), slices.Collect(maps.Keys(e.mesh.GetServices()))) {
-			t.Errorf("%s: %v", e.line, w)
+			t.Errorf("%s: %v", e.heading, w)
 		}
 		for _, p := range e.mesh.GetPolicies() {
 			m := p.ProtoReflect()
@@ -108,27 +109,37 @@ func rpcOf(t *testing.T, cell string) *policy.RPC {
 	return rpc
 }
 
+// promise is a row of a table that says where an RPC goes.
+type promise struct {
+	service, rpc, goes string
+}
+
+// promises returns the rows of the table that follows an example.
+func (e *example) promises() (all []promise) {
+	before, table, ok := strings.Cut(e.text, "| an RPC to `")
+	service, rest, goes := strings.Cut(table, "` | goes to |\n")
+	if !ok || !goes || strings.Contains(before, "##") || strings.Contains(service, "\n") {
+		return nil
+	}
+	end := strings.Index(rest, "\n\n")
+	for _, row := range rows(rest[:end]) {
+		all = append(all, promise{service, row[0], row[1]})
+	}
+	return all
+}
+
 // RPCs go where the tables of docs/policy.md say.
 func TestPolicyDecisions(t *testing.T) {
 	t.Parallel()
 	checked := 0
 	for _, e := range examples(t) {
-		_, table, ok := strings.Cut(e.text, "| an RPC to `")
-		if !ok || strings.Contains(e.text[:strings.Index(e.text, "| an RPC to `")], "##") {
-			continue
-		}
-		service, rest, _ := strings.Cut(table, "` | goes to |\n")
-		if strings.Contains(service, "\n") {
-			continue // another table
-		}
-		end := strings.Index(rest, "\n\n")
-		for _, row := range rows(rest[:end]) {
+		for _, p := range e.promises() {
 			checked++
-			rpc := rpcOf(t, row[0])
-			method := e.set.Service(service).Outbound(rpc.Path)
-			d := policy.Decision{Service: service}
+			rpc := rpcOf(t, p.rpc)
+			method := e.set.Service(p.service).Outbound(rpc.Path)
+			d := policy.Decision{Service: p.service}
 			if method.Routes() {
-				d = method.Route.Decide(rpc, service, nil)
+				d = method.Route.Decide(rpc, p.service, nil)
 			}
 			got := fmt.Sprintf("`%s`", d.Service)
 			if d.Subset != "" {
@@ -137,8 +148,8 @@ func TestPolicyDecisions(t *testing.T) {
 			if d.Rule != nil && d.Rule.Status != nil {
 				got = fmt.Sprintf("`%s`", wire.StatusName(d.Rule.Status.Code))
 			}
-			if got != row[1] {
-				t.Errorf("%s: an RPC %s goes to %s, and not to %s", e.line, row[0], got, row[1])
+			if got != p.goes {
+				t.Errorf("%s: an RPC %s goes to %s, and not to %s", e.heading, p.rpc, got, p.goes)
 			}
 		}
 	}
