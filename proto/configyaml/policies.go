@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -220,6 +221,8 @@ type PolicyProblems struct {
 // is left out and told of, and the rest holds. An error means that more is wrong
 // than single policies.
 func ParseMeshInPart(path string, data []byte) (*configv1.MeshFile, []PolicyProblems, error) {
+	rules, _ := compiledRules()
+	defer runtime.KeepAlive(rules) // they are needed again wherever policies are left out
 	root, _ := parseYAML(data)
 	items := policyItems(root)
 	doc := &document{path: path, root: root, desc: (&configv1.MeshFile{}).ProtoReflect().Descriptor()}
