@@ -82,15 +82,10 @@ func New(t Trip, changed func(Transition)) *Breaker {
 // Allow says whether an RPC may begin now. If so, Done has to be called with the
 // ticket when it has ended.
 func (b *Breaker) Allow(now time.Time) (Ticket, bool) {
-	p := b.period.Load()
-	switch {
-	case p.state == Closed:
-		return Ticket{period: p}, true
-	case p.refuses(now):
-		return Ticket{}, false
+	t, ok := b.allow(now)
+	if t.probe > 0 { // what becomes half-open has room for it
+		b.tell()
 	}
-	t, ok := b.probe(now)
-	b.tell()
 	return t, ok
 }
 

@@ -67,7 +67,7 @@ func TestPlacesGoToWhoWaitsLongest(t *testing.T) {
 	if got := c.Refusal(Full); got != want {
 		t.Errorf("%s", got)
 	}
-	all[3].place.Withdraw(start).Tell()
+	all[3].place.Leave(start, Ignored, 0).Tell()
 	all[1].place.Leave(start, Success, 0).Tell()
 	if got := verdicts(all[2:5]...); !slices.Equal(got, []Verdict{Admitted, Pending, Pending}) {
 		t.Fatalf("%v", got)
@@ -80,7 +80,7 @@ func TestPlacesGoToWhoWaitsLongest(t *testing.T) {
 	if late := enter(c, start); late.verdict != Pending {
 		t.Fatalf("%v got in between", late.verdict)
 	} else {
-		late.place.Withdraw(start).Tell()
+		late.place.Leave(start, Ignored, 0).Tell()
 	}
 	woken.Tell()
 	if all[4].verdict != Admitted || all[3].told != 0 {
@@ -101,7 +101,7 @@ func TestAPlaceGivenToWhoLeavesGoesOn(t *testing.T) {
 	a, b, d := enter(c, start), enter(c, start), enter(c, start)
 	woken := a.place.Leave(start, Success, 0) // it is b's, who does not know
 	b.life++                                  // and has ended by its deadline
-	b.place.Withdraw(start).Tell()
+	b.place.Leave(start, Ignored, 0).Tell()
 	woken.Tell()
 	if b.told != 0 || d.verdict != Admitted {
 		t.Errorf("told %d; the next has %v", b.told, d.verdict)
@@ -271,7 +271,7 @@ func TestPlacesUnderFire(t *testing.T) {
 					waited.Add(1)
 					if i%3 == 0 { // gives up at once
 						withdrawn.Add(1)
-						p.Withdraw(start).Tell()
+						p.Leave(start, Ignored, 0).Tell()
 						continue
 					}
 					got := <-w.told

@@ -10,6 +10,7 @@
 //	circuit.go  a breaker and a limit on RPCs under way, for one method of a destination
 //	place.go    an RPC's place under that limit, and the queue for it
 //	policy.go   the circuits that one policy makes
+//	look.go     one of them for people, without making it
 //
 // # The states
 //

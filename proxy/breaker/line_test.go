@@ -111,7 +111,7 @@ func (s *street) visit(c *Circuit, number int, v visit) {
 			s.mu.Lock()
 			s.gaveUp++
 			s.line = slices.DeleteFunc(s.line, func(n int) bool { return n == number })
-			p.Withdraw(time.Now()).Tell()
+			p.Leave(time.Now(), Ignored, 0).Tell()
 			s.mu.Unlock()
 			return
 		}

@@ -71,9 +71,6 @@ func (p *Place) Leave(now time.Time, o Outcome, firstByte time.Duration) Woken {
 	return c.leave(now, t, o, firstByte)
 }
 
-// Withdraw is Leave for an RPC that does not begin.
-func (p *Place) Withdraw(now time.Time) Woken { return p.Leave(now, Ignored, 0) }
-
 // Woken is who has to be told that their wait is over. Most often it is nobody.
 type Woken struct {
 	first wake

@@ -99,10 +99,15 @@ func NewPolicy(o PolicyOptions) *Policy {
 // Judge says what a status means to the breakers. excused says that it was not the
 // destination's: a sidecar's own limit made it, or the caller cancelled.
 func (p *Policy) Judge(code codes.Code, excused bool) Outcome {
+	return Judge(p.o.Failures, code, excused)
+}
+
+// Judge is Policy.Judge for a breaker without a policy of its own.
+func Judge(failures wire.CodeSet, code codes.Code, excused bool) Outcome {
 	switch {
 	case excused:
 		return Ignored
-	case p.o.Failures.Has(code):
+	case failures.Has(code):
 		return Failure
 	}
 	return Success

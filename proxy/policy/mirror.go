@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"math/bits"
 	"sync/atomic"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -30,7 +29,7 @@ func (m *Mirror) Begin(random uint64) bool {
 	if m == nil {
 		return false
 	}
-	if hi, _ := bits.Mul64(random, shares); uint32(hi) >= m.fraction {
+	if share(random) >= m.fraction {
 		return false
 	}
 	if m.active.Add(1) > int64(m.MaxConcurrent) {

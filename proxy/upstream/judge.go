@@ -54,13 +54,6 @@ func (j *judge) observe(now time.Time, o *Outcome) {
 		j.host.Record(now, j.rules.ejection.Failures.Has(o.Code))
 	}
 	if j.breaker != nil {
-		outcome := breaker.Success
-		switch {
-		case o.Excused:
-			outcome = breaker.Ignored
-		case j.rules.failures.Has(o.Code):
-			outcome = breaker.Failure
-		}
-		j.breaker.Done(now, o.Turn.ticket, outcome, o.FirstByte)
+		j.breaker.Done(now, o.Turn.ticket, breaker.Judge(j.rules.failures, o.Code, o.Excused), o.FirstByte)
 	}
 }

@@ -4,9 +4,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/codes"
-
 	"github.com/pillion-proxy/pillion/proxy/balance"
+	"github.com/pillion-proxy/pillion/proxy/breaker"
 )
 
 // measures are what picking by latency or by reported load knows of an instance.
@@ -47,7 +46,7 @@ func (m *measures) observe(now time.Time, o *Outcome) {
 	// A limiter refuses quickly, and who cancels does not say what he waited for:
 	// neither tells how long the instance takes.
 	if !o.Excused {
-		m.latency.Observe(now, o.FirstByte, failed(o.Code))
+		m.latency.Observe(now, o.FirstByte, breaker.DefaultFailures.Has(o.Code))
 	}
 }
 
@@ -60,15 +59,6 @@ func (m *measures) observeReport(now time.Time, o *Outcome, reporting *balance.R
 			return
 		}
 	}
-}
-
-// failed reports whether a status says that the instance did not do its work.
-func failed(code codes.Code) bool {
-	switch code {
-	case codes.Unavailable, codes.Internal, codes.Unknown, codes.DeadlineExceeded, codes.DataLoss:
-		return true
-	}
-	return false
 }
 
 // Latency implements balance.Instance.
