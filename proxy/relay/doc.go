@@ -5,6 +5,7 @@
 //
 // The path of an RPC, each step in a file named for it:
 //
+//	rpc.go       what an RPC is, and how it ends
 //	request.go   accept: the caller's headers; find the service it is addressed to
 //	govern.go    what the policies say: route, time, faults, limits, breakers
 //	failover.go  where an RPC goes for which there is no instance
@@ -15,12 +16,15 @@
 //	             policy says so
 //	hedge.go     several attempts at a time
 //	deadline.go  the time that the caller gives
+//	late.go      whether a caller that cancels does so because it is over
 //	alarm.go     its timer, kept from one RPC to the next
 //	timeouts.go  and those of policies
 //	policed.go   what an RPC has for policies alone
 //	answer.go    what Pillion itself answers
 //	shed.go      what becomes of an RPC that may not begin now
 //	hold.go      or not before more of its request is there
+//	replay.go    memory for what is kept of a request
+//	fields.go    what a request's fields count as, and that they are bounded
 //
 // # Locks
 //

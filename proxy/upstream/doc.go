@@ -3,6 +3,11 @@
 // peer's stream limit demands it, leaves an instance alone that refuses
 // connections, and closes what is idle or old. It does not know who calls.
 //
+// cluster.go is the service, table.go what RPCs see of it: views of its subsets, each
+// of instances that are near and far, and how one of them is picked. locality.go,
+// subset.go, slowstart.go and weights.go are what policies say of that, and refresh.go
+// looks now and then at what picking goes by.
+//
 // What policies leave instances alone for is in block.go. ejection.go, healthcheck.go
 // and broken.go each have one reason for it, judges.go keeps them as the registry and
 // the policy change, and outcome.go is how they learn of RPCs.
