@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,13 +41,21 @@ func versions(t *testing.T) (service harness.Service) {
 func whose(t *testing.T, conn *grpc.ClientConn) (version [200]string) {
 	t.Helper()
 
-	for i := range version {
-		name, err := call(t.Context(), conn, "user", fmt.Sprint("user-", i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		version[i] = name
+	const workers = 10
+
+	var all sync.WaitGroup
+	for worker := range workers {
+		all.Go(func() {
+			for i := worker; i < len(version); i += workers {
+				name, err := call(t.Context(), conn, "user", fmt.Sprint("user-", i))
+				if err != nil {
+					t.Error(err)
+				}
+				version[i] = name
+			}
+		})
 	}
+	all.Wait()
 
 	return version
 }
@@ -128,7 +137,7 @@ func TestPoliciesChangeUnderLoad(t *testing.T) {
 	}
 	said()
 
-	rpcs := load.Start(t, conn, load.Options{PerSecond: 200, StreamEvery: 10})
+	rpcs := load.Start(t, conn, load.Options{PerSecond: 100, StreamEvery: 10})
 	rpcs.More(t, 200*time.Millisecond)
 	others := []string{`
 - {name: patience, service: app, timeout: {default: 50s, max: 55s}}
@@ -143,6 +152,7 @@ func TestPoliciesChangeUnderLoad(t *testing.T) {
 		if i%2 == 1 {
 			canary, want = 0, "v1"
 		}
+		control := load.StartControl(t)
 		mesh.SetPolicies(t, split(canary)+others[i%len(others)])
 		took := eventually(t, "the change holds", func() bool {
 			name, err := call(t.Context(), conn, "user", "who")
@@ -152,8 +162,9 @@ func TestPoliciesChangeUnderLoad(t *testing.T) {
 
 			return name == want
 		})
-		if took > 5*time.Second { // one, of which a slow machine makes five
-			t.Errorf("the change took %v", took)
+		// It takes some round trips, and what they cost is the machine's.
+		if own := control.Stop(); took > time.Second+20*own {
+			t.Errorf("the change took %v, a round trip of the machine's own %v at worst", took, own)
 		}
 		rpcs.More(t, 200*time.Millisecond)
 		rpcs.Check(t, "a change of policies")
