@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,43 +24,25 @@ func TestPoliciesThatDoNothingAllocateNothing(t *testing.T) {
 		p.Limits = retry.NewLimits(&retry.BudgetOptions{Ratio: 0.2}, &retry.ThrottlingOptions{MaxTokens: 10, TokenRatio: 0.1})
 	})
 	hedging := hedgingPolicy()
+	given := func(give func(*policed)) func(*rig) *rig {
+		return func(r *rig) *rig { return r.under(give) }
+	}
+	obeyed := func(yaml string) func(*rig) *rig {
+		return func(r *rig) *rig { r.obey(yaml); return r }
+	}
 	cost := map[string]float64{}
-	for name, give := range map[string]func(*policed){
-		"none": nil,
-		"retry and timeouts": func(p *policed) {
+	for name, set := range map[string]func(*rig) *rig{
+		"none": func(r *rig) *rig { return r },
+		"retry and timeouts": given(func(p *policed) {
 			gives(time.Minute, time.Hour, 2*time.Hour)(p)
 			p.retry = retries
-		},
-		"hedging": func(p *policed) { p.hedging = hedging },
+		}),
+		"hedging":                 given(func(p *policed) { p.hedging = hedging }),
+		"policies of others":      obeyed(otherPolicies("others")),
+		"policies that match not": obeyed(otherPolicies("greeter")),
+		"policies that match":     obeyed(matchingPolicies),
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, options{Config: Config{Random: even}})
-			a := r.listen(1)[0]
-			if give != nil {
-				r = r.under(give)
-			}
-			id := uint32(1)
-			exchange := func() {
-				r.Request(id, "/a.B/C", true)
-				a.Conn().Frames()
-				a.Conn().TrailersOnly(id, "0")
-				if f := r.Frames(); len(f) != 1 || f[0].Get("grpc-status") != "0" {
-					t.Fatalf("the caller got %v", f)
-				}
-				id += 2
-			}
-			const rpcs = 400
-			for range rpcs { // all that grows has grown then
-				exchange()
-			}
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			for range rpcs {
-				exchange()
-			}
-			runtime.ReadMemStats(&after)
-			cost[name] = float64(after.Mallocs-before.Mallocs) / rpcs
-		})
+		cost[name] = allocations(t, set)
 	}
 	for name, n := range cost {
 		// What the peers of the test allocate differs a little.
@@ -69,3 +52,81 @@ func TestPoliciesThatDoNothingAllocateNothing(t *testing.T) {
 	}
 	t.Log(fmt.Sprint(cost))
 }
+
+// allocations is how many the process makes for an RPC under policies that set sets.
+func allocations(t *testing.T, set func(*rig) *rig) (each float64) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, options{Config: Config{Random: even}})
+		a := r.listen(1)[0]
+		r = set(r)
+		id := uint32(1)
+		exchange := func() {
+			// As many fields as leave the test's peers room for more without another slice.
+			r.Request(id, "/a.B/C", true, "user-id", "alice", "cookie", "session=1; theme=dark", "x-more", "1")
+			a.Conn().Frames()
+			a.Conn().TrailersOnly(id, "0")
+			if f := r.Frames(); len(f) != 1 || f[0].Get("grpc-status") != "0" {
+				t.Fatalf("the caller got %v", f)
+			}
+			id += 2
+		}
+		const rpcs = 400
+		for range rpcs { // all that grows has grown then
+			exchange()
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range rpcs {
+			exchange()
+		}
+		runtime.ReadMemStats(&after)
+		each = float64(after.Mallocs-before.Mallocs) / rpcs
+	})
+	return each
+}
+
+// otherPolicies are of each kind, for a thousand methods of a service, none of which
+// the test's RPCs call, and with a thousand rules, none of which is for them.
+func otherPolicies(service string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "- {name: versions, service: %s, subsets: {subsets: {v1: {meta: {version: v1}}}}}\n", service)
+	fmt.Fprintf(&b, "- {name: balancing, service: %s, load_balancing: {policy: least_request, panic_threshold: 50, locality: {}, slow_start: {}}}\n", service)
+	fmt.Fprintf(&b, "- {name: ejection, service: %s, outlier_ejection: {}}\n", service)
+	fmt.Fprintf(&b, "- {name: instances, service: %s, circuit_breaker: {per_instance: {failure_ratio: 0.5}}}\n", service)
+	for i := range 1000 {
+		for kind, what := range map[string]string{
+			"timeout":         "{per_attempt: 4s, idle: 60s}",
+			"retry":           "{max_attempts: 3, retryable_status_codes: [UNAVAILABLE]}",
+			"circuit_breaker": "{trip: {failure_ratio: 0.5}, max_concurrent: 1000}",
+			"rate_limit":      "{limits: [{requests: 1000000}]}",
+			"fault":           "{abort: {status: {code: ABORTED}, fraction: 10000}}",
+		} {
+			fmt.Fprintf(&b, "- {name: %s-%d, service: %s, methods: [\"other.Service/Method%d\"], %s: %s}\n", kind, i, service, i, kind, what)
+		}
+	}
+	fmt.Fprintf(&b, "- name: routes\n  service: %s\n  route:\n    rules:\n", service)
+	for i := range 1000 {
+		match := [...]string{
+			"methods: [\"other.Service/Method%d\"]", "metadata: [{key: user-id, exact: \"%d\"}]", "cookies: [{key: session, prefix: x%d}]", "callers: [caller-%d]",
+		}[i%4]
+		fmt.Fprintf(&b, "    - {match: {"+match+"}, to: {subset: v1}}\n", i)
+	}
+	return b.String()
+}
+
+// matchingPolicies are of each kind that holds for methods, all for the test's RPCs.
+const matchingPolicies = `
+- name: routes
+  service: greeter
+  route:
+    rules:
+    - match: {metadata: [{key: user-id, regex: "ali.*"}], cookies: [{key: session, exact: "1"}]}
+      split: {sticky: {key: {metadata: user-id}}, destinations: [{weight: 9000, service: greeter, group: a}, {weight: 1000, service: greeter, group: b}]}
+      request: {set: {x-route: first}, remove: [x-debug]}
+      response: {set: {x-served-by: greeter}}
+- {name: patience, service: greeter, timeout: {default: 2s, max: 10s, per_attempt: 4s, idle: 60s, max_age: 3600s}}
+- {name: again, service: greeter, retry: {max_attempts: 3, retryable_status_codes: [UNAVAILABLE], budget: {}}}
+- {name: fuse, service: greeter, circuit_breaker: {trip: {failure_ratio: 0.5}, max_concurrent: 1000}}
+- {name: limit, service: greeter, rate_limit: {limits: [{requests: 1000000, key: {metadata: user-id}}]}}
+- {name: fault, service: greeter, fault: {match: {metadata: [{key: x-fault, present: true}]}, abort: {status: {code: ABORTED}, fraction: 10000}}}
+`
