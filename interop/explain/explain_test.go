@@ -177,6 +177,32 @@ func TestExplainSaysWhy(t *testing.T) {
 	}
 }
 
+// An instance that policies leave alone is no candidate, and it is said why.
+func TestExplainSaysWhatIsEjected(t *testing.T) {
+	t.Parallel()
+
+	well := load.StartApp(t, "well", "")
+	sick := load.StartApp(t, "sick", "", grpc.UnaryInterceptor(func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
+		return nil, status.Error(codes.Internal, "no")
+	}))
+	mesh := harness.NewMesh(t, map[string]harness.Service{"app": {Endpoints: harness.Endpoints(well.Address, sick.Address)}})
+	folder := newPolicyFolder(t, "app.yaml", "policies: [{name: eject, service: app, outlier_ejection: {consecutive_failures: 2, base_ejection_time: 300s}}]\n")
+	sidecar := harness.StartSidecar(t, harness.Config{Outbound: true, Mesh: mesh, Settings: folder.settings()})
+	conn := dial(t, sidecar.Outbound)
+	for sidecar.Metric(t, "pillion_blocked_instances") == 0 {
+		_, _ = call(t, conn)
+	}
+	a := explain(t, sidecar)
+	for _, c := range a.Outcomes[0].Candidates {
+		if isWell := c.Address == well.Address; c.Usable != isWell || c.Would != isWell || !isWell && !strings.Contains(c.Why, `ejected by policy "eject"`) {
+			t.Errorf("%+v", c)
+		}
+	}
+	if len(a.Outcomes[0].Candidates) != 2 {
+		t.Errorf("%+v", a)
+	}
+}
+
 // People see it as text, programs by grpcurl.
 func TestExplainForPeopleAndPrograms(t *testing.T) {
 	t.Parallel()

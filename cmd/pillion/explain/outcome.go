@@ -169,9 +169,29 @@ func (a *asking) destination(out *adminv1.Outcome) {
 		})
 		candidates = candidates[:maxCandidates]
 	}
+	verdicts := a.verdicts(c)
 	for i := range candidates {
-		out.Candidates = append(out.Candidates, candidate(&candidates[i]))
+		shown := candidate(&candidates[i])
+		if why := verdicts[candidates[i].Endpoint.ID]; why != "" && !shown.GetUsable() {
+			shown.Why = why
+		}
+		out.Candidates = append(out.Candidates, shown)
 	}
+}
+
+// verdicts says by instance's ID what policies have found out of those that they leave
+// alone, with its numbers.
+func (a *asking) verdicts(c *upstream.Cluster) map[string]string {
+	if !a.Live {
+		return nil
+	}
+	found := map[string]string{}
+	for _, in := range c.Status().Instances {
+		if text := in.Text(a.Now); text != "" {
+			found[in.Endpoint.ID] = text
+		}
+	}
+	return found
 }
 
 // maxCandidates bounds the instances that are shown.

@@ -1072,7 +1072,8 @@ type Candidate struct {
 	Share float64 `protobuf:"fixed64,5,opt,name=share,proto3" json:"share,omitempty"`
 	// Whether it can be chosen now.
 	Usable bool `protobuf:"varint,6,opt,name=usable,proto3" json:"usable,omitempty"`
-	// Why not: "ejected", "unhealthy", "broken", or why it cannot be reached.
+	// Why not: the policy that leaves it alone, with its numbers, or why it cannot be
+	// reached.
 	Why string `protobuf:"bytes,7,opt,name=why,proto3" json:"why,omitempty"`
 	// How many RPCs it has under way.
 	InFlight uint32 `protobuf:"varint,8,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
