@@ -4,22 +4,22 @@ import "fmt"
 
 // KindTrace says which policy of a kind an RPC obeys, and which lost.
 type KindTrace struct {
-	Kind Kind `json:"kind"`
+	Kind Kind
 	// Policy is the one in force; "": none.
-	Policy string `json:"policy,omitempty"`
+	Policy string
 	// Service and Methods are what it is for: a service's name or "*", and the
 	// selector that is the most exact one; Methods is "" for what is of the service
 	// as a whole.
-	Service string `json:"service,omitempty"`
-	Methods string `json:"methods,omitempty"`
+	Service string
+	Methods string
 	// Lost are the others that were looked at.
-	Lost []LostTrace `json:"lost,omitempty"`
+	Lost []LostTrace
 }
 
 // LostTrace is a policy that an RPC does not obey.
 type LostTrace struct {
-	Policy string `json:"policy"`
-	Why    string `json:"why"`
+	Policy string
+	Why    string
 }
 
 // Explain says of each kind that policies of the service speak of, which one RPCs to

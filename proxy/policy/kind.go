@@ -45,9 +45,6 @@ func (k Kind) String() string {
 	return kindNames[k]
 }
 
-// MarshalText writes the kind's name.
-func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
-
 // ofMethods says whether policies of the kind are about methods.
 func (k Kind) ofMethods() bool { return k <= KindFault }
 

@@ -5,47 +5,47 @@ import (
 	"strings"
 )
 
-// Trace is what people are told of a decision. It can be written as JSON.
+// Trace is what people are told of a decision.
 type Trace struct {
 	// Rules are all rules of the route, in their order.
-	Rules []RuleTrace `json:"rules,omitempty"`
+	Rules []RuleTrace
 	// Split is how the group was chosen; nil: the rule has no split.
-	Split *SplitTrace `json:"split,omitempty"`
+	Split *SplitTrace
 }
 
 // RuleTrace says what became of one rule.
 type RuleTrace struct {
-	Policy string `json:"policy"`
-	Rule   string `json:"rule"`
+	Policy string
+	Rule   string
 	// Matched: the rule is for such an RPC. Of several the first decides.
-	Matched bool `json:"matched"`
+	Matched bool
 	// Decided: this is the rule that decides.
-	Decided bool `json:"decided,omitempty"`
+	Decided bool
 	// Why says why the rule does not match, or does not decide.
-	Why string `json:"why,omitempty"`
+	Why string
 }
 
 // SplitTrace says how a group was chosen.
 type SplitTrace struct {
-	Policy string `json:"policy"`
-	Rule   string `json:"rule"`
+	Policy string
+	Rule   string
 	// Group is the group that was chosen, and Why the reason.
-	Group string `json:"group"`
-	Why   string `json:"why"`
+	Group string
+	Why   string
 	// Seed and Key are what was hashed; both are missing where it was left to chance.
-	Seed string `json:"seed,omitempty"`
-	Key  string `json:"key,omitempty"`
+	Seed string
+	Key  string
 	// Bucket is the RPC's bucket; -1: it needed none.
-	Bucket int `json:"bucket"`
+	Bucket int
 	// Segments are the groups' buckets.
-	Segments []SegmentTrace `json:"segments"`
+	Segments []SegmentTrace
 }
 
 // SegmentTrace is a run of buckets, from From up to and without End.
 type SegmentTrace struct {
-	Group string `json:"group"`
-	From  int    `json:"from"`
-	End   int    `json:"end"`
+	Group string
+	From  int
+	End   int
 }
 
 // walk looks at all rules, one after the other, and returns the number of the first
