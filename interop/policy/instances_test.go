@@ -3,6 +3,8 @@ package policy
 import (
 	"testing"
 
+	"google.golang.org/grpc"
+
 	"github.com/pillion-proxy/pillion/interop/harness"
 	"github.com/pillion-proxy/pillion/interop/load"
 )
@@ -88,4 +90,43 @@ func TestLocality(t *testing.T) {
 	if got := calls(t, conn, rpcs).all(t).answered; got["2"]+got["3"] != rpcs || got["2"] < rpcs/3 || got["3"] < rpcs/3 {
 		t.Errorf("while nobody near is well, RPCs are answered by %v", got)
 	}
+}
+
+// RPCs go to another service, which nobody asked for before, while none of the first
+// one's instances can be used, and while the registry does not know it at all.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+
+	apps, service := startApps(t, 2)
+	backup := startApp(t, "backup")
+	mesh := harness.NewMesh(t, map[string]harness.Service{
+		"app":    service,
+		"backup": {Endpoints: harness.Endpoints(backup.Address)},
+	})
+	mesh.SetPolicies(t, `
+- {name: elsewhere, service: app, load_balancing: {failover: [{service: unknown}, {service: backup}]}}
+`)
+	sidecar := harness.StartSidecar(t, harness.Config{Outbound: true, Mesh: mesh})
+	conn := load.Dial(t, sidecar.Outbound, grpc.WithAuthority("app"))
+	only := func(name string) {
+		t.Helper()
+		if got := calls(t, conn, 50).all(t).answered; got[name] != 50 {
+			t.Errorf("answered by %v, want %s alone", got, name)
+		}
+	}
+	if got := calls(t, conn, 50).all(t).answered; got["backup"] > 0 {
+		t.Errorf("while all are well, RPCs are answered by %v", got)
+	}
+	for _, a := range apps {
+		a.Kill()
+	}
+	only("backup")
+
+	mesh.Set(t, "app", harness.Service{Endpoints: harness.Endpoints(startApp(t, "new").Address)})
+	eventually(t, "the service is used again", func() bool { return calls(t, conn, 1).all(t).answered["new"] > 0 })
+	only("new")
+
+	mesh.Remove(t, "app")
+	eventually(t, "the registry does not know the service any more", func() bool { return calls(t, conn, 1).all(t).answered["backup"] > 0 })
+	only("backup")
 }

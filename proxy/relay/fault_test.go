@@ -38,7 +38,7 @@ func TestFaults(t *testing.T) {
 			r.Message(1, 10, false) // meanwhile
 			time.Sleep(2*time.Second - 1)
 			quiet(t, a)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			a.Conn().Want("HEADERS 1 :path=/a.B/C grpc-timeout=8005000u", "DATA 1 15")
 			r.Message(1, 5, true)
 			a.Conn().Want("DATA 1 10 end")
@@ -95,7 +95,7 @@ func TestFaults(t *testing.T) {
 			r.Request(3, "/a.B/Both", true)
 			time.Sleep(2*time.Second - 1)
 			r.Want()
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			r.Want(`HEADERS 3 :status=200 grpc-status=10 grpc-message=no luck pillion-flags=FI end`)
 			quiet(t, a)
 			for _, path := range []string{"/a.B/Abort", "/a.B/Both"} {
@@ -115,7 +115,7 @@ func TestFaults(t *testing.T) {
 			r.Request(1, "/a.B/Theirs", true, "pillion-fault-delay-ms", "500", "pillion-fault-abort", "NOT_FOUND")
 			time.Sleep(500*time.Millisecond - 1)
 			r.Want()
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			r.Want(`HEADERS 1 :status=200 grpc-status=5 * pillion-flags=FI end`)
 			r.Request(3, "/a.B/Theirs", true)
 			_, in := request(t, a)
