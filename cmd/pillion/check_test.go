@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -147,5 +148,26 @@ func TestCheckPolicies(t *testing.T) {
 		if code != c.code || stdout != at(c.stdout) || stderr != at(c.stderr) {
 			t.Errorf("%q: exit %d\n got %q\n     %q\nwant %q\n     %q", c.args, code, stdout, stderr, at(c.stdout), at(c.stderr))
 		}
+	}
+}
+
+// However much is wrong, or odd, people are told of as much as they can mend.
+func TestCheckIsBrief(t *testing.T) {
+	t.Parallel()
+	var wrong, odd strings.Builder
+	for i := range 80 {
+		fmt.Fprintf(&wrong, "- {name: w%d, service: s%d, timeout: {default: 5s, max: 1s}}\n", i, i)
+		fmt.Fprintf(&odd, "- {name: o%d, service: s%d, timeout: {max: 1s}}\n", i, i)
+	}
+	path := folder(t, "wrong.yaml", "policies:\n"+wrong.String(), "odd.yaml", "services: {greeter: {}}\npolicies:\n"+odd.String())
+	for file, last := range map[string]string{"wrong": "pillion: and 30 more problems\n", "odd": "pillion: warning: and 30 more\n"} {
+		_, _, stderr := pillion(t, "check", "-f", path+"/"+file+".yaml")
+		if strings.Count(stderr, "\n") != 51 || !strings.HasSuffix(stderr, last) {
+			t.Errorf("%s:\n%s", file, stderr)
+		}
+	}
+	_, stdout, stderr := pillion(t, "explain", "s1", "a.B/C", "-f", path+"/odd.yaml")
+	if stderr != "" || strings.Count(stdout, "\n") > 40 {
+		t.Errorf("%s%s", stdout, stderr)
 	}
 }

@@ -12,6 +12,9 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/policy"
 )
 
+// maxLines bounds the problems, and the warnings, of one set that are printed.
+const maxLines = 50
+
 // policyFiles are policies as files have them, each good by itself.
 type policyFiles struct {
 	list  []*configv1.Policy
@@ -84,7 +87,11 @@ func (p *policyFiles) place(name, field string) string {
 func (p *policyFiles) compile() (*policy.Set, error) {
 	set, refusals := policy.Compile(p.list, nil, policy.Env{})
 	var errs []error
-	for _, r := range refusals {
+	for i, r := range refusals {
+		if i == maxLines {
+			errs = append(errs, fmt.Errorf("and %d more problems", len(refusals)-i))
+			break
+		}
 		errs = append(errs, fmt.Errorf("%s: %s", p.locate(r.Policy, r.Field), r.Message))
 	}
 	return set, errors.Join(errs...)
@@ -93,7 +100,11 @@ func (p *policyFiles) compile() (*policy.Set, error) {
 // warnings says what can never come to pass, a line for each. known are the services
 // that there are; nil: that is not known.
 func (p *policyFiles) warnings(known []string) (lines []string) {
-	for _, w := range policy.Warnings(p.list, known) {
+	warnings := policy.Warnings(p.list, known)
+	for i, w := range warnings {
+		if i == maxLines {
+			return append(lines, fmt.Sprintf("and %d more", len(warnings)-i))
+		}
 		lines = append(lines, fmt.Sprintf("%s: %s", p.locate(w.Policy, w.Field), w.Message))
 	}
 	return lines

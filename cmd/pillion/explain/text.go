@@ -27,6 +27,9 @@ type page struct {
 // maxShown bounds the rules, and the instances, that are written out.
 const maxShown = 50
 
+// maxLost bounds the policies of a kind that are written out though they do not hold.
+const maxLost = 10
+
 // Text writes an explanation for people, in colour where out is a terminal.
 func Text(out io.Writer, e *adminv1.ExplainResponse) string {
 	r := lipgloss.NewRenderer(out)
@@ -142,7 +145,11 @@ func inForceRows(list []*adminv1.InForce) (rows [][]string) {
 			}
 			rows = append(rows, []string{f.GetKind(), f.GetPolicy(), f.GetWhere(), text})
 		}
-		for _, lost := range f.GetLost() {
+		for i, lost := range f.GetLost() {
+			if i == maxLost {
+				rows = append(rows, []string{"", fmt.Sprintf("and not %d more", len(f.GetLost())-i)})
+				break
+			}
 			rows = append(rows, []string{"", "not " + lost.GetPolicy(), lost.GetWhere(), lost.GetWhy()})
 		}
 	}
