@@ -193,7 +193,7 @@ func (r *RPC) goesOnWithout(b *h2.Batch, a *attempt, f failed) bool {
 	if !nonFatal {
 		return false
 	}
-	a.cancel(b, f.tell)
+	a.fail(b, f)
 	switch pushback {
 	case retry.Stop:
 		p.stopHedging(retry.PushedBack)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/breaker"
+	"github.com/pillion-proxy/pillion/proxy/internal/scriptpeer"
 	"github.com/pillion-proxy/pillion/proxy/outlier"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
@@ -75,4 +76,39 @@ func TestEjectedByTrailers(t *testing.T) {
 		b.Conn().TrailersOnly(1, "0")
 		r.Want("HEADERS 7 :status=200 grpc-status=0 end")
 	})
+}
+
+// An answer that is no gRPC and that a policy has cut short, to send the RPC again, is a
+// failure of the instance's like any other.
+func TestJudgedByAnAnswerThatWasCutShort(t *testing.T) {
+	for name, give := range map[string]func(*policed){
+		"retried": func(p *policed) { p.retry = retryPolicy() },
+		"hedged":  func(p *policed) { p.hedging = hedgingPolicy() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, options{instances: 2, Config: Config{Random: even}})
+				hosts := r.listen(2)
+				r.cluster.Configure(&upstream.Policy{
+					Balance: balance.Options{Policy: balance.ByDefault},
+					Breaker: &breaker.Trip{ConsecutiveFailures: 1}, BreakerFailures: wire.CodesOf(codes.Unavailable), BreakerPolicy: "fuse",
+				})
+				under := r.under(give)
+				under.Request(1, "/a.B/C", true)
+				_, caller, _ := under.play(hosts, func(p *scriptpeer.Peer, id uint32) {
+					p.Headers(id, false, ":status", "503", "content-type", "text/html")
+				}, answers("0"))
+				expect(t, "the caller got", caller, []string{answered})
+				broken := 0
+				for _, in := range r.cluster.Status().Instances {
+					if in.Blocked&upstream.Broken != 0 || in.Breaker.State == breaker.HalfOpen {
+						broken++
+					}
+				}
+				if broken != 1 {
+					t.Errorf("%d instances are left alone, want the one that answered 503", broken)
+				}
+			})
+		})
+	}
 }

@@ -73,6 +73,16 @@ type failed struct {
 	tell    h2.ErrCode    // what the instance is told where its stream is open
 }
 
+// fail ends an attempt in whose place comes another, or none. Where it ends before its
+// answer does, as one that is no gRPC, the instance is judged by what is known of that.
+// r.mu is held.
+func (a *attempt) fail(b *h2.Batch, f failed) {
+	if a.open {
+		a.judge(b, f.code, f.fields)
+	}
+	a.cancel(b, f.tell)
+}
+
 // again decides whether an RPC of which an attempt failed goes on, and sees to it;
 // where it does not, the caller gets the failure. a is nil where no instance could
 // be found for an attempt. r.mu is held.
@@ -92,7 +102,7 @@ func (r *RPC) again(b *h2.Batch, a *attempt, f failed) bool {
 	}
 	if a != nil {
 		r.tried = append(r.tried, a.inst)
-		a.cancel(b, f.tell)
+		a.fail(b, f)
 	}
 	h2.FreeBlock(p.held)
 	p.held = nil
