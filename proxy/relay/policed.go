@@ -37,6 +37,9 @@ func (r *RPC) beginPolicies(b *h2.Batch) {
 	case p.hedging != nil:
 		p.limits = p.hedging.Limits.For(r.dest.Name(), now)
 	}
+	if len(r.replay) > r.replayBytes() {
+		r.replayable = false // it came while the RPC waited, when nobody knew the bound
+	}
 	r.mirror(b)
 	p.limits.Begin(now)
 	p.sentAt = now.Sub(r.start)

@@ -278,3 +278,30 @@ func TestTooLongWhileWaitingToSendAgain(t *testing.T) {
 		r.logged(map[string]any{"retry": "buffer", "flag": ""})
 	})
 }
+
+// What came of a request while its destination was looked up counts too, though the
+// policy's bound was not known when it came.
+func TestRequestsThatWaitedAreBounded(t *testing.T) {
+	for name, c := range map[string]struct {
+		size int
+		want string
+	}{
+		"fits":     {995, answered},
+		"does not": {996, "HEADERS 1 :status=200 grpc-status=14 end"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := governedRig(t, options{instances: 2}, `
+- {name: again, service: greeter, retry: {max_attempts: 2, retryable_status_codes: [UNAVAILABLE], buffer_per_rpc: 1000}}`)
+				r.router.pending = true
+				hosts := r.listen(2)
+				r.Request(1, "/a.B/C", false)
+				r.Message(1, c.size, true)
+				r.Want()
+				r.router.settle(r.cluster)
+				_, caller, _ := r.play(hosts, answers("14"), answers("0"))
+				expect(t, "the caller got", caller, []string{c.want})
+			})
+		})
+	}
+}
