@@ -113,6 +113,12 @@ func Judge(failures wire.CodeSet, code codes.Code, excused bool) Outcome {
 	return Success
 }
 
+// Restricts says that the policy may refuse an RPC, or have it wait. One that does not,
+// such as one about instances alone, has no use for circuits. A nil one does not.
+func (p *Policy) Restricts() bool {
+	return p != nil && (p.o.Trip != nil || p.o.MaxConcurrent > 0)
+}
+
 // Circuit returns the circuit of a service's method, which it makes where there is
 // none. The strings need be valid during the call alone.
 func (p *Policy) Circuit(service, path string) *Circuit {

@@ -171,3 +171,17 @@ func TestBreakersOutliveAChangeOfTheLimit(t *testing.T) {
 		}
 	}
 }
+
+func TestPoliciesAboutInstancesAloneRestrictNothing(t *testing.T) {
+	t.Parallel()
+	for want, policies := range map[bool][]*Policy{
+		false: {nil, NewPolicy(PolicyOptions{Name: "p"})},
+		true:  {NewPolicy(PolicyOptions{MaxConcurrent: 1}), NewPolicy(PolicyOptions{Trip: &Trip{ConsecutiveFailures: 1}})},
+	} {
+		for i, p := range policies {
+			if p.Restricts() != want {
+				t.Errorf("%d: %v, want %v", i, !want, want)
+			}
+		}
+	}
+}

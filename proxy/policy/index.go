@@ -38,17 +38,26 @@ func (s *seen) first(number int) bool {
 	return !was
 }
 
-// first returns the number of the first rule that matches, or how many rules there
-// are. The lists are looked at one after the other, and each only as far as the best
-// rule found so far.
-func (x *index) first(rules []Rule, rpc *RPC, d *dice) int {
-	best := int32(len(rules))
+// pathLists are the rules that a path finds.
+type pathLists struct{ exact, service []int32 }
+
+func (x *index) forPath(path string) pathLists {
+	var lists pathLists
 	if x.paths != nil {
-		best = scan(rules, x.paths[rpc.Path], partMethods, best, rpc, d)
+		lists.exact = x.paths[path]
 	}
 	if x.services != nil {
-		best = scan(rules, x.services[grpcService(rpc.Path)], partNone, best, rpc, d)
+		lists.service = x.services[grpcService(path)]
 	}
+	return lists
+}
+
+// first returns the number of the first rule that matches, or how many rules there
+// are. The lists are looked at one after the other, and each only as far as the best
+// rule found so far. found are those of the RPC's path.
+func (x *index) first(rules []Rule, rpc *RPC, found *pathLists, d *dice) int {
+	best := scan(rules, found.exact, partMethods, int32(len(rules)), rpc, d)
+	best = scan(rules, found.service, partNone, best, rpc, d)
 	if x.callers != nil {
 		best = scan(rules, x.callers[rpc.Caller], partCallers, best, rpc, d)
 	}

@@ -123,7 +123,12 @@ func mergeMethods(entries []*entry, inbound bool) *table[*Method] {
 				}
 			}
 		}
-		methods[s] = methodOf(merged)
+		m := methodOf(merged)
+		if s.exact && m.Route != nil {
+			lists := m.Route.index.forPath(s.path)
+			m.lists = &lists
+		}
+		methods[s] = m
 		if !s.exact {
 			open = append(open, s)
 		}

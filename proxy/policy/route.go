@@ -62,14 +62,20 @@ const splitRoll = 1 << 32
 // is the service that it was addressed to. A trace has all rules looked at, and
 // what came of it written down; it is nil for real RPCs.
 func (r *Route) Decide(rpc *RPC, addressed string, t *Trace) Decision {
-	d := Decision{Service: addressed}
 	if r == nil {
-		return d
+		return Decision{Service: addressed}
 	}
+	lists := r.index.forPath(rpc.Path)
+	return r.decide(rpc, addressed, &lists, t)
+}
+
+// decide is Decide where it is known which rules the RPC's path finds.
+func (r *Route) decide(rpc *RPC, addressed string, lists *pathLists, t *Trace) Decision {
+	d := Decision{Service: addressed}
 	dice := dice{random: rpc.Random}
 	found := 0
 	if t == nil {
-		found = r.index.first(r.rules, rpc, &dice)
+		found = r.index.first(r.rules, rpc, lists, &dice)
 	} else {
 		found = r.walk(rpc, &dice, t)
 	}

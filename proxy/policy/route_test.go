@@ -116,6 +116,38 @@ func TestTheIndexDecidesAsTheTraceSays(t *testing.T) {
 	}
 }
 
+// A method that is named by its path knows beforehand which rules the path finds.
+func TestMethodsDecideAsTheirRoutesDo(t *testing.T) {
+	t.Parallel()
+	v := compiled(t, `
+- {name: one, service: greeter, methods: [helloworld.Greeter/SayHello], timeout: {default: 1s}}
+- {name: all, service: greeter, timeout: {default: 2s}}
+- name: route
+  service: greeter
+  route:
+    rules:
+    - {name: path, match: {methods: [helloworld.Greeter/SayHello], metadata: [{key: a, present: true}]}, to: {subset: path}}
+    - {name: service, match: {methods: [helloworld.Greeter], metadata: [{key: b, present: true}]}, to: {subset: service}}
+    - {name: key, match: {metadata: [{key: c, exact: x}]}, to: {subset: key}}
+- {name: parts, service: greeter, subsets: {subsets: {path: {}, service: {}, key: {}}}}
+`).Service("greeter")
+	for _, path := range []string{sayHello, "/helloworld.Greeter/Other", "/other.Service/Method"} {
+		m := v.Outbound(path)
+		if known := m.lists != nil; known != (path == sayHello) {
+			t.Errorf("%s: rules are known beforehand: %v", path, known)
+		}
+		for _, metadata := range []string{"x: x", "a: x", "b: x", "c: x"} {
+			rpc := request(path, metadata)
+			if got, want := m.Decide(rpc, "greeter"), m.Route.Decide(rpc, "greeter", nil); got != want {
+				t.Errorf("%s with %s goes to %+v, want %+v", path, metadata, got, want)
+			}
+		}
+	}
+	if d := v.Outbound(sayHello).Decide(request(sayHello, "a: x"), "greeter"); d.Subset != "path" {
+		t.Errorf("the decision is %+v", d)
+	}
+}
+
 // checkTrace holds a trace against the schema, read as plainly as can be.
 func checkTrace(t *rapid.T, r *Route, policy *configv1.RoutePolicy, rpc *RPC, d Decision, trace *Trace) {
 	if len(trace.Rules) != len(policy.GetRules()) {

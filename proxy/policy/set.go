@@ -121,6 +121,18 @@ type Method struct {
 	Breaker   *breaker.Policy
 	RateLimit *RateLimit
 	Fault     *Fault
+
+	// lists are the rules of Route that the path finds, where what is said is said of
+	// one path; nil: they are looked up.
+	lists *pathLists
+}
+
+// Decide is the [Route.Decide] of an RPC to the method.
+func (m *Method) Decide(rpc *RPC, addressed string) Decision {
+	if m.lists != nil {
+		return m.Route.decide(rpc, addressed, m.lists, nil)
+	}
+	return m.Route.Decide(rpc, addressed, nil)
 }
 
 // Routes says that there is a route.

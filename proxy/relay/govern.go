@@ -61,7 +61,7 @@ func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
 		r.look(method)
 		r.pol.set, r.pol.addressed = set, found.Service
 		if method.Routes() {
-			decision = method.Route.Decide(&r.pol.looked, found.Service, nil)
+			decision = method.Decide(&r.pol.looked, found.Service)
 			r.pol.decision, r.pol.decided = decision, true
 		}
 		if rule := decision.Rule; rule != nil && rule.Status != nil {
@@ -146,7 +146,8 @@ func (r *RPC) prepare(found Found, of said) {
 	if r.p.cfg.Side == telemetry.Inbound {
 		key, failover = nil, nil // there is one app
 	}
-	if key == nil && len(failover) == 0 && (method == nil || method.Breaker == nil) && r.pol == nil {
+	breaks := method != nil && method.Breaker.Restricts()
+	if key == nil && len(failover) == 0 && !breaks && r.pol == nil {
 		return
 	}
 	if r.pol == nil {
@@ -158,7 +159,7 @@ func (r *RPC) prepare(found Found, of said) {
 	if key != nil {
 		r.choice.Hash, r.choice.Hashed = key.Hash(&pol.looked)
 	}
-	if method != nil && method.Breaker != nil {
+	if breaks {
 		pol.breaker = method.Breaker
 		pol.circuit = method.Breaker.Circuit(found.Cluster.Name(), r.path)
 	}
