@@ -2,10 +2,13 @@ package relay
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
 
+	"github.com/pillion-proxy/pillion/proxy/admission"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
@@ -123,4 +126,54 @@ func TestFaults(t *testing.T) {
 			r.Want("HEADERS 3 :status=200 grpc-status=0 end")
 		})
 	})
+}
+
+// How long the app takes is what the adaptive limit goes by: not how long a policy had
+// an RPC wait.
+func TestDelaysAreNotTheAppsLatency(t *testing.T) {
+	for what, metadata := range map[string]string{"then sent": "delay", "then ended": "end"} {
+		t.Run(what, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				g, counts := gate(0, &admission.Concurrency{})
+				r := governedRig(t, options{Config: Config{Side: telemetry.Inbound, Gate: g}}, `
+- {name: late, service: greeter, inbound: true, fault: {delay: {for: 500ms, fraction: 10000}, match: {metadata: [{key: do, exact: delay}]}}}
+`)
+				a := r.net.Listen("a:1")
+				id := uint32(1)
+				quick := func(pairs ...string) {
+					t.Helper()
+					r.Request(id, "/a.B/C", true, pairs...)
+					if id += 2; len(pairs) > 0 {
+						synctest.Wait()
+						time.Sleep(500 * time.Millisecond)
+					}
+					f, in := request(t, a)
+					time.Sleep(10 * time.Millisecond)
+					in.TrailersOnly(f.Stream, "0")
+					r.answer()
+				}
+				for range 300 {
+					quick()
+				}
+				before := time.Duration(counts.Latency.Load())
+				for range 300 {
+					if metadata == "delay" {
+						quick("do", "delay")
+						continue
+					}
+					r.Request(id, "/a.B/C", true, "do", "delay", "grpc-timeout", "400m")
+					id += 2
+					synctest.Wait()
+					time.Sleep(400 * time.Millisecond)
+					r.answer()
+				}
+				for range 300 {
+					quick()
+				}
+				if after := time.Duration(counts.Latency.Load()); before == 0 || after > before+before/5 {
+					t.Errorf("the app's latency was %v, and is %v now", before, after)
+				}
+			})
+		})
+	}
 }

@@ -162,12 +162,17 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 	r.cancelAttempts(b, h2.Cancel)
 }
 
-// askedAt is when the request was complete, the zero time where it is not.
+// askedAt is when the instance was asked: when the request was complete, and no policy
+// had it wait any more. The zero time: it was not.
 func (r *RPC) askedAt() time.Time {
-	if !r.reqEnd {
+	asked := r.asked
+	if r.pol != nil {
+		asked = max(asked, r.pol.sentAt)
+	}
+	if !r.reqEnd || r.pol != nil && r.tries == 0 {
 		return time.Time{}
 	}
-	return r.start.Add(r.asked)
+	return r.start.Add(asked)
 }
 
 // counts returns the counters of the destination.
