@@ -2,6 +2,7 @@ package configyaml
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -59,4 +60,29 @@ func checkReport(t *testing.T, err error) {
 			t.Errorf("more than one line: %q", p.Error())
 		}
 	}
+}
+
+// FuzzParseMeshInPart has policies left out that are wrong: what is left is in order by
+// itself, and nothing is left out of a file that is in order.
+func FuzzParseMeshInPart(f *testing.F) {
+	wrong, err := os.ReadFile("testdata/policies_wrong.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range append(fuzzSeeds, string(wrong), "policies: [1, null, {}, {name: a}]", "policies: {a: b}",
+		"policies:\n- &a {name: a, service: s, timeout: {default: 1s}}\n- *a\n- {name: b, service: s, timeout: {default: 1}}") {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		mesh, problems, err := ParseMeshInPart("p.yaml", data)
+		whole, wrong := ParseMesh("p.yaml", data)
+		switch {
+		case err != nil:
+			checkReport(t, err)
+		case len(problems) == 0 && (wrong != nil || !proto.Equal(mesh, whole)):
+			t.Errorf("nothing is left out, but as a whole it is %v (%v) and not %v", whole, wrong, mesh)
+		case len(problems) > 0 && wrong == nil:
+			t.Errorf("%v is left out of what is in order", problems)
+		}
+	})
 }
