@@ -48,7 +48,7 @@ func readChoice(fields []hpack.Field) choice {
 				c.delay = time.Duration(ms) * time.Millisecond
 			}
 		case HeaderAbort:
-			if code, err := wire.ParseCode(f.Value); err == nil {
+			if code, err := wire.ParseCode(f.Value); err == nil && code != codes.OK {
 				c.code, c.hasCode = code, true
 			}
 		case HeaderPercentage:

@@ -107,7 +107,7 @@ func TestWrongValuesAreIgnored(t *testing.T) {
 			t.Errorf("delay %.20q: %+v", wrong, f)
 		}
 	}
-	for _, wrong := range []string{"", "14", "unavailable", "UNAVAILABLE ", "FINE"} {
+	for _, wrong := range []string{"", "14", "unavailable", "UNAVAILABLE ", "FINE", "OK"} {
 		if f, ok := p.Decide(metadata(HeaderAbort, wrong), always(0)); ok {
 			t.Errorf("abort %q: %+v", wrong, f)
 		}

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"google.golang.org/grpc/codes"
+
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/faultinject"
 )
@@ -41,6 +43,9 @@ func (p *problems) compileFault(m *configv1.FaultPolicy) *Fault {
 		if status := abort.GetStatus(); status != nil {
 			s := p.compileStatus("fault.abort.status", status, "")
 			options.Abort.Code, options.Abort.Message = s.Code, s.Message
+			if s.Code == codes.OK {
+				p.addf("fault.abort.status.code", "is OK, which fails nothing: write another, or a route with status")
+			}
 		} else if !m.GetAllowMetadata() {
 			p.addf("fault.abort.status", "is missing: write which, or allow_metadata for callers to say so")
 		}

@@ -50,6 +50,10 @@ type governed struct {
 
 // govern sends an RPC on its way as the policies say. r.mu is held.
 func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
+	if found.Service == "" && found.Cluster != nil {
+		r.arrive(b, found, "") // the sidecar itself answers
+		return
+	}
 	said := r.said(set, found.Service)
 	method := said.method
 	if found.Wait && (found.Service == "" || !said.service.Names(found.Service) || !method.Routes()) {

@@ -100,6 +100,9 @@ func (a asker) OnRoute(uint32) { a.mirror.Asking.Store(false) }
 func (r *RPC) mirrored() []hpack.Field {
 	fields := make([]hpack.Field, 0, len(r.block.Fields)+1)
 	for _, f := range r.block.Fields {
+		if f.Name == wire.HeaderMirror {
+			continue
+		}
 		fields = append(fields, hpack.Field{Name: strings.Clone(f.Name), Value: strings.Clone(f.Value), Sensitive: f.Sensitive})
 	}
 	return append(fields, hpack.Field{Name: wire.HeaderMirror, Value: "1"})

@@ -51,14 +51,14 @@ func TestMirror(t *testing.T) {
 	t.Run("the copy's answer is dropped", func(t *testing.T) {
 		simulated(t, func(t *testing.T) {
 			r, a, m := mirrored(t)
-			r.Request(1, "/a.B/C", false, "x-key", "value", "grpc-timeout", "20S")
+			r.Request(1, "/a.B/C", false, "x-key", "value", "pillion-mirror", "no", "grpc-timeout", "20S")
 			r.Message(1, 10, false)
 			f, copied := request(t, m)
 			if f.Get("pillion-mirror") != "1" || f.Get("x-key") != "value" || f.Get("x-set") != "ours" || f.Get(":path") != "/a.B/C" {
 				t.Errorf("the copy is %v", f.Fields)
 			}
 			f, in := request(t, a)
-			if f.Get("pillion-mirror") != "" {
+			if f.Get("pillion-mirror") != "no" {
 				t.Errorf("the instance got %v", f.Fields)
 			}
 			copied.Response(1, "x-theirs", "1")

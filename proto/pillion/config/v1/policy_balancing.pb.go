@@ -55,6 +55,9 @@ type LoadBalancingPolicy struct {
 	// Prefers instances that are near.
 	Locality *Locality `protobuf:"bytes,8,opt,name=locality,proto3" json:"locality,omitempty"`
 	// Where RPCs go while none of the instances can be used, in this order.
+	// An RPC that goes there stays under the circuit breaker and the retry budget of the
+	// service that it was to go to; where the registry knows no such service, it is under
+	// those of the first one that it knows.
 	Failover []*Destination `protobuf:"bytes,9,rep,name=failover,proto3" json:"failover,omitempty"`
 	// Uses only so many of the instances, chosen for this sidecar so that all sidecars
 	// together use all evenly (gRFC A68): so many of each subset, and, with `locality`,
