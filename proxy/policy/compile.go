@@ -6,7 +6,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
-	"github.com/pillion-proxy/pillion/proxy/breaker"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 )
 
@@ -14,9 +13,6 @@ import (
 type Env struct {
 	// Logger is told of what policies do, such as breakers that open; nil: nobody is.
 	Logger *slog.Logger
-	// BreakerChanged is told of each change of a breaker's state, beside the log; nil:
-	// nobody is. It must not wait.
-	BreakerChanged func(policy string, key breaker.Key, t breaker.Transition)
 	// Group returns the counters of a split's group; nil: nobody wants to know.
 	Group func(telemetry.GroupKey) *telemetry.Group
 }

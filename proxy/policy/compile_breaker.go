@@ -3,6 +3,7 @@ package policy
 import (
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/breaker"
+	"github.com/pillion-proxy/pillion/proxy/internal/later"
 )
 
 // compileBreaker compiles a circuit breaker policy, but for the instances' own. The
@@ -26,7 +27,8 @@ func (p *problems) compileBreaker(m *configv1.CircuitBreakerPolicy, inbound bool
 			p.addf(field+".per_instance", reason)
 		}
 	}
-	name, logger, changed := p.policy, p.env.Logger, p.env.BreakerChanged
+	name, logger := p.policy, p.env.Logger
+	news := new(later.Queue) // whoever changes a breaker holds an RPC's lock
 	return breaker.NewPolicy(breaker.PolicyOptions{
 		Name:          name,
 		Trip:          trip(m.GetTrip()),
@@ -36,11 +38,10 @@ func (p *problems) compileBreaker(m *configv1.CircuitBreakerPolicy, inbound bool
 		Before:        before,
 		Changed: func(key breaker.Key, t breaker.Transition) {
 			if logger != nil {
-				logger.Info("circuit breaker: "+t.To.String(), "policy", name, "service", key.Service, "method", key.Path,
-					"from", t.From.String(), "reason", t.Reason, "open_for", t.OpenFor)
-			}
-			if changed != nil {
-				changed(name, key, t)
+				news.Offer(func() {
+					logger.Info("circuit breaker: "+t.To.String(), "policy", name, "service", key.Service, "method", key.Path,
+						"from", t.From.String(), "reason", t.Reason, "open_for", t.OpenFor)
+				})
 			}
 		},
 	})

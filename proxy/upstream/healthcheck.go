@@ -111,7 +111,7 @@ func (a *asker) stop() {
 	a.in.Block(Unhealthy, false)
 	if was == askWaiting || was == askAsking {
 		// A batch is done with no lock held, and here a cluster's is.
-		a.of.later.do(func() {
+		a.of.later.Do(func() {
 			var b h2.Batch
 			a.mu.Lock()
 			a.abandon(&b, was)

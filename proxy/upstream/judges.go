@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pillion-proxy/pillion/proxy/internal/later"
 	"github.com/pillion-proxy/pillion/proxy/outlier"
 )
 
@@ -16,7 +17,7 @@ import (
 type judges struct {
 	cluster  *Cluster
 	detector *outlier.Detector
-	later    later
+	later    later.Queue
 	lost     atomic.Uint64 // changes that were not logged, and are not told of yet
 
 	// ticking is held while the detector does what is due; nudged says that
@@ -144,66 +145,13 @@ func (in *Instance) lost() {
 	}
 }
 
-// maxNews bounds what waits to be logged: an instance may say that it is well, and
-// that it is not, as often as it likes.
-const maxNews = 1000
-
 // log has something logged about an instance, in order: whoever finds it out may hold
 // an RPC's lock.
 func (j *judges) log(level slog.Level, what string, in *Instance, policy string, numbers ...any) {
 	args := append([]any{"service", j.cluster.name, "instance", in.address, "policy", policy}, numbers...)
-	if !j.later.offer(func() { slog.Log(context.Background(), level, what, args...) }) && j.lost.Add(1) == 1 {
-		j.later.do(func() {
+	if !j.later.Offer(func() { slog.Log(context.Background(), level, what, args...) }) && j.lost.Add(1) == 1 {
+		j.later.Do(func() {
 			slog.Warn("changes of instances were not logged: there are too many", "service", j.cluster.name, "changes", j.lost.Swap(0))
 		})
-	}
-}
-
-// later does things one after the other, away from who asks for it.
-type later struct {
-	mu    sync.Mutex
-	queue []func()
-	busy  bool
-}
-
-func (l *later) do(f func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.add(f)
-}
-
-// offer is do, unless as much waits as may.
-func (l *later) offer(f func()) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.queue) >= maxNews {
-		return false
-	}
-	l.add(f)
-	return true
-}
-
-// add queues f. l.mu is held.
-func (l *later) add(f func()) {
-	l.queue = append(l.queue, f)
-	if !l.busy {
-		l.busy = true
-		go l.work()
-	}
-}
-
-func (l *later) work() {
-	for {
-		l.mu.Lock()
-		queue := l.queue
-		l.queue = nil
-		l.busy = len(queue) > 0
-		l.mu.Unlock()
-		if len(queue) == 0 {
-			return
-		}
-		for _, f := range queue {
-			f()
-		}
 	}
 }

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"fmt"
+	"github.com/pillion-proxy/pillion/proxy/internal/later"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -128,17 +129,18 @@ func TestNewsAreBounded(t *testing.T) { //nolint:paralleltest // it looks at wha
 	log := logged(t)
 	r := newRig(t, Options{}, "a:1")
 	j := newJudges(r.cluster)
-	held := make(chan struct{})
-	j.later.do(func() { <-held })
-	for range 3 * maxNews {
+	begun, held := make(chan struct{}), make(chan struct{})
+	j.later.Do(func() { close(begun); <-held })
+	<-begun
+	for range 3 * later.Most {
 		j.log(slog.LevelInfo, "news", r.instance("a:1"), "policy")
 	}
 	done := make(chan struct{})
-	j.later.do(func() { close(done) })
+	j.later.Do(func() { close(done) })
 	close(held)
 	<-done
 	lines := strings.Count(log(), "msg=news")
-	if lines < maxNews || lines > 2*maxNews || !strings.Contains(log(), fmt.Sprintf("service=greeter changes=%d", 3*maxNews-lines)) {
+	if lines < later.Most || lines > 2*later.Most || !strings.Contains(log(), fmt.Sprintf("service=greeter changes=%d", 3*later.Most-lines)) {
 		t.Errorf("%d lines are logged, the last: %s", lines, log()[max(0, len(log())-200):])
 	}
 }
