@@ -77,23 +77,28 @@ const (
 
 var nearHosts = []string{"127.0.0.1", "127.0.0.2", "127.0.0.3"}
 
-// mesh is the case's mesh.yaml. Without policies there are only the near instances, so
-// that the RPCs go over as many connections.
+// mesh is the case's mesh.yaml. Without policies there are only the near instances, with
+// weights, so that the RPCs go over the same connections in the same shares: an RPC costs
+// more on a connection that has few of them at a time, or that both workers want.
 func (c policyCase) mesh(port string) string {
 	var b strings.Builder
-	at := func(host, zone, version string) {
-		fmt.Fprintf(&b, "    - {address: %q, meta: {zone: %s, version: %s}}\n", net.JoinHostPort(host, port), zone, version)
+	at := func(host, zone, version string, weight int) {
+		fmt.Fprintf(&b, "    - {address: %q, weight: %d, meta: {zone: %s, version: %s}}\n", net.JoinHostPort(host, port), weight, zone, version)
 	}
 	b.WriteString("services:\n  greeter:\n    endpoints:\n")
+	weights := []int{45, 45, 10}
+	if c.policies {
+		weights = []int{1, 1, 1}
+	}
 	for i, host := range nearHosts {
-		at(host, nearZone, []string{"v1", "v1", "v2"}[i])
+		at(host, nearZone, []string{"v1", "v1", "v2"}[i], weights[i])
 	}
 	if !c.policies {
 		return b.String()
 	}
-	at(farHost, "z2", "v1")
+	at(farHost, "z2", "v1", 1)
 	b.WriteString("  spare:\n    endpoints:\n")
-	at(farHost, "z2", "v1")
+	at(farHost, "z2", "v1", 1)
 	b.WriteString(servicePolicies)
 	b.WriteString("- name: routes\n  service: greeter\n  route:\n    rules:\n")
 	for i := range routes {
