@@ -7,7 +7,8 @@
 //
 //	rpc.go       what an RPC is, and how it ends
 //	request.go   accept: the caller's headers; find the service it is addressed to
-//	govern.go    what the policies say: route, time, faults, limits, breakers
+//	govern.go    what the policies say of it, and where their routes send it
+//	obey.go      what they have done before it is sent: time, faults, limits, breakers
 //	failover.go  where an RPC goes for which there is no instance
 //	mirror.go    copies of the request for somebody else
 //	attempt.go   pick an instance, open a stream there, send the request
