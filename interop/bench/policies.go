@@ -114,8 +114,7 @@ func (c policyCase) mesh(port string) string {
 const servicePolicies = `policies:
 - name: versions
   service: greeter
-  subsets:
-    subsets: {v1: {meta: {version: v1}, fallback: any}, v2: {meta: {version: v2}, fallback: v1}}
+  subsets: {subsets: {v1: {meta: {version: v1}, fallback: any}, v2: {meta: {version: v2}, fallback: v1}}}
 - name: balancing
   service: greeter
   load_balancing:
