@@ -23,14 +23,15 @@ type Env struct {
 // which may be nil, stays the same object, and so does what it remembers, as long as
 // what it says of it is the same.
 func Compile(policies []*configv1.Policy, previous *Set, env Env) (*Set, []Refusal) {
-	c := &compilation{previous: previous, env: &env, set: &Set{byName: map[string]*entry{}}, taken: map[claim]*entry{}}
+	c := &compilation{previous: previous, env: &env, set: &Set{byName: map[string]*entry{}}, taken: map[claim]*entry{}, kept: map[*entry]bool{}}
 	for i, m := range policies {
 		c.compile(i, m)
 	}
 	c.keepRefused()
 	c.checkSubsets()
 	c.set.services = merge(c.set.entries, previous)
-	c.set.version = version(c.set.entries)
+	c.keepSubsets()
+	c.set.version = version(c.set)
 	return c.set, c.refusals
 }
 
@@ -40,7 +41,8 @@ type compilation struct {
 	env      *Env
 	set      *Set
 	taken    map[claim]*entry
-	refused  []string // names of policies whose previous versions may stay
+	refused  []string        // names of policies whose previous versions may stay
+	kept     map[*entry]bool // previous versions that stay
 	refusals []Refusal
 }
 
@@ -153,14 +155,16 @@ func (c *compilation) keepRefused() {
 		kept := c.claim(before)
 		c.refusals = c.refusals[:known]
 		if kept {
-			c.markKept(name)
+			c.keep(before)
 		}
 	}
 }
 
-func (c *compilation) markKept(name string) {
+// keep notes that what a refused policy said before stays in force.
+func (c *compilation) keep(before *entry) {
+	c.kept[before] = true
 	for i := range c.refusals {
-		if c.refusals[i].Policy == name {
+		if c.refusals[i].Policy == before.name() {
 			c.refusals[i].Kept = true
 		}
 	}

@@ -52,7 +52,8 @@ func (c clusterParts) policy() *upstream.Policy {
 	if c == (clusterParts{}) {
 		return nil
 	}
-	p := &upstream.Policy{Balance: balance.Options{Policy: balance.ByDefault}, Ejection: c.ejection, Health: c.health}
+	p := noParts()
+	p.Ejection, p.Health = c.ejection, c.health
 	if s := c.subsets; s != nil {
 		p.Subsets, p.DefaultSubset = s.byName, s.byDefault
 	}
@@ -64,6 +65,11 @@ func (c clusterParts) policy() *upstream.Policy {
 		p.Breaker, p.BreakerFailures, p.BreakerPolicy = b.trip, b.failures, b.policy
 	}
 	return p
+}
+
+// noParts is what the cluster is told where nothing is said.
+func noParts() *upstream.Policy {
+	return &upstream.Policy{Balance: balance.Options{Policy: balance.ByDefault}}
 }
 
 func compileSubsets(m *configv1.SubsetsPolicy) *subsets {

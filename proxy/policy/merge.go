@@ -50,7 +50,7 @@ func mergeService(name string, named, forAll []*entry, all *Service, previous *S
 		*side = mergeMethods(v.entries, inbound)
 	}
 	v.parts = mergeParts(v.entries)
-	if before := previous.Service(name); before != nil && before.parts == v.parts {
+	if before := previous.Service(name); before != nil && before.parts == v.parts && before.kept == nil {
 		v.cluster = before.cluster
 	} else {
 		v.cluster = v.parts.policy()

@@ -55,8 +55,10 @@ type Service struct {
 	// entries are the policies for the service by name, and those for all.
 	entries           []*entry
 	outbound, inbound *table[*Method]
-	// parts are what policies say of the service as a whole, and cluster is made of it.
+	// parts are what policies say of the service as a whole, and kept are subsets that
+	// only kept policies name; cluster is made of both.
 	parts   clusterParts
+	kept    map[string]upstream.Subset
 	cluster *upstream.Policy
 }
 

@@ -66,6 +66,9 @@ func (c *compilation) checkSubsets() {
 // withKnownSubsets returns the entry, or what is in force in its place because it names
 // subsets that are not there; nil: nothing is.
 func (c *compilation) withKnownSubsets(e *entry, subsets map[string]*entry) *entry {
+	if c.kept[e] { // it is refused already, and what is wrong with it is no news
+		return e
+	}
 	known := len(c.refusals)
 	for _, use := range subsetUses(e.source) {
 		defined := subsetsOf(subsets, use.service)
@@ -81,8 +84,8 @@ func (c *compilation) withKnownSubsets(e *entry, subsets map[string]*entry) *ent
 	if len(c.refusals) == known {
 		return e
 	}
-	// What held before goes on, even if it names the same subset: an RPC that fails
-	// because a subset is gone is better than one that goes where it must not.
+	// What held before goes on, even if it names the same subset, which then stays too:
+	// see keepSubsets.
 	for _, claim := range e.claims() {
 		delete(c.taken, claim)
 	}
@@ -99,7 +102,7 @@ func (c *compilation) withKnownSubsets(e *entry, subsets map[string]*entry) *ent
 		c.taken[claim] = before
 	}
 	c.set.byName[e.name()] = before
-	c.markKept(e.name())
+	c.keep(before)
 	return before
 }
 
