@@ -17,7 +17,15 @@ type window struct {
 	ends   atomic.Int64  // when the running slot does, on clock's scale; unset: nothing was counted yet
 	now    atomic.Uint32 // which is running
 	past   tally         // the sum of the others when it began
-	slots  [slots]tally
+	// What each result is written to stays off the lines that are only read.
+	_     [64]byte
+	slots [slots]slot
+}
+
+// slot is a tally on a cache line of its own.
+type slot struct {
+	tally
+	_ [64 - 24]byte
 }
 
 const unset = math.MinInt64

@@ -21,9 +21,10 @@ type GroupKey struct{ Policy, Rule, Group string }
 // experiment. Its methods may be called from many goroutines at once; none blocks or
 // allocates.
 type Group struct {
+	nanos atomic.Uint64 // beside codes[codes.OK]: one cache line for both
 	codes [numCodes]atomic.Uint64
-	nanos atomic.Uint64
 	took  durations
+	_     [cacheLine]byte // a neighbour's counters are not on our last line
 }
 
 // Ended counts an RPC that has ended: with which status, and how long after it began.
