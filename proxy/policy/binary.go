@@ -30,9 +30,10 @@ func decodeBinary(buf []byte, text string) ([]byte, bool) {
 
 // metBinary says whether one of the key's values fulfils the condition. A field may
 // have several, separated by commas (PROTOCOL-HTTP2). One that is not base64 fulfils
-// none.
+// none. A regular expression is tried on no more of them than on one long value.
 func (c *condition) metBinary(fields []hpack.Field) bool {
 	var buf [binaryBuffer]byte
+	tried := 0
 	for i := range fields {
 		if fields[i].Name != c.key {
 			continue
@@ -47,9 +48,19 @@ func (c *condition) metBinary(fields []hpack.Field) bool {
 			}
 			// The string lives no longer than the buffer: nothing below keeps it.
 			value := unsafe.String(unsafe.SliceData(decoded), len(decoded))
-			if c.test == testRegex && c.matchesRegex(strings.Clone(value)) || c.fulfilledBy(value) {
+			if c.test != testRegex {
+				if c.fulfilledBy(value) {
+					return true
+				}
+				continue
+			}
+			if tried += len(value); tried > c.longest {
+				return false
+			}
+			if c.matchesRegex(strings.Clone(value)) {
 				return true
 			}
+			tried += anotherValue
 		}
 	}
 	return false

@@ -27,6 +27,7 @@ type condition struct {
 	text       string // of exact, prefix and suffix; bytes as they are when decoded
 	regex      *regexp.Regexp
 	front      string // how all begin that the regex matches
+	longest    int    // bytes of a value that the regex is tried on
 	start, end int64
 	test       test
 	cookie     bool
@@ -77,12 +78,6 @@ func (c *condition) metBy(value string, found bool) bool {
 		return c.matchesRegex(value)
 	}
 	return c.fulfilledBy(value)
-}
-
-// matchesRegex says whether the whole value matches. Most that do not are found out by
-// how they begin.
-func (c *condition) matchesRegex(value string) bool {
-	return strings.HasPrefix(value, c.front) && c.regex.MatchString(value)
 }
 
 // fulfilledBy compares a value. Regular expressions are not its business: package
@@ -161,16 +156,7 @@ func (p *problems) compileCondition(field string, m *configv1.MetadataMatch, isC
 		c.test, c.text = testSuffix, k.Suffix
 	case *configv1.MetadataMatch_Regex:
 		c.test, c.text = testRegex, k.Regex
-		regex, err := regexp.Compile(`\A(?:` + k.Regex + `)\z`)
-		if _, alone := regexp.Compile(k.Regex); err != nil || alone != nil {
-			if alone != nil {
-				err = alone
-			}
-			p.addf(field+".regex", "%v: write it in RE2's syntax", err)
-			break
-		}
-		c.regex = regex
-		c.front, _ = regex.LiteralPrefix()
+		p.compileRegex(field+".regex", &c)
 	case *configv1.MetadataMatch_Present:
 		c.test, c.present, c.invert = testPresent, k.Present != c.invert, false
 	case *configv1.MetadataMatch_Range:

@@ -105,6 +105,7 @@ func TestConditionsThatAreWrong(t *testing.T) {
 		`{key: "a b", exact: a}`:                  "no metadata key",
 		`{key: user, regex: "("}`:                 "RE2",
 		`{key: user, regex: "a)|(b"}`:             "RE2",
+		`{key: user, regex: "a.{500}b.{400}c"}`:   "instructions, and there may be 512 at most",
 		`{key: user, bytes: eA==}`:                "no -bin key",
 		`{key: user, range: {start: 5, end: 5}}`:  "end has to be above start",
 		`{key: user, range: {start: 5, end: -5}}`: "end has to be above start",

@@ -62,10 +62,30 @@ func (c *condition) describeValue(fields []hpack.Field) string {
 	switch {
 	case !found:
 		return "the RPC has none"
+	case c.test == testRegex && c.tooLong(value):
+		return fmt.Sprintf("the RPC has %d bytes there, and this regular expression is tried on %d at most", len(value), c.longest)
 	case c.binary:
 		return "the RPC has " + shorten(value) + " (base64)"
 	}
 	return "the RPC has " + quoted(shorten(value))
+}
+
+// tooLong says whether the regex is not tried on all of the key's values, as they are
+// on the wire.
+func (c *condition) tooLong(value string) bool {
+	if !c.binary {
+		return len(value) > c.longest
+	}
+	tried := 0
+	for text := range strings.SplitSeq(value, ",") {
+		if decoded, ok := decodeBinary(nil, text); ok {
+			if tried += len(decoded); tried > c.longest {
+				return true
+			}
+			tried += anotherValue
+		}
+	}
+	return false
 }
 
 func shorten(s string) string {

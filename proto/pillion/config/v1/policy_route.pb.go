@@ -485,7 +485,10 @@ type MetadataMatch_Suffix struct {
 }
 
 type MetadataMatch_Regex struct {
-	// The whole value matches this regular expression (RE2).
+	// The whole value matches this regular expression (RE2). It may take 512
+	// instructions, which are about one for each character and more for repetitions.
+	// Values longer than 65536 bytes divided by its instructions, or than 4096 bytes,
+	// match none.
 	Regex string `protobuf:"bytes,5,opt,name=regex,proto3,oneof"`
 }
 
