@@ -86,7 +86,7 @@ func TestFaultsThatCallersChoose(t *testing.T) {
 		{"a share of none", open, metadata(HeaderPercentage, "0", HeaderDelay, "53"), 0, Fault{}},
 		{"a share that is higher", open, metadata(HeaderDelay, "53", HeaderPercentage, "100"), 5000, Fault{}},
 		{"a share alone", open, metadata(HeaderPercentage, "100"), 0, Fault{}},
-		{"no OK for an answer", open, metadata(HeaderAbort, "OK"), 0, Fault{Abort: true, Message: aborted.Message}},
+		{"OK is no fault", open, metadata(HeaderAbort, "OK"), 0, Fault{}},
 		{"the policy chose", closed, metadata(HeaderDelay, "53", HeaderAbort, "UNAVAILABLE", HeaderPercentage, "0"), 0, set},
 		{"there is no delay to choose", Options{AllowMetadata: true, Abort: open.Abort}, metadata(HeaderDelay, "53"), 0, Fault{}},
 		{"there is no abort to choose", Options{AllowMetadata: true, Delay: open.Delay}, metadata(HeaderAbort, "UNAVAILABLE"), 0, Fault{}},
