@@ -3,7 +3,6 @@ package policy
 import (
 	"regexp"
 	"strings"
-	"unsafe"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
@@ -37,16 +36,12 @@ type condition struct {
 	isBytes    bool // the text was written in base64
 }
 
-// joinBuffer is how long values that are joined may be for the buffer to be on the
-// stack.
-const joinBuffer = 512
-
 // holds says whether the condition, turned around or not, holds for a request.
-func (c *condition) holds(fields []hpack.Field) bool { return c.met(fields) != c.invert }
+func (c *condition) holds(fields []hpack.Field, v *values) bool { return c.met(fields, v) != c.invert }
 
 // met says whether the condition holds before it is turned around. A key that is
 // missing fulfils none but `present: false`.
-func (c *condition) met(fields []hpack.Field) bool {
+func (c *condition) met(fields []hpack.Field, v *values) bool {
 	if c.cookie {
 		value, found := cookie(fields, c.key)
 		return c.metBy(value, found)
@@ -54,17 +49,8 @@ func (c *condition) met(fields []hpack.Field) bool {
 	if c.binary && c.test != testPresent {
 		return c.metBinary(fields)
 	}
-	value, count := one(fields, c.key)
-	if count <= 1 || c.test == testPresent {
-		return c.metBy(value, count > 0)
-	}
-	if c.test == testRegex {
-		return c.matchesRegex(string(appendJoined(nil, fields, c.key)))
-	}
-	var buf [joinBuffer]byte
-	joined := appendJoined(buf[:0], fields, c.key)
-	// The string lives no longer than the buffer: fulfilledBy keeps nothing.
-	return c.fulfilledBy(unsafe.String(unsafe.SliceData(joined), len(joined)))
+	value, count := v.of(fields, c.key)
+	return c.metBy(value, count > 0)
 }
 
 // metBy says whether a value, or that there is none, fulfils the condition.

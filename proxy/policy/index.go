@@ -78,12 +78,16 @@ func scan(rules []Rule, list []int32, known part, best int32, rpc *RPC, d *dice)
 			break
 		}
 		m := rules[i].match
-		if failed, _ := m.failingBut(rpc, known); failed == partNone && m.drawn(d, uint64(i)) {
+		if failed, _ := m.failingBut(rpc, known, &d.values); failed == partNone && m.drawn(d, uint64(i)) {
 			return i
 		}
 	}
 	return best
 }
+
+// joinBuffer is how long values that are joined may be for the buffer to be on the
+// stack.
+const joinBuffer = 512
 
 func (x *index) byMetadata(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
 	var done seen

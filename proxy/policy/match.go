@@ -28,10 +28,12 @@ const (
 
 // failing returns the first part that an RPC fails, and which condition it is. Chance
 // is not its business.
-func (m *Match) failing(rpc *RPC) (failed part, condition int) { return m.failingBut(rpc, partNone) }
+func (m *Match) failing(rpc *RPC) (failed part, condition int) {
+	return m.failingBut(rpc, partNone, nil)
+}
 
-// failingBut is failing where one part is known to hold.
-func (m *Match) failingBut(rpc *RPC, known part) (failed part, condition int) {
+// failingBut is failing where one part is known to hold, and so are some values.
+func (m *Match) failingBut(rpc *RPC, known part, v *values) (failed part, condition int) {
 	if m == nil {
 		return partNone, 0
 	}
@@ -46,7 +48,7 @@ func (m *Match) failingBut(rpc *RPC, known part) (failed part, condition int) {
 		}
 	}
 	for i := range m.conditions {
-		if !m.conditions[i].holds(rpc.Fields) {
+		if !m.conditions[i].holds(rpc.Fields, v) {
 			return partCondition, i
 		}
 	}
@@ -73,7 +75,7 @@ func (m *Match) matches(rpc *RPC, d *dice, number uint64) bool {
 	if m == nil {
 		return true
 	}
-	failed, _ := m.failing(rpc)
+	failed, _ := m.failingBut(rpc, partNone, &d.values)
 	return failed == partNone && m.drawn(d, number)
 }
 

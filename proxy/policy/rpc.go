@@ -30,11 +30,13 @@ const shares = 10_000
 
 // dice draws what is left to chance in one decision. All draws come of one random
 // number and the number of what is drawn for, so they do not depend on how many
-// rules were looked at before, or in which order.
+// rules were looked at before, or in which order. It has along what the decision knows
+// of the metadata already.
 type dice struct {
 	random func() uint64
 	base   uint64
 	drawn  bool
+	values values
 }
 
 // roll draws a number below shares for the thing of that number.
