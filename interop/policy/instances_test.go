@@ -120,6 +120,8 @@ func TestFailover(t *testing.T) {
 	for _, a := range apps {
 		a.Kill()
 	}
+	// What is on its way while the sidecar learns of it may have been seen.
+	eventually(t, "the sidecar knows that they are gone", func() bool { return calls(t, conn, 20).answered["backup"] == 20 })
 	only("backup")
 
 	mesh.Set(t, "app", harness.Service{Endpoints: harness.Endpoints(startApp(t, "new").Address)})
