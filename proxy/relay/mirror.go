@@ -34,7 +34,6 @@ type shadow struct {
 	size    int    // of the request so far
 	taken   int    // of that, what went on
 	end     bool   // of the request
-	began   time.Time
 	turn    upstream.Turn
 	timer   *time.Timer
 	waiting bool
@@ -59,7 +58,7 @@ func (r *RPC) mirror(b *h2.Batch) {
 		m.End()
 		return
 	}
-	s := &shadow{mirror: m, inst: inst, began: b.Now(), fields: r.mirrored()}
+	s := &shadow{mirror: m, inst: inst, fields: r.mirrored()}
 	s.stream.Init(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
