@@ -37,6 +37,14 @@ type Endpoint struct {
 	Meta map[string]string
 	// Tags are the instance's tags, in the registry's order.
 	Tags []string
+	// Security is what the instance speaks.
+	Security Security
+	// Identities are the SPIFFE IDs of which the instance has to prove one, in which
+	// "{trust_domain}" stands for the dialler's own. Nil: the registry does not say.
+	Identities []string
+	// ServerName is what to ask for in the TLS handshake (SNI), with the same
+	// placeholder; "" for nothing.
+	ServerName string
 }
 
 // Source is where services are found. Its methods may be called from many

@@ -27,7 +27,7 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:1:9: drain: unknown field "zzz": known here: timeout`,
 		}},
 		{"unknown field of an empty block", "identity: {x: 1}\n", []string{
-			`p.yaml:1:12: identity: unknown field "x": nothing can be set here yet: remove it`,
+			`p.yaml:1:12: identity: unknown field "x": known here: files, consul, spiffe, dev, service_id, min_tls_version, handshake_timeout, max_handshakes, start_timeout`,
 		}},
 		{"field numbers are no names", "1: {name: x}\n", []string{
 			`p.yaml:1:1: unknown field "1": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics, overload, policies`,
@@ -60,7 +60,7 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:1:10: service: is a list, but must be names with values (name: …, port: …)`,
 			`p.yaml:2:20: outbound.listen: is a list, but must be a text`,
 			`p.yaml:2:42: outbound.default_timeout: is a block of names with values, but must be a duration such as "5s"`,
-			`p.yaml:3:8: admin: is a single value, but must be names with values (listen: …, max_connections: …)`,
+			`p.yaml:3:8: admin: is a single value, but must be names with values (listen: …, allow: …)`,
 			`p.yaml:4:3: is a list, but must be a name`,
 		}},
 		{"a list for a file", "- a\n", []string{

@@ -57,6 +57,10 @@ type cacheEndpoint struct {
 	Weight  uint32            `json:"weight"`
 	Meta    map[string]string `json:"meta,omitempty"`
 	Tags    []string          `json:"tags,omitempty"`
+
+	Security   registry.Security `json:"security,omitempty"`
+	Identities []string          `json:"identities,omitempty"`
+	ServerName string            `json:"server_name,omitempty"`
 }
 
 // path is a service's file. Its name tells a person which service it is for, and

@@ -7,8 +7,10 @@
 package configv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -21,10 +23,36 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Identity is who this sidecar is in the mesh. There is nothing to set yet:
-// `identity: {}` is accepted, and all traffic is plaintext.
+// Identity is who this sidecar is in the mesh, and how it proves that: an X.509-SVID
+// of SPIFFE, and the roots by which it knows others. Without a source there is no
+// identity, and all traffic is plaintext.
 type Identity struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the certificate and the roots come from. At most one of these.
+	//
+	// Types that are valid to be assigned to Source:
+	//
+	//	*Identity_Files
+	//	*Identity_Consul
+	//	*Identity_Spiffe
+	//	*Identity_Dev
+	Source isIdentity_Source `protobuf_oneof:"source"`
+	// The SPIFFE ID that the instances of a service have to prove, where neither the
+	// registry nor the mesh file says it. "{service}" stands for the service's name,
+	// "{trust_domain}" for the own trust domain. Default:
+	// "spiffe://{trust_domain}/svc/{service}", with `consul` Consul's own form.
+	ServiceId string `protobuf:"bytes,5,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// The lowest version of TLS that is spoken: "1.3" or "1.2". Default: "1.3".
+	MinTlsVersion string `protobuf:"bytes,6,opt,name=min_tls_version,json=minTlsVersion,proto3" json:"min_tls_version,omitempty"`
+	// How long a TLS handshake may take. Default: 5s.
+	HandshakeTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=handshake_timeout,json=handshakeTimeout,proto3" json:"handshake_timeout,omitempty"`
+	// The most handshakes with callers that are under way at once; who comes beyond
+	// that waits, and is cut off after `handshake_timeout`. Default: 1000.
+	MaxHandshakes *uint32 `protobuf:"varint,8,opt,name=max_handshakes,json=maxHandshakes,proto3,oneof" json:"max_handshakes,omitempty"`
+	// How long the sidecar waits at its start for its certificate before it begins
+	// to serve without: connections that need it wait or fail until it is there.
+	// Default: 10s.
+	StartTimeout  *durationpb.Duration `protobuf:"bytes,9,opt,name=start_timeout,json=startTimeout,proto3" json:"start_timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -59,13 +87,461 @@ func (*Identity) Descriptor() ([]byte, []int) {
 	return file_pillion_config_v1_identity_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *Identity) GetSource() isIdentity_Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Identity) GetFiles() *FilesIdentity {
+	if x != nil {
+		if x, ok := x.Source.(*Identity_Files); ok {
+			return x.Files
+		}
+	}
+	return nil
+}
+
+func (x *Identity) GetConsul() *ConsulIdentity {
+	if x != nil {
+		if x, ok := x.Source.(*Identity_Consul); ok {
+			return x.Consul
+		}
+	}
+	return nil
+}
+
+func (x *Identity) GetSpiffe() *SpiffeIdentity {
+	if x != nil {
+		if x, ok := x.Source.(*Identity_Spiffe); ok {
+			return x.Spiffe
+		}
+	}
+	return nil
+}
+
+func (x *Identity) GetDev() *DevIdentity {
+	if x != nil {
+		if x, ok := x.Source.(*Identity_Dev); ok {
+			return x.Dev
+		}
+	}
+	return nil
+}
+
+func (x *Identity) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *Identity) GetMinTlsVersion() string {
+	if x != nil {
+		return x.MinTlsVersion
+	}
+	return ""
+}
+
+func (x *Identity) GetHandshakeTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.HandshakeTimeout
+	}
+	return nil
+}
+
+func (x *Identity) GetMaxHandshakes() uint32 {
+	if x != nil && x.MaxHandshakes != nil {
+		return *x.MaxHandshakes
+	}
+	return 0
+}
+
+func (x *Identity) GetStartTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StartTimeout
+	}
+	return nil
+}
+
+type isIdentity_Source interface {
+	isIdentity_Source()
+}
+
+type Identity_Files struct {
+	// From PEM files, which something else renews.
+	Files *FilesIdentity `protobuf:"bytes,1,opt,name=files,proto3,oneof"`
+}
+
+type Identity_Consul struct {
+	// From Consul's Connect CA, through the agent.
+	Consul *ConsulIdentity `protobuf:"bytes,2,opt,name=consul,proto3,oneof"`
+}
+
+type Identity_Spiffe struct {
+	// From a SPIFFE Workload API, such as SPIRE's agent.
+	Spiffe *SpiffeIdentity `protobuf:"bytes,3,opt,name=spiffe,proto3,oneof"`
+}
+
+type Identity_Dev struct {
+	// From a CA of one's own that `pillion ca init` has made. For first steps and
+	// tests: its key lies beside the sidecar.
+	Dev *DevIdentity `protobuf:"bytes,4,opt,name=dev,proto3,oneof"`
+}
+
+func (*Identity_Files) isIdentity_Source() {}
+
+func (*Identity_Consul) isIdentity_Source() {}
+
+func (*Identity_Spiffe) isIdentity_Source() {}
+
+func (*Identity_Dev) isIdentity_Source() {}
+
+// FilesIdentity is an identity from PEM files. They are read again when they change;
+// what cannot be used leaves what held before in force. Relative paths are relative
+// to the bootstrap's folder.
+type FilesIdentity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The certificate, followed by its intermediates.
+	Certificate string `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// The certificate's private key. Others than its owner and group may not be able to
+	// read the file.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// The roots of the own trust domain.
+	Roots string `protobuf:"bytes,3,opt,name=roots,proto3" json:"roots,omitempty"`
+	// The roots of other trust domains, by their names.
+	FederatedRoots map[string]string `protobuf:"bytes,4,rep,name=federated_roots,json=federatedRoots,proto3" json:"federated_roots,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FilesIdentity) Reset() {
+	*x = FilesIdentity{}
+	mi := &file_pillion_config_v1_identity_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesIdentity) ProtoMessage() {}
+
+func (x *FilesIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_config_v1_identity_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesIdentity.ProtoReflect.Descriptor instead.
+func (*FilesIdentity) Descriptor() ([]byte, []int) {
+	return file_pillion_config_v1_identity_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *FilesIdentity) GetCertificate() string {
+	if x != nil {
+		return x.Certificate
+	}
+	return ""
+}
+
+func (x *FilesIdentity) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *FilesIdentity) GetRoots() string {
+	if x != nil {
+		return x.Roots
+	}
+	return ""
+}
+
+func (x *FilesIdentity) GetFederatedRoots() map[string]string {
+	if x != nil {
+		return x.FederatedRoots
+	}
+	return nil
+}
+
+// ConsulIdentity is an identity from Consul's Connect CA: the agent makes the key, has
+// it signed and renews it. What says where the agent is defaults to that of
+// `registry.consul`, else to Consul's own variables.
+type ConsulIdentity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The service whose certificate is asked for; the token needs service:write for
+	// it. Default: `service.name`.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// As in `registry.consul`.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// As in `registry.consul`.
+	Scheme string `protobuf:"bytes,3,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	// As in `registry.consul`.
+	TokenFile string `protobuf:"bytes,4,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	// As in `registry.consul`.
+	Namespace string `protobuf:"bytes,5,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// As in `registry.consul`.
+	Partition string `protobuf:"bytes,6,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Whether callers have to pass Consul's intentions. Default: true.
+	Intentions    *bool `protobuf:"varint,7,opt,name=intentions,proto3,oneof" json:"intentions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsulIdentity) Reset() {
+	*x = ConsulIdentity{}
+	mi := &file_pillion_config_v1_identity_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsulIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsulIdentity) ProtoMessage() {}
+
+func (x *ConsulIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_config_v1_identity_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsulIdentity.ProtoReflect.Descriptor instead.
+func (*ConsulIdentity) Descriptor() ([]byte, []int) {
+	return file_pillion_config_v1_identity_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ConsulIdentity) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ConsulIdentity) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ConsulIdentity) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
+func (x *ConsulIdentity) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
+func (x *ConsulIdentity) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ConsulIdentity) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *ConsulIdentity) GetIntentions() bool {
+	if x != nil && x.Intentions != nil {
+		return *x.Intentions
+	}
+	return false
+}
+
+// SpiffeIdentity is an identity from a SPIFFE Workload API.
+type SpiffeIdentity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where it is: "unix:///path" or "tcp://ip:port". Default: SPIFFE_ENDPOINT_SOCKET.
+	Socket string `protobuf:"bytes,1,opt,name=socket,proto3" json:"socket,omitempty"`
+	// Which of several SVIDs to take: its SPIFFE ID. Default: the first.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpiffeIdentity) Reset() {
+	*x = SpiffeIdentity{}
+	mi := &file_pillion_config_v1_identity_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpiffeIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpiffeIdentity) ProtoMessage() {}
+
+func (x *SpiffeIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_config_v1_identity_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpiffeIdentity.ProtoReflect.Descriptor instead.
+func (*SpiffeIdentity) Descriptor() ([]byte, []int) {
+	return file_pillion_config_v1_identity_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SpiffeIdentity) GetSocket() string {
+	if x != nil {
+		return x.Socket
+	}
+	return ""
+}
+
+func (x *SpiffeIdentity) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// DevIdentity is an identity that the sidecar signs itself, with a CA that `pillion ca
+// init` has made.
+type DevIdentity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The CA's folder. Relative to the bootstrap's folder.
+	Ca string `protobuf:"bytes,1,opt,name=ca,proto3" json:"ca,omitempty"`
+	// The SPIFFE ID. Default: that of `service.name` by `service_id`.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// How long each certificate is valid. Default: 24h.
+	Ttl           *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DevIdentity) Reset() {
+	*x = DevIdentity{}
+	mi := &file_pillion_config_v1_identity_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DevIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DevIdentity) ProtoMessage() {}
+
+func (x *DevIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_config_v1_identity_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DevIdentity.ProtoReflect.Descriptor instead.
+func (*DevIdentity) Descriptor() ([]byte, []int) {
+	return file_pillion_config_v1_identity_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DevIdentity) GetCa() string {
+	if x != nil {
+		return x.Ca
+	}
+	return ""
+}
+
+func (x *DevIdentity) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DevIdentity) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
 var File_pillion_config_v1_identity_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	" pillion/config/v1/identity.proto\x12\x11pillion.config.v1\"\n" +
+	" pillion/config/v1/identity.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xfc\x04\n" +
+	"\bIdentity\x128\n" +
+	"\x05files\x18\x01 \x01(\v2 .pillion.config.v1.FilesIdentityH\x00R\x05files\x12;\n" +
+	"\x06consul\x18\x02 \x01(\v2!.pillion.config.v1.ConsulIdentityH\x00R\x06consul\x12;\n" +
+	"\x06spiffe\x18\x03 \x01(\v2!.pillion.config.v1.SpiffeIdentityH\x00R\x06spiffe\x122\n" +
+	"\x03dev\x18\x04 \x01(\v2\x1e.pillion.config.v1.DevIdentityH\x00R\x03dev\x12H\n" +
 	"\n" +
-	"\bIdentityBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"service_id\x18\x05 \x01(\tB)\xbaH&r$\x18\x80\x102\x1f^(spiffe://.*[{]service[}].*)?$R\tserviceId\x129\n" +
+	"\x0fmin_tls_version\x18\x06 \x01(\tB\x11\xbaH\x0er\fR\x00R\x031.2R\x031.3R\rminTlsVersion\x12Z\n" +
+	"\x11handshake_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\xac\x022\x05\x10\x80\xad\xe2\x04R\x10handshakeTimeout\x127\n" +
+	"\x0emax_handshakes\x18\b \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x01R\rmaxHandshakes\x88\x01\x01\x12Q\n" +
+	"\rstart_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\fstartTimeoutB\b\n" +
+	"\x06sourceB\x11\n" +
+	"\x0f_max_handshakes\"\xcd\x02\n" +
+	"\rFilesIdentity\x12-\n" +
+	"\vcertificate\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\vcertificate\x12\x1d\n" +
+	"\x03key\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x03key\x12!\n" +
+	"\x05roots\x18\x03 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x05roots\x12\x87\x01\n" +
+	"\x0ffederated_roots\x18\x04 \x03(\v24.pillion.config.v1.FilesIdentity.FederatedRootsEntryB(\xbaH%\x9a\x01\"\x10d\"\x15r\x13\x18\xff\x012\x0e^[a-z0-9._-]+$*\ar\x05\x10\x01\x18\x80 R\x0efederatedRoots\x1aA\n" +
+	"\x13FederatedRootsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x85\x03\n" +
+	"\x0eConsulIdentity\x12P\n" +
+	"\aservice\x18\x01 \x01(\tB6\xbaH3r1\x18\x80\x012,^([A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)?$R\aservice\x12\"\n" +
+	"\aaddress\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aaddress\x12,\n" +
+	"\x06scheme\x18\x03 \x01(\tB\x14\xbaH\x11r\x0fR\x00R\x04httpR\x05httpsR\x06scheme\x12'\n" +
+	"\n" +
+	"token_file\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\ttokenFile\x128\n" +
+	"\tnamespace\x18\x05 \x01(\tB\x1a\xbaH\x17r\x15\x18\x80\x012\x10^[A-Za-z0-9_-]*$R\tnamespace\x128\n" +
+	"\tpartition\x18\x06 \x01(\tB\x1a\xbaH\x17r\x15\x18\x80\x012\x10^[A-Za-z0-9_-]*$R\tpartition\x12#\n" +
+	"\n" +
+	"intentions\x18\a \x01(\bH\x00R\n" +
+	"intentions\x88\x01\x01B\r\n" +
+	"\v_intentions\"v\n" +
+	"\x0eSpiffeIdentity\x128\n" +
+	"\x06socket\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x18\x80\x042\x16^((unix:/|tcp://).+)?$R\x06socket\x12*\n" +
+	"\x02id\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18\x80\x102\x10^(spiffe://.+)?$R\x02id\"\x96\x01\n" +
+	"\vDevIdentity\x12\x1b\n" +
+	"\x02ca\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02ca\x12*\n" +
+	"\x02id\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18\x80\x102\x10^(spiffe://.+)?$R\x02id\x12>\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x01R\x03ttlBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_identity_proto_rawDescOnce sync.Once
@@ -79,16 +555,30 @@ func file_pillion_config_v1_identity_proto_rawDescGZIP() []byte {
 	return file_pillion_config_v1_identity_proto_rawDescData
 }
 
-var file_pillion_config_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_pillion_config_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_pillion_config_v1_identity_proto_goTypes = []any{
-	(*Identity)(nil), // 0: pillion.config.v1.Identity
+	(*Identity)(nil),            // 0: pillion.config.v1.Identity
+	(*FilesIdentity)(nil),       // 1: pillion.config.v1.FilesIdentity
+	(*ConsulIdentity)(nil),      // 2: pillion.config.v1.ConsulIdentity
+	(*SpiffeIdentity)(nil),      // 3: pillion.config.v1.SpiffeIdentity
+	(*DevIdentity)(nil),         // 4: pillion.config.v1.DevIdentity
+	nil,                         // 5: pillion.config.v1.FilesIdentity.FederatedRootsEntry
+	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
 }
 var file_pillion_config_v1_identity_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: pillion.config.v1.Identity.files:type_name -> pillion.config.v1.FilesIdentity
+	2, // 1: pillion.config.v1.Identity.consul:type_name -> pillion.config.v1.ConsulIdentity
+	3, // 2: pillion.config.v1.Identity.spiffe:type_name -> pillion.config.v1.SpiffeIdentity
+	4, // 3: pillion.config.v1.Identity.dev:type_name -> pillion.config.v1.DevIdentity
+	6, // 4: pillion.config.v1.Identity.handshake_timeout:type_name -> google.protobuf.Duration
+	6, // 5: pillion.config.v1.Identity.start_timeout:type_name -> google.protobuf.Duration
+	5, // 6: pillion.config.v1.FilesIdentity.federated_roots:type_name -> pillion.config.v1.FilesIdentity.FederatedRootsEntry
+	6, // 7: pillion.config.v1.DevIdentity.ttl:type_name -> google.protobuf.Duration
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_identity_proto_init() }
@@ -96,13 +586,20 @@ func file_pillion_config_v1_identity_proto_init() {
 	if File_pillion_config_v1_identity_proto != nil {
 		return
 	}
+	file_pillion_config_v1_identity_proto_msgTypes[0].OneofWrappers = []any{
+		(*Identity_Files)(nil),
+		(*Identity_Consul)(nil),
+		(*Identity_Spiffe)(nil),
+		(*Identity_Dev)(nil),
+	}
+	file_pillion_config_v1_identity_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pillion_config_v1_identity_proto_rawDesc), len(file_pillion_config_v1_identity_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

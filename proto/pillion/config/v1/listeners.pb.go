@@ -58,7 +58,14 @@ type Outbound struct {
 	NotFoundTtl *durationpb.Duration `protobuf:"bytes,9,opt,name=not_found_ttl,json=notFoundTtl,proto3" json:"not_found_ttl,omitempty"`
 	// Reflection for the whole mesh, which the sidecar answers itself by asking the
 	// services.
-	Reflection    *MeshReflection `protobuf:"bytes,10,opt,name=reflection,proto3" json:"reflection,omitempty"`
+	Reflection *MeshReflection `protobuf:"bytes,10,opt,name=reflection,proto3" json:"reflection,omitempty"`
+	// How instances are connected to. "strict": by mutual TLS alone; one that is known
+	// to speak plaintext is not used. "permissive": by mutual TLS where the registry
+	// says that the instance speaks it, else in plaintext. "off": in plaintext; one
+	// that wants TLS is not used. What the registry says to be TLS is never connected
+	// to in plaintext but with "off". Default: "strict" where `identity` has a source,
+	// else "off".
+	Tls           string `protobuf:"bytes,11,opt,name=tls,proto3" json:"tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -161,6 +168,13 @@ func (x *Outbound) GetReflection() *MeshReflection {
 		return x.Reflection
 	}
 	return nil
+}
+
+func (x *Outbound) GetTls() string {
+	if x != nil {
+		return x.Tls
+	}
+	return ""
 }
 
 // MeshReflection bounds what reflection for the whole mesh (RPCs of
@@ -296,7 +310,11 @@ type Inbound struct {
 	// The "host:port" that the registry is told, where it differs from `listen`
 	// (behind a port mapping). Default: `listen`, with the address of Consul's
 	// agent where that is 0.0.0.0 or [::]. Port 0 stands for the listener's.
-	Advertise     string `protobuf:"bytes,2,opt,name=advertise,proto3" json:"advertise,omitempty"`
+	Advertise string `protobuf:"bytes,2,opt,name=advertise,proto3" json:"advertise,omitempty"`
+	// What the port speaks. "strict": mutual TLS; "permissive": plaintext too; "off":
+	// plaintext. Consul is told. Default: "strict" where `identity` has a source, else
+	// "off".
+	Tls           string `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,13 +363,22 @@ func (x *Inbound) GetAdvertise() string {
 	return ""
 }
 
+func (x *Inbound) GetTls() string {
+	if x != nil {
+		return x.Tls
+	}
+	return ""
+}
+
 // Admin is the port for people and tools: gRPC (pillion.admin.v1, health,
 // channelz) and HTTP (/metrics, /ready, /live, /config, /endpoints) together.
 type Admin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "host:port" or "unix:///path"; port 0 chooses one. It has no access
-	// control: keep it on loopback. Default: "127.0.0.1:15000".
+	// "host:port" or "unix:///path"; port 0 chooses one. Beyond loopback it speaks
+	// mutual TLS alone, and needs an identity and `allow`. Default: "127.0.0.1:15000".
 	Listen string `protobuf:"bytes,1,opt,name=listen,proto3" json:"listen,omitempty"`
+	// Who may use it beyond loopback, as in an access rule's `from`. Default: nobody.
+	Allow []string `protobuf:"bytes,12,rep,name=allow,proto3" json:"allow,omitempty"`
 	// The most connections at once; more wait until one ends. Default: 128.
 	MaxConnections *uint32 `protobuf:"varint,2,opt,name=max_connections,json=maxConnections,proto3,oneof" json:"max_connections,omitempty"`
 	// The most requests at once on one HTTP/2 connection. Default: 100.
@@ -416,6 +443,13 @@ func (x *Admin) GetListen() string {
 		return x.Listen
 	}
 	return ""
+}
+
+func (x *Admin) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
 }
 
 func (x *Admin) GetMaxConnections() uint32 {
@@ -492,7 +526,7 @@ var File_pillion_config_v1_listeners_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_listeners_proto_rawDesc = "" +
 	"\n" +
-	"!pillion/config/v1/listeners.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8b\x06\n" +
+	"!pillion/config/v1/listeners.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbf\x06\n" +
 	"\bOutbound\x12 \n" +
 	"\x06listen\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x06listen\x12`\n" +
 	"\x0fdefault_service\x18\x02 \x01(\tB7\xbaH4r2\x18\xfd\x012-^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$R\x0edefaultService\x12V\n" +
@@ -508,7 +542,9 @@ const file_pillion_config_v1_listeners_proto_rawDesc = "" +
 	"\n" +
 	"reflection\x18\n" +
 	" \x01(\v2!.pillion.config.v1.MeshReflectionR\n" +
-	"reflectionB\f\n" +
+	"reflection\x122\n" +
+	"\x03tls\x18\v \x01(\tB \xbaH\x1dr\x1bR\x00R\x03offR\n" +
+	"permissiveR\x06strictR\x03tlsB\f\n" +
 	"\n" +
 	"_max_namesB\x13\n" +
 	"\x11_max_pending_rpcs\"\xdf\x05\n" +
@@ -531,12 +567,15 @@ const file_pillion_config_v1_listeners_proto_rawDesc = "" +
 	"\x18_max_concurrent_servicesB\x14\n" +
 	"\x12_max_question_sizeB\x12\n" +
 	"\x10_max_answer_sizeB\x10\n" +
-	"\x0e_max_list_size\"S\n" +
+	"\x0e_max_list_size\"\x87\x01\n" +
 	"\aInbound\x12 \n" +
 	"\x06listen\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x06listen\x12&\n" +
-	"\tadvertise\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tadvertise\"\x8b\a\n" +
+	"\tadvertise\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tadvertise\x122\n" +
+	"\x03tls\x18\x03 \x01(\tB \xbaH\x1dr\x1bR\x00R\x03offR\n" +
+	"permissiveR\x06strictR\x03tls\"\xf1\a\n" +
 	"\x05Admin\x12 \n" +
-	"\x06listen\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x06listen\x129\n" +
+	"\x06listen\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x06listen\x12d\n" +
+	"\x05allow\x18\f \x03(\tBN\xbaHK\x92\x01H\x10\xe8\a\x18\x01\"Ar?\x10\x01\x18\x80\x1028^(spiffe://.+|[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)$R\x05allow\x129\n" +
 	"\x0fmax_connections\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x00R\x0emaxConnections\x88\x01\x01\x12F\n" +
 	"\x16max_concurrent_streams\x18\x03 \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x01R\x14maxConcurrentStreams\x88\x01\x01\x12:\n" +
 	"\x0fmax_header_size\x18\x04 \x01(\rB\r\xbaH\n" +

@@ -87,7 +87,14 @@ type MeshService struct {
 	// Default: none is said.
 	Grpc []string `protobuf:"bytes,1,rep,name=grpc,proto3" json:"grpc,omitempty"`
 	// The instances. None is allowed: the service is known, nobody is there.
-	Endpoints     []*MeshEndpoint `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Endpoints []*MeshEndpoint `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// What the instances speak: "off" (plaintext), "permissive" (both) or "strict"
+	// (mutual TLS). Default: what `outbound.tls` of the sidecar that calls takes it for:
+	// "strict" there means TLS, else plaintext.
+	Tls string `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
+	// The SPIFFE IDs of which an instance has to prove one. Default: by
+	// `identity.service_id` of the sidecar that calls.
+	Identities    []string `protobuf:"bytes,4,rep,name=identities,proto3" json:"identities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,6 +143,20 @@ func (x *MeshService) GetEndpoints() []*MeshEndpoint {
 	return nil
 }
 
+func (x *MeshService) GetTls() string {
+	if x != nil {
+		return x.Tls
+	}
+	return ""
+}
+
+func (x *MeshService) GetIdentities() []string {
+	if x != nil {
+		return x.Identities
+	}
+	return nil
+}
+
 // MeshEndpoint is one instance of a service.
 type MeshEndpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -146,7 +167,9 @@ type MeshEndpoint struct {
 	// What is known of the instance, such as `version`.
 	Meta map[string]string `protobuf:"bytes,3,rep,name=meta,proto3" json:"meta,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The instance's tags.
-	Tags          []string `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"`
+	Tags []string `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"`
+	// What this instance speaks. Default: as the service's.
+	Tls           string `protobuf:"bytes,5,opt,name=tls,proto3" json:"tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -209,6 +232,13 @@ func (x *MeshEndpoint) GetTags() []string {
 	return nil
 }
 
+func (x *MeshEndpoint) GetTls() string {
+	if x != nil {
+		return x.Tls
+	}
+	return ""
+}
+
 var File_pillion_config_v1_mesh_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_mesh_proto_rawDesc = "" +
@@ -219,16 +249,23 @@ const file_pillion_config_v1_mesh_proto_rawDesc = "" +
 	"\bpolicies\x18\x02 \x03(\v2\x19.pillion.config.v1.PolicyB\t\xbaH\x06\x92\x01\x03\x10\x90NR\bpolicies\x1a[\n" +
 	"\rServicesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
-	"\x05value\x18\x02 \x01(\v2\x1e.pillion.config.v1.MeshServiceR\x05value:\x028\x01\"\xb6\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1e.pillion.config.v1.MeshServiceR\x05value:\x028\x01\"\xac\x02\n" +
 	"\vMeshService\x12\\\n" +
 	"\x04grpc\x18\x01 \x03(\tBH\xbaHE\x92\x01B\x10\x80\x02\x18\x01\";r9\x18\xff\x0124^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*$R\x04grpc\x12I\n" +
 	"\tendpoints\x18\x02 \x03(\v2\x1f.pillion.config.v1.MeshEndpointB\n" +
-	"\xbaH\a\x92\x01\x04\x10\xa0\x8d\x06R\tendpoints\"\xa5\x02\n" +
+	"\xbaH\a\x92\x01\x04\x10\xa0\x8d\x06R\tendpoints\x122\n" +
+	"\x03tls\x18\x03 \x01(\tB \xbaH\x1dr\x1bR\x00R\x03offR\n" +
+	"permissiveR\x06strictR\x03tls\x12@\n" +
+	"\n" +
+	"identities\x18\x04 \x03(\tB \xbaH\x1d\x92\x01\x1a\x10d\x18\x01\"\x14r\x12\x18\x80\x102\r^spiffe://.+$R\n" +
+	"identities\"\xd9\x02\n" +
 	"\fMeshEndpoint\x12%\n" +
 	"\aaddress\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x04R\aaddress\x12(\n" +
 	"\x06weight\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\x03(\x01H\x00R\x06weight\x88\x01\x01\x12W\n" +
 	"\x04meta\x18\x03 \x03(\v2).pillion.config.v1.MeshEndpoint.MetaEntryB\x18\xbaH\x15\x9a\x01\x12\x10@\"\ar\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x04R\x04meta\x12'\n" +
-	"\x04tags\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x04tags\x1a7\n" +
+	"\x04tags\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x04tags\x122\n" +
+	"\x03tls\x18\x05 \x01(\tB \xbaH\x1dr\x1bR\x00R\x03offR\n" +
+	"permissiveR\x06strictR\x03tls\x1a7\n" +
 	"\tMetaEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +

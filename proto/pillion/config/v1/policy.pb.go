@@ -43,11 +43,11 @@ type Policy struct {
 	// "helloworld.Greeter" (those of a gRPC service), "helloworld.Greeter/Say*" or
 	// "helloworld.*" (those that begin so), "*" (all). The policies of services as a
 	// whole (`subsets`, `load_balancing`, `outlier_ejection`, `health_check`) have
-	// none. Default: all.
+	// none, and neither has `access`, whose rules have their own. Default: all.
 	Methods []string `protobuf:"bytes,3,rep,name=methods,proto3" json:"methods,omitempty"`
 	// Whether the policy holds beside the service, for RPCs that arrive, and not
 	// where they are made. For `timeout`, `circuit_breaker` (limits alone),
-	// `rate_limit` and `fault`.
+	// `rate_limit` and `fault`. `access` holds there anyway.
 	Inbound bool `protobuf:"varint,4,opt,name=inbound,proto3" json:"inbound,omitempty"`
 	// What the policy says. Just one of these.
 	//
@@ -64,6 +64,7 @@ type Policy struct {
 	//	*Policy_LoadBalancing
 	//	*Policy_OutlierEjection
 	//	*Policy_HealthCheck
+	//	*Policy_Access
 	Kind          isPolicy_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -233,6 +234,15 @@ func (x *Policy) GetHealthCheck() *HealthCheckPolicy {
 	return nil
 }
 
+func (x *Policy) GetAccess() *AccessPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_Access); ok {
+			return x.Access
+		}
+	}
+	return nil
+}
+
 type isPolicy_Kind interface {
 	isPolicy_Kind()
 }
@@ -292,6 +302,11 @@ type Policy_HealthCheck struct {
 	HealthCheck *HealthCheckPolicy `protobuf:"bytes,20,opt,name=health_check,json=healthCheck,proto3,oneof"`
 }
 
+type Policy_Access struct {
+	// Who may call what.
+	Access *AccessPolicy `protobuf:"bytes,21,opt,name=access,proto3,oneof"`
+}
+
 func (*Policy_Route) isPolicy_Kind() {}
 
 func (*Policy_Subsets) isPolicy_Kind() {}
@@ -314,11 +329,13 @@ func (*Policy_OutlierEjection) isPolicy_Kind() {}
 
 func (*Policy_HealthCheck) isPolicy_Kind() {}
 
+func (*Policy_Access) isPolicy_Kind() {}
+
 var File_pillion_config_v1_policy_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1epillion/config/v1/policy.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a(pillion/config/v1/policy_balancing.proto\x1a'pillion/config/v1/policy_breaking.proto\x1a'pillion/config/v1/policy_ejection.proto\x1a$pillion/config/v1/policy_fault.proto\x1a)pillion/config/v1/policy_rate_limit.proto\x1a$pillion/config/v1/policy_retry.proto\x1a$pillion/config/v1/policy_route.proto\x1a&pillion/config/v1/policy_timeout.proto\"\xad\b\n" +
+	"\x1epillion/config/v1/policy.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a%pillion/config/v1/policy_access.proto\x1a(pillion/config/v1/policy_balancing.proto\x1a'pillion/config/v1/policy_breaking.proto\x1a'pillion/config/v1/policy_ejection.proto\x1a$pillion/config/v1/policy_fault.proto\x1a)pillion/config/v1/policy_rate_limit.proto\x1a$pillion/config/v1/policy_retry.proto\x1a$pillion/config/v1/policy_route.proto\x1a&pillion/config/v1/policy_timeout.proto\"\xe8\b\n" +
 	"\x06Policy\x12K\n" +
 	"\x04name\x18\x01 \x01(\tB7\xbaH4\xc8\x01\x01r/\x18\x80\x012*^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$R\x04name\x12W\n" +
 	"\aservice\x18\x02 \x01(\tB=\xbaH:\xc8\x01\x01r5\x18\xfd\x0120^([*]|[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)$R\aservice\x12f\n" +
@@ -336,7 +353,8 @@ const file_pillion_config_v1_policy_proto_rawDesc = "" +
 	"\x05fault\x18\x11 \x01(\v2\x1e.pillion.config.v1.FaultPolicyH\x00R\x05fault\x12O\n" +
 	"\x0eload_balancing\x18\x12 \x01(\v2&.pillion.config.v1.LoadBalancingPolicyH\x00R\rloadBalancing\x12U\n" +
 	"\x10outlier_ejection\x18\x13 \x01(\v2(.pillion.config.v1.OutlierEjectionPolicyH\x00R\x0foutlierEjection\x12I\n" +
-	"\fhealth_check\x18\x14 \x01(\v2$.pillion.config.v1.HealthCheckPolicyH\x00R\vhealthCheckB\r\n" +
+	"\fhealth_check\x18\x14 \x01(\v2$.pillion.config.v1.HealthCheckPolicyH\x00R\vhealthCheck\x129\n" +
+	"\x06access\x18\x15 \x01(\v2\x1f.pillion.config.v1.AccessPolicyH\x00R\x06accessB\r\n" +
 	"\x04kind\x12\x05\xbaH\x02\b\x01BCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
@@ -365,6 +383,7 @@ var file_pillion_config_v1_policy_proto_goTypes = []any{
 	(*LoadBalancingPolicy)(nil),   // 9: pillion.config.v1.LoadBalancingPolicy
 	(*OutlierEjectionPolicy)(nil), // 10: pillion.config.v1.OutlierEjectionPolicy
 	(*HealthCheckPolicy)(nil),     // 11: pillion.config.v1.HealthCheckPolicy
+	(*AccessPolicy)(nil),          // 12: pillion.config.v1.AccessPolicy
 }
 var file_pillion_config_v1_policy_proto_depIdxs = []int32{
 	1,  // 0: pillion.config.v1.Policy.route:type_name -> pillion.config.v1.RoutePolicy
@@ -378,11 +397,12 @@ var file_pillion_config_v1_policy_proto_depIdxs = []int32{
 	9,  // 8: pillion.config.v1.Policy.load_balancing:type_name -> pillion.config.v1.LoadBalancingPolicy
 	10, // 9: pillion.config.v1.Policy.outlier_ejection:type_name -> pillion.config.v1.OutlierEjectionPolicy
 	11, // 10: pillion.config.v1.Policy.health_check:type_name -> pillion.config.v1.HealthCheckPolicy
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	12, // 11: pillion.config.v1.Policy.access:type_name -> pillion.config.v1.AccessPolicy
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_policy_proto_init() }
@@ -390,6 +410,7 @@ func file_pillion_config_v1_policy_proto_init() {
 	if File_pillion_config_v1_policy_proto != nil {
 		return
 	}
+	file_pillion_config_v1_policy_access_proto_init()
 	file_pillion_config_v1_policy_balancing_proto_init()
 	file_pillion_config_v1_policy_breaking_proto_init()
 	file_pillion_config_v1_policy_ejection_proto_init()
@@ -410,6 +431,7 @@ func file_pillion_config_v1_policy_proto_init() {
 		(*Policy_LoadBalancing)(nil),
 		(*Policy_OutlierEjection)(nil),
 		(*Policy_HealthCheck)(nil),
+		(*Policy_Access)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
