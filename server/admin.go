@@ -63,6 +63,24 @@ func (a *admin) Explain(ctx context.Context, request *adminv1.ExplainRequest) (*
 	return a.Policies.Explain(ctx, request)
 }
 
+func (a *admin) GetIdentity(context.Context, *adminv1.GetIdentityRequest) (*adminv1.GetIdentityResponse, error) {
+	if a.Identity == nil {
+		return &adminv1.GetIdentityResponse{}, nil
+	}
+	return a.Identity.Identity(), nil
+}
+
+func (a *admin) ListCallers(_ context.Context, request *adminv1.ListCallersRequest) (*adminv1.ListCallersResponse, error) {
+	if a.Identity == nil {
+		return &adminv1.ListCallersResponse{}, nil
+	}
+	answer := a.Identity.Callers()
+	if request.GetPlaintextOnly() {
+		answer.Callers = slices.DeleteFunc(answer.GetCallers(), func(c *adminv1.Caller) bool { return c.GetSpiffeId() != "" })
+	}
+	return answer, nil
+}
+
 func (a *admin) ListEndpoints(_ context.Context, request *adminv1.ListEndpointsRequest) (*adminv1.ListEndpointsResponse, error) {
 	answer := &adminv1.ListEndpointsResponse{}
 	if a.Endpoints == nil {

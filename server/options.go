@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"time"
 
@@ -37,6 +38,13 @@ type Policies interface {
 	Explain(ctx context.Context, request *adminv1.ExplainRequest) (*adminv1.ExplainResponse, error)
 }
 
+// Identity knows who the sidecar is and who calls. Each call returns messages that the
+// server may keep.
+type Identity interface {
+	Identity() *adminv1.GetIdentityResponse
+	Callers() *adminv1.ListCallersResponse
+}
+
 // Listeners knows where the sidecar listens. Each call returns messages that
 // the server may keep.
 type Listeners interface {
@@ -62,7 +70,12 @@ type Options struct {
 	Config    Config
 	Sources   Sources
 	Policies  Policies
+	Identity  Identity
 	Listeners Listeners
+
+	// TLS has the port speak TLS alone. It decides whom to let in, and must offer "h2"
+	// and "http/1.1".
+	TLS *tls.Config
 
 	// Metrics is what /metrics shows. New adds the collectors of the Go runtime
 	// and of the process to it.

@@ -25,6 +25,8 @@ const index = `<!doctype html>
 <li><a href="/ready">/ready</a>: whether this sidecar takes traffic, and if not, why
 <li><a href="/live">/live</a>: whether it runs
 <li><a href="/endpoints">/endpoints</a>: services and their instances (?service=NAME for one)
+<li><a href="/identity">/identity</a>: who this sidecar is, whom it believes, and whom it is connected with
+<li><a href="/callers">/callers</a>: who called the local app, and how
 <li><a href="/config">/config</a>: the configuration in effect, how its sources are doing, and how each policy stands
 <li><a href="/metrics">/metrics</a>: for Prometheus
 <li><a href="/debug/pprof/">/debug/pprof/</a>: profiles of the process
@@ -50,6 +52,8 @@ func (a *admin) pages() http.Handler {
 	mux.HandleFunc("GET /ready", a.readyPage)
 	mux.HandleFunc("GET /config", a.configPage)
 	mux.HandleFunc("GET /endpoints", a.endpointsPage)
+	mux.HandleFunc("GET /identity", a.identityPage)
+	mux.HandleFunc("GET /callers", a.callersPage)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
@@ -86,6 +90,16 @@ func (a *admin) configPage(w http.ResponseWriter, r *http.Request) {
 // endpointsPage shows all services, or those of its "service" parameters.
 func (a *admin) endpointsPage(w http.ResponseWriter, r *http.Request) {
 	answer, err := a.ListEndpoints(r.Context(), &adminv1.ListEndpointsRequest{Services: r.URL.Query()["service"]})
+	message(w, answer, err, protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true})
+}
+
+func (a *admin) identityPage(w http.ResponseWriter, r *http.Request) {
+	answer, err := a.GetIdentity(r.Context(), &adminv1.GetIdentityRequest{})
+	message(w, answer, err, protojson.MarshalOptions{UseProtoNames: true})
+}
+
+func (a *admin) callersPage(w http.ResponseWriter, r *http.Request) {
+	answer, err := a.ListCallers(r.Context(), &adminv1.ListCallersRequest{})
 	message(w, answer, err, protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true})
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -81,6 +82,7 @@ func New(o Options) (*Server, error) {
 
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s.http = &http.Server{
 		Handler:           s.handler(),
@@ -125,7 +127,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		<-s.stopped
 		return l.Close()
 	}
-	err := s.http.Serve(netutil.LimitListener(l, s.admin.Limits.Connections))
+	limited := netutil.LimitListener(l, s.admin.Limits.Connections)
+	if s.admin.TLS != nil {
+		limited = tls.NewListener(limited, s.admin.TLS)
+	}
+	err := s.http.Serve(limited)
 	s.accepting.Done()
 	if s.stopping.Err() != nil {
 		<-s.stopped

@@ -23,6 +23,8 @@ const (
 	Admin_GetConfig_FullMethodName     = "/pillion.admin.v1.Admin/GetConfig"
 	Admin_ListEndpoints_FullMethodName = "/pillion.admin.v1.Admin/ListEndpoints"
 	Admin_Explain_FullMethodName       = "/pillion.admin.v1.Admin/Explain"
+	Admin_GetIdentity_FullMethodName   = "/pillion.admin.v1.Admin/GetIdentity"
+	Admin_ListCallers_FullMethodName   = "/pillion.admin.v1.Admin/ListCallers"
 	Admin_SetLogLevel_FullMethodName   = "/pillion.admin.v1.Admin/SetLogLevel"
 )
 
@@ -31,8 +33,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Admin says what a sidecar is doing. It is served on the sidecar's admin port,
-// with reflection, grpc.health.v1 and channelz beside it. It has no access
-// control: whoever reaches the port may call it.
+// with reflection, grpc.health.v1 and channelz beside it. On this machine whoever
+// reaches the port may call it; beyond, those that `admin.allow` names.
 // buf:lint:ignore SERVICE_SUFFIX
 type AdminClient interface {
 	// Says which Pillion this is, where it listens and whether it is ready.
@@ -45,6 +47,11 @@ type AdminClient interface {
 	// Says what the policies in force make of one RPC that the local app would send,
 	// and why. Nothing is sent, and nothing changes.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// Says who the sidecar is, whom it believes, and whom it is connected with by mutual
+	// TLS. Keys are left out.
+	GetIdentity(ctx context.Context, in *GetIdentityRequest, opts ...grpc.CallOption) (*GetIdentityResponse, error)
+	// Says who called the local app, and whether they came by TLS.
+	ListCallers(ctx context.Context, in *ListCallersRequest, opts ...grpc.CallOption) (*ListCallersResponse, error)
 	// Changes the level of the sidecar's own log until it ends or is told
 	// otherwise.
 	SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error)
@@ -98,6 +105,26 @@ func (c *adminClient) Explain(ctx context.Context, in *ExplainRequest, opts ...g
 	return out, nil
 }
 
+func (c *adminClient) GetIdentity(ctx context.Context, in *GetIdentityRequest, opts ...grpc.CallOption) (*GetIdentityResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetIdentityResponse)
+	err := c.cc.Invoke(ctx, Admin_GetIdentity_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ListCallers(ctx context.Context, in *ListCallersRequest, opts ...grpc.CallOption) (*ListCallersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCallersResponse)
+	err := c.cc.Invoke(ctx, Admin_ListCallers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetLogLevelResponse)
@@ -113,8 +140,8 @@ func (c *adminClient) SetLogLevel(ctx context.Context, in *SetLogLevelRequest, o
 // for forward compatibility.
 //
 // Admin says what a sidecar is doing. It is served on the sidecar's admin port,
-// with reflection, grpc.health.v1 and channelz beside it. It has no access
-// control: whoever reaches the port may call it.
+// with reflection, grpc.health.v1 and channelz beside it. On this machine whoever
+// reaches the port may call it; beyond, those that `admin.allow` names.
 // buf:lint:ignore SERVICE_SUFFIX
 type AdminServer interface {
 	// Says which Pillion this is, where it listens and whether it is ready.
@@ -127,6 +154,11 @@ type AdminServer interface {
 	// Says what the policies in force make of one RPC that the local app would send,
 	// and why. Nothing is sent, and nothing changes.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// Says who the sidecar is, whom it believes, and whom it is connected with by mutual
+	// TLS. Keys are left out.
+	GetIdentity(context.Context, *GetIdentityRequest) (*GetIdentityResponse, error)
+	// Says who called the local app, and whether they came by TLS.
+	ListCallers(context.Context, *ListCallersRequest) (*ListCallersResponse, error)
 	// Changes the level of the sidecar's own log until it ends or is told
 	// otherwise.
 	SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error)
@@ -151,6 +183,12 @@ func (UnimplementedAdminServer) ListEndpoints(context.Context, *ListEndpointsReq
 }
 func (UnimplementedAdminServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedAdminServer) GetIdentity(context.Context, *GetIdentityRequest) (*GetIdentityResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetIdentity not implemented")
+}
+func (UnimplementedAdminServer) ListCallers(context.Context, *ListCallersRequest) (*ListCallersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListCallers not implemented")
 }
 func (UnimplementedAdminServer) SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetLogLevel not implemented")
@@ -248,6 +286,42 @@ func _Admin_Explain_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_GetIdentity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetIdentityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetIdentity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetIdentity_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetIdentity(ctx, req.(*GetIdentityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ListCallers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListCallersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListCallers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListCallers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListCallers(ctx, req.(*ListCallersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_SetLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetLogLevelRequest)
 	if err := dec(in); err != nil {
@@ -288,6 +362,14 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Explain",
 			Handler:    _Admin_Explain_Handler,
+		},
+		{
+			MethodName: "GetIdentity",
+			Handler:    _Admin_GetIdentity_Handler,
+		},
+		{
+			MethodName: "ListCallers",
+			Handler:    _Admin_ListCallers_Handler,
 		},
 		{
 			MethodName: "SetLogLevel",

@@ -267,8 +267,11 @@ type Instance struct {
 	HealthCheck *HealthCheck `protobuf:"bytes,14,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
 	// Not set where no policy has instances' breakers.
 	CircuitBreaker *InstanceBreaker `protobuf:"bytes,15,opt,name=circuit_breaker,json=circuitBreaker,proto3" json:"circuit_breaker,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the registry says that it speaks: "unknown", "plaintext", "permissive" (both)
+	// or "mtls".
+	Security      string `protobuf:"bytes,16,opt,name=security,proto3" json:"security,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Instance) Reset() {
@@ -406,6 +409,13 @@ func (x *Instance) GetCircuitBreaker() *InstanceBreaker {
 	return nil
 }
 
+func (x *Instance) GetSecurity() string {
+	if x != nil {
+		return x.Security
+	}
+	return ""
+}
+
 var File_pillion_admin_v1_endpoints_proto protoreflect.FileDescriptor
 
 const file_pillion_admin_v1_endpoints_proto_rawDesc = "" +
@@ -417,7 +427,7 @@ const file_pillion_admin_v1_endpoints_proto_rawDesc = "" +
 	"\x04grpc\x18\x03 \x03(\tR\x04grpc\x12\x14\n" +
 	"\x05stale\x18\x04 \x01(\bR\x05stale\x12%\n" +
 	"\x0eload_balancing\x18\x05 \x01(\tR\rloadBalancing\x128\n" +
-	"\tinstances\x18\x06 \x03(\v2\x1a.pillion.admin.v1.InstanceR\tinstances\"\xc7\x05\n" +
+	"\tinstances\x18\x06 \x03(\v2\x1a.pillion.admin.v1.InstanceR\tinstances\"\xe3\x05\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
@@ -435,7 +445,8 @@ const file_pillion_admin_v1_endpoints_proto_rawDesc = "" +
 	"\x0fblocked_because\x18\f \x01(\tR\x0eblockedBecause\x126\n" +
 	"\bejection\x18\r \x01(\v2\x1a.pillion.admin.v1.EjectionR\bejection\x12@\n" +
 	"\fhealth_check\x18\x0e \x01(\v2\x1d.pillion.admin.v1.HealthCheckR\vhealthCheck\x12J\n" +
-	"\x0fcircuit_breaker\x18\x0f \x01(\v2!.pillion.admin.v1.InstanceBreakerR\x0ecircuitBreaker\x1a7\n" +
+	"\x0fcircuit_breaker\x18\x0f \x01(\v2!.pillion.admin.v1.InstanceBreakerR\x0ecircuitBreaker\x12\x1a\n" +
+	"\bsecurity\x18\x10 \x01(\tR\bsecurity\x1a7\n" +
 	"\tMetaEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*A\n" +
