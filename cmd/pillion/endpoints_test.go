@@ -1,23 +1,23 @@
 package main
 
 import (
+	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/encoding/protojson"
-
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
+	"github.com/pillion-proxy/pillion/server"
+	"google.golang.org/protobuf/proto"
 )
 
-// answering starts an admin port that answers /endpoints, and returns its
-// address.
+// answering starts something that answers HTTP, and returns its address.
 func answering(t *testing.T, handler http.HandlerFunc) string {
 	t.Helper()
 	s := httptest.NewServer(handler)
@@ -25,45 +25,58 @@ func answering(t *testing.T, handler http.HandlerFunc) string {
 	return s.Listener.Addr().String()
 }
 
-func someEndpoints(t *testing.T) http.HandlerFunc {
+// administered starts an admin port, and returns its address.
+func administered(t *testing.T, l net.Listener, o server.Options) string {
 	t.Helper()
-	all := &adminv1.ListEndpointsResponse{Services: []*adminv1.Service{
-		{Name: "greeter", Side: adminv1.Side_SIDE_OUTBOUND, Instances: []*adminv1.Instance{
-			{Address: "127.0.0.1:50051", Weight: 1, State: adminv1.InstanceState_INSTANCE_STATE_READY, InFlight: 12, Connections: 2, Meta: map[string]string{"version": "v1"}},
-			{Address: "127.0.0.1:50052", Weight: 10, State: adminv1.InstanceState_INSTANCE_STATE_BACKOFF, LastError: "connect:\nconnection refused"},
-			{
-				Address: "127.0.0.1:50053", Weight: 1, State: adminv1.InstanceState_INSTANCE_STATE_READY, Connections: 1,
-				Blocked:        []adminv1.BlockReason{adminv1.BlockReason_BLOCK_REASON_EJECTED, adminv1.BlockReason_BLOCK_REASON_UNHEALTHY},
-				BlockedBecause: "ejected for 3s more: 5 failures in a row; unhealthy for 1s: NOT_SERVING",
-			},
-		}},
-		{Name: "nobody", Side: adminv1.Side_SIDE_OUTBOUND, Stale: true},
-	}}
-	return func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/endpoints" {
-			http.NotFound(w, r)
-			return
+	if l == nil {
+		var err error
+		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
 		}
-		answer := all
-		if wanted := r.URL.Query()["service"]; len(wanted) > 0 {
-			answer = &adminv1.ListEndpointsResponse{}
-			for _, s := range all.GetServices() {
-				if slices.Contains(wanted, s.GetName()) {
-					answer.Services = append(answer.Services, s)
-				}
-			}
-		}
-		raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(answer)
-		if err != nil {
+	}
+	o.Logger = slog.New(slog.DiscardHandler)
+	s, err := server.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(ctx, l); err != nil {
 			t.Error(err)
 		}
-		_, _ = w.Write(raw)
-	}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return l.Addr().String()
 }
+
+// endpoints are those that a sidecar knows.
+type endpoints []*adminv1.Service
+
+func (e endpoints) Endpoints() (clones []*adminv1.Service) {
+	for _, s := range e {
+		clones = append(clones, proto.CloneOf(s))
+	}
+	return clones
+}
+
+var someEndpoints = server.Options{Endpoints: endpoints{
+	{Name: "greeter", Side: adminv1.Side_SIDE_OUTBOUND, Instances: []*adminv1.Instance{
+		{Address: "127.0.0.1:50051", Weight: 1, State: adminv1.InstanceState_INSTANCE_STATE_READY, InFlight: 12, Connections: 2, Meta: map[string]string{"version": "v1"}},
+		{Address: "127.0.0.1:50052", Weight: 10, State: adminv1.InstanceState_INSTANCE_STATE_BACKOFF, LastError: "connect:\nconnection refused"},
+		{
+			Address: "127.0.0.1:50053", Weight: 1, State: adminv1.InstanceState_INSTANCE_STATE_READY, Connections: 1,
+			Blocked:        []adminv1.BlockReason{adminv1.BlockReason_BLOCK_REASON_EJECTED, adminv1.BlockReason_BLOCK_REASON_UNHEALTHY},
+			BlockedBecause: "ejected for 3s more: 5 failures in a row; unhealthy for 1s: NOT_SERVING",
+		},
+	}},
+	{Name: "nobody", Side: adminv1.Side_SIDE_OUTBOUND, Stale: true},
+}}
 
 func TestEndpoints(t *testing.T) {
 	t.Parallel()
-	address := answering(t, someEndpoints(t))
+	address := administered(t, nil, someEndpoints)
 	code, stdout, stderr := pillion(t, "endpoints", "--admin", address)
 	want := `
 SERVICE  SIDE      INSTANCE         STATE               WEIGHT  RPCS  CONNECTIONS  VERSION  NOTE
@@ -85,8 +98,8 @@ nobody   outbound  -                -                   -       -     -         
 
 func TestEndpointsOfUnknownServices(t *testing.T) {
 	t.Parallel()
-	some := answering(t, someEndpoints(t))
-	none := answering(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") })
+	some := administered(t, nil, someEndpoints)
+	none := administered(t, nil, server.Options{})
 	for name, c := range map[string]struct {
 		args []string
 		want string
@@ -122,9 +135,7 @@ func TestEndpointsOverASocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &httptest.Server{Listener: listener, Config: &http.Server{Handler: someEndpoints(t)}}
-	s.Start()
-	t.Cleanup(s.Close)
+	administered(t, listener, someEndpoints)
 	if code, stdout, stderr := pillion(t, "endpoints", "--admin", "unix://"+path); code != 0 || !strings.Contains(stdout, "127.0.0.1:50051") {
 		t.Errorf("exit %d: %q %q", code, stdout, stderr)
 	}
@@ -138,16 +149,17 @@ func TestEndpointsOfNoSidecar(t *testing.T) {
 	}
 	refused := free.Addr().String()
 	_ = free.Close()
-	hung := answering(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	hung, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = hung.Close() })
+	silent := hung.Addr().String()
 	page := answering(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>\nhello") })
-	missing := answering(t, http.NotFound)
-	other := answering(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"services": 1}`) })
 	for name, c := range map[string]struct{ address, want string }{
-		"refused":    {refused, "no sidecar answers at " + refused + ": connection refused: is it running, and is this its admin.listen (--admin)?"},
-		"hung":       {hung, "no sidecar answers at " + hung + ": no answer in time: is it running, and is this its admin.listen (--admin)?"},
-		"a page":     {page, page + `: does not answer as a sidecar's admin port: 200 OK: "<html>"`},
-		"not found":  {missing, missing + `: does not answer as a sidecar's admin port: 404 Not Found: "404 page not found"`},
-		"other JSON": {other, other + ": does not answer as a sidecar's admin port: "},
+		"refused": {refused, "no sidecar answers at " + refused + ": connection refused: is it running, and is this its admin.listen (--admin)?"},
+		"hung":    {silent, "no sidecar answers at " + silent + ": no answer in time: is it running, and is this its admin.listen (--admin)?"},
+		"a page":  {page, page + ": does not answer as a sidecar's admin port: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,23 +1,17 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -35,9 +29,9 @@ import (
 // explainFlags are what `pillion explain` is told beside the RPC's name.
 type explainFlags struct {
 	metadata, policies     []string
-	config, admin          string
+	config                 string
 	caller, random, output string
-	timeout                time.Duration
+	admin                  adminFlags
 	cmd                    *cobra.Command
 	service, method        string
 }
@@ -75,14 +69,12 @@ What is left to chance is told with how likely it is; --random decides it.`,
 	flags.StringVar(&f.random, "random", "", "decide what is left to chance by this `NUMBER`")
 	addPoliciesFlag(cmd, &f.policies, "ask the policies of this file or folder; may be repeated")
 	flags.StringVarP(&f.config, configFlag, "c", "", "ask the policies that this bootstrap `FILE` names")
-	flags.StringVar(&f.admin, "admin", cmp.Or(os.Getenv(variable("admin")), defaultAdmin), usage("ask the sidecar with this admin `ADDRESS`", "admin"))
-	flags.StringVarP(&f.output, "output", "o", "text", "the `FORM` of what is shown: text or json")
-	flags.DurationVar(&f.timeout, "timeout", 5*time.Second, "how long the answer may take, a `DURATION`")
+	f.admin.add(cmd)
+	addOutputFlag(cmd, &f.output, "text")
 	_ = cmd.MarkFlagFilename(configFlag, "yaml", "yml")
-	for _, name := range []string{"header", "caller", "random", "admin", "timeout"} {
+	for _, name := range []string{"header", "caller", "random"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -94,8 +86,6 @@ func (f *explainFlags) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
-	defer cancel()
 	answer, err := f.ask(ctx, request)
 	if err != nil {
 		return err
@@ -156,7 +146,7 @@ func (f *explainFlags) ask(ctx context.Context, request *adminv1.ExplainRequest)
 		}
 		return explainFiles(ctx, p, nil, request)
 	}
-	return askExplain(ctx, f.admin, request)
+	return f.askSidecar(ctx, request)
 }
 
 // explainFiles explains an RPC by files. The bootstrap may be nil.
@@ -224,39 +214,16 @@ func (p *policyFiles) find(authority, path, byDefault string) (service, by strin
 	return "", ""
 }
 
-// askExplain has the sidecar whose admin port is given explain an RPC.
-func askExplain(ctx context.Context, admin string, request *adminv1.ExplainRequest) (*adminv1.ExplainResponse, error) {
-	network, address, err := registry.ParseAddress(admin)
-	if err != nil {
-		return nil, fmt.Errorf("--admin: %w", err)
+// askSidecar has a running sidecar explain the RPC.
+func (f *explainFlags) askSidecar(ctx context.Context, request *adminv1.ExplainRequest) (answer *adminv1.ExplainResponse, err error) {
+	err = f.admin.ask(ctx, f.admin.address, func(ctx context.Context, sidecar adminv1.AdminClient) (err error) {
+		answer, err = sidecar.Explain(ctx, request)
+		return err
+	})
+	if errors.Is(err, errNoSidecar) {
+		err = fmt.Errorf("%w Files are asked with --policies or --config", err)
 	}
-	target := "passthrough:///" + address
-	if network == "unix" {
-		target = "unix:" + address
-	}
-	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxEndpointsAnswer)))
-	if err != nil {
-		return nil, fmt.Errorf("--admin: %w", err)
-	}
-	defer func() { _ = conn.Close() }()
-	answer, err := adminv1.NewAdminClient(conn).Explain(ctx, request)
-	switch st := status.Convert(err); st.Code() {
-	case codes.OK:
-		return answer, nil
-	case codes.Unavailable, codes.DeadlineExceeded:
-		why := "connection refused"
-		if st.Code() == codes.DeadlineExceeded {
-			why = "no answer in time"
-		} else if !strings.Contains(st.Message(), why) {
-			why = st.Message()
-		}
-		return nil, fmt.Errorf("no sidecar answers at %s: %s: is it running, and is this its admin.listen (--admin)? Files are asked with --policies or --config", admin, why)
-	case codes.InvalidArgument:
-		return nil, errors.New(strings.TrimPrefix(st.Message(), "admin: "))
-	default:
-		return nil, fmt.Errorf("%s: does not answer as a sidecar's admin port: %s", admin, st.Message())
-	}
+	return answer, err
 }
 
 // writeJSON writes a message as the admin port does: named as in the proto files.
