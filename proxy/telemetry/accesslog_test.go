@@ -112,6 +112,7 @@ func exampleRecord() *Record {
 		Side:             Outbound,
 		Peer:             "127.0.0.1:41234",
 		Authority:        "greeter",
+		Source:           "web",
 		Path:             "/helloworld.Greeter/SayHello",
 		Service:          "greeter",
 		Route:            "authority",

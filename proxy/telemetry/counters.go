@@ -41,6 +41,10 @@ const maxServices = 1000
 //	pillion_health_checks_total{service,result}       answers to health checks
 //	pillion_instance_breaker_openings_total{service}  instances' circuit breakers that opened
 //	pillion_blocked_instances{service,reason}         instances that are left alone now
+//	pillion_mesh_connections{side,security}           connections with the mesh, by what is spoken
+//	pillion_tls_handshakes_total{side,result}         TLS handshakes, by how they ended
+//	pillion_certificate_expiry_seconds                how long the own certificate is still valid
+//	pillion_access_denied_total{by,policy,mode}       RPCs that access rules and intentions refused
 //
 // side is "outbound" or "inbound"; service is the destination, empty where none
 // was found. The zero value is ready for use. It must not be copied.
@@ -59,10 +63,17 @@ type Counters struct {
 	AccessLogDropped atomic.Uint64
 	// Admission is about which RPCs may begin, by Kind.
 	Admission [2]Admission
+	// Security is about mutual TLS with the rest of the mesh, by Kind.
+	Security [2]Security
+	// CertificateExpiry is when the sidecar's own certificate expires.
+	CertificateExpiry Expiry
+	// Callers are those that call the local app.
+	Callers Callers
 
 	mu       sync.Mutex
 	services [2]map[string]*Service // by Kind and name
 	groups   map[GroupKey]*Group
+	denials  map[DenialKey]uint64
 }
 
 // Service holds the counters of one destination in one direction.
@@ -171,12 +182,16 @@ func (c *Counters) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- desc
 	}
+	ch <- deniedDesc
 	ch <- groupDesc
 	ch <- groupSecondsDesc
 	for _, desc := range admissionDescs {
 		ch <- desc
 	}
 	for _, desc := range judgementDescs {
+		ch <- desc
+	}
+	for _, desc := range securityDescs {
 		ch <- desc
 	}
 }
@@ -193,10 +208,13 @@ func (c *Counters) Collect(ch chan<- prometheus.Metric) {
 	gauge(bufferedDesc, c.BufferedBytes.Load())
 	counter(logDroppedDesc, c.AccessLogDropped.Load())
 	c.collectGroups(ch)
+	c.CertificateExpiry.collect(ch)
+	c.collectDenials(ch)
 	for _, kind := range []Kind{Outbound, Inbound} {
 		side := kind.String()
 		gauge(downstreamDesc, c.DownstreamConnections[kind].Load(), side)
 		c.Admission[kind].collect(ch, side)
+		c.Security[kind].collect(ch, side)
 		for name, s := range c.known(kind) {
 			counter(attemptsDesc, s.Attempts.Load(), side, name)
 			counter(retriesDesc, s.TransparentRetries.Load(), side, name)

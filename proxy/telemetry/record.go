@@ -21,6 +21,8 @@ type Record struct {
 
 	Side      Kind
 	Peer      string // the caller's address
+	Source    string // the service that calls, "" where that is not known
+	Identity  string // the SPIFFE ID that the caller has proven, "" without one
 	Authority string // :authority, as the caller wrote it
 	Path      string // :path
 	Service   string // the destination, "" if none was found
@@ -72,7 +74,7 @@ const maxKeptText = 1024
 type entry struct {
 	Record // its strings are empty
 	text   []byte
-	ends   [8]int // where each of them ends
+	ends   [10]int // where each of them ends
 }
 
 // set copies r. It allocates nothing once text is long enough.
@@ -103,8 +105,8 @@ func (e *entry) restore() {
 }
 
 // texts returns the record's strings.
-func (r *Record) texts() [8]*string {
-	return [...]*string{&r.Peer, &r.Authority, &r.Path, &r.Service, &r.Route, &r.Group, &r.Instance, &r.Message}
+func (r *Record) texts() [10]*string {
+	return [...]*string{&r.Peer, &r.Source, &r.Identity, &r.Authority, &r.Path, &r.Service, &r.Route, &r.Group, &r.Instance, &r.Message}
 }
 
 // write hands the record to the log. docs/access-log.md explains the keys.
@@ -113,6 +115,8 @@ func (r *Record) write(h slog.Handler) error {
 	line.AddAttrs(
 		slog.String("side", r.Side.String()),
 		slog.String("peer", r.Peer),
+		slog.String("source", r.Source),
+		slog.String("identity", r.Identity),
 		slog.String("authority", r.Authority),
 		slog.String("path", r.Path),
 		slog.String("service", r.Service),

@@ -16,11 +16,11 @@ func TestTextsAreBounded(t *testing.T) {
 		var log bytes.Buffer
 		l := NewAccessLog(&log, AccessLogOptions{Sample: 1, Texts: limits})
 		long := strings.Repeat("x", 5000)
-		l.Log(&Record{Peer: long, Authority: long, Path: long, Service: long, Route: long, Instance: long, Message: long})
+		l.Log(&Record{Peer: long, Source: long, Identity: long, Authority: long, Path: long, Service: long, Route: long, Instance: long, Message: long})
 		closeLog(t, l)
 		line := lines(t, log.Bytes())[0]
 		for key, n := range map[string]int{
-			"peer": want[0], "authority": want[0], "service": want[0], "route": want[0], "instance": want[0],
+			"peer": want[0], "source": want[0], "identity": want[0], "authority": want[0], "service": want[0], "route": want[0], "instance": want[0],
 			"path": want[1], "message": want[2],
 		} {
 			if got := len(line[key].(string)); got != n {
