@@ -38,6 +38,15 @@ type Bundle struct {
 	Pool *x509.CertPool
 }
 
+// NewBundle returns the bundle of these roots.
+func NewBundle(roots []*x509.Certificate) *Bundle {
+	b := &Bundle{Roots: roots, Pool: x509.NewCertPool()}
+	for _, root := range roots {
+		b.Pool.AddCert(root)
+	}
+	return b
+}
+
 // Source is where an identity comes from.
 type Source interface {
 	// Watch hands each state over to update, the first as soon as it is known, until
@@ -59,4 +68,7 @@ type Status struct {
 	Err error
 	// Since is when that began.
 	Since time.Time
+	// RenewsBy is the share of a certificate's lifetime by which a source that is well
+	// has a newer one: 0.9 for Consul's agent. 0: 0.7.
+	RenewsBy float64
 }
