@@ -14,8 +14,8 @@ import (
 // the bytes to the reader itself.
 type sink struct{ n int }
 
-func (s *sink) TryWrite(p []byte) (int, error)               { s.n += len(p); return len(p), nil }
-func (s *sink) Write(p []byte, _ time.Duration) (int, error) { return s.TryWrite(p) }
+func (s *sink) TryWrite(p []byte) (int, bool, error)         { s.n += len(p); return len(p), false, nil }
+func (s *sink) Write(p []byte, _ time.Duration) (int, error) { s.n += len(p); return len(p), nil }
 func (s *sink) Read(Lender) (int, error)                     { panic("nothing is read") }
 func (s *sink) CloseWrite() error                            { return nil }
 func (s *sink) SetReadDeadline(time.Time) error              { return nil }

@@ -129,7 +129,7 @@ func New(t Transport, role Role, config *Config, h Handler) *Conn {
 		idleSince:    time.Now(),
 	}
 	c.room.L = &c.mu
-	if s, is := t.(*socket); is {
+	if s := socketBeneath(t); s != nil {
 		boundUnsent(s.Conn, s.rc, maxUnsent(role))
 	}
 	c.resets = newResetSet(role, cfg)

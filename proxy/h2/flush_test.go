@@ -13,7 +13,7 @@ type busy struct {
 	more  func()
 }
 
-func (w *busy) TryWrite(p []byte) (int, error) {
+func (w *busy) TryWrite(p []byte) (int, bool, error) {
 	w.tried++
 	if w.more != nil {
 		w.more()

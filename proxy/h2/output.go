@@ -433,7 +433,7 @@ func (c *Conn) flush(b *Batch) {
 			return
 		}
 		c.mu.Unlock()
-		n, err := c.t.TryWrite(o.b)
+		n, pending, err := c.t.TryWrite(o.b)
 		if err != nil {
 			o.free()
 			c.writeFailed(b, n, err)
@@ -441,7 +441,7 @@ func (c *Conn) flush(b *Batch) {
 		}
 		c.mu.Lock()
 		c.written += uint64(n)
-		if n < len(o.b) {
+		if n < len(o.b) || pending {
 			c.setStuck(true)
 			c.mu.Unlock()
 			go c.keepWriting(o, n)

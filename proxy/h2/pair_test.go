@@ -367,10 +367,10 @@ type counted struct {
 	short atomic.Int64
 }
 
-func (c *counted) TryWrite(p []byte) (int, error) {
-	n, err := c.Transport.TryWrite(p)
+func (c *counted) TryWrite(p []byte) (int, bool, error) {
+	n, pending, err := c.Transport.TryWrite(p)
 	if n < len(p) {
 		c.short.Add(1)
 	}
-	return n, err
+	return n, pending, err
 }

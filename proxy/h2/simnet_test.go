@@ -97,10 +97,11 @@ func (e *simEnd) Read(lender Lender) (int, error) {
 	}
 }
 
-func (e *simEnd) TryWrite(p []byte) (int, error) {
+func (e *simEnd) TryWrite(p []byte) (int, bool, error) {
 	e.out.mu.Lock()
 	defer e.out.mu.Unlock()
-	return e.out.put(p)
+	n, err := e.out.put(p)
+	return n, false, err
 }
 
 func (e *simEnd) Write(p []byte, stall time.Duration) (int, error) {

@@ -96,3 +96,19 @@ func (t *streamTable) all() iter.Seq[*Stream] {
 		}
 	}
 }
+
+// StreamRef is one life of a stream.
+type StreamRef struct {
+	Stream *Stream
+	Gen    uint32
+}
+
+// Streams appends the streams to buf that are open and have an id, and returns it.
+func (c *Conn) Streams(buf []StreamRef) []StreamRef {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s := range c.streams.all() {
+		buf = append(buf, StreamRef{s, s.gen})
+	}
+	return buf
+}

@@ -78,3 +78,24 @@ func TestStreamTableIsBounded(t *testing.T) {
 		t.Errorf("empty, it keeps a ring of %d and a map of %d", len(table.ring), len(table.rest))
 	}
 }
+
+func TestStreamsThatAreOpen(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newServer(t, Config{})
+		for id := uint32(1); id < 10; id += 2 {
+			r.headers(id, false, post...)
+		}
+		r.frames()
+		do(func(b *Batch) { r.w.stream(1).s.Reset(b, Cancel) })
+		r.frames()
+		refs := r.c.Streams(make([]StreamRef, 1))
+		if len(refs) != 5 {
+			t.Fatalf("%d streams, want 4 behind the one that was there", len(refs)-1)
+		}
+		for _, ref := range refs[1:] {
+			if ref.Stream == &r.w.stream(1).s || ref.Gen != 1 || ref.Stream.Conn() != r.c {
+				t.Errorf("life %d of a stream that is not open", ref.Gen)
+			}
+		}
+	})
+}

@@ -25,12 +25,16 @@ type Transport interface {
 	// Read waits until there is something to read and reads it into a lent
 	// buffer. It returns 0 and io.EOF or another error at the end.
 	Read(l Lender) (int, error)
-	// TryWrite writes what can be written without waiting. It returns fewer
-	// bytes than len(p) and no error where the peer takes no more now.
-	TryWrite(p []byte) (int, error)
-	// Write writes all of p, waiting for the peer as long as each wait is
-	// shorter than stall (0: for ever).
-	Write(p []byte, stall time.Duration) (int, error)
+	// TryWrite takes what can be written without waiting. It returns fewer
+	// bytes than len(p) and no error where the peer takes no more now. pending
+	// says that what was taken, now or before, is not all out yet, as with TLS,
+	// where it cannot be given back: Write has to be called to finish it, be it
+	// with nothing more to write.
+	TryWrite(p []byte) (n int, pending bool, err error)
+	// Write writes all of p, after what is pending, waiting for the peer as long
+	// as each wait is shorter than stall (0: for ever). With an error n counts
+	// what may have reached the peer.
+	Write(p []byte, stall time.Duration) (n int, err error)
 	// CloseWrite says that nothing more will be written.
 	CloseWrite() error
 	// SetReadDeadline bounds Read; the zero time means no bound.
@@ -41,8 +45,8 @@ type Transport interface {
 }
 
 // NewTransport makes a transport of a connection: an efficient one of a socket,
-// a plain one of anything else (an in-memory pipe, a TLS connection), unless it
-// has a method Transport, which returns its own.
+// a plain one of anything else, such as an in-memory pipe, unless it has a method
+// Transport, which returns its own.
 func NewTransport(nc net.Conn) Transport {
 	if own, ok := nc.(interface{ Transport() Transport }); ok {
 		return own.Transport()
@@ -53,6 +57,16 @@ func NewTransport(nc net.Conn) Transport {
 		}
 	}
 	return &stream{Conn: nc}
+}
+
+// socketBeneath returns the socket that t is, or that t says it writes to: nil where
+// there is none.
+func socketBeneath(t Transport) *socket {
+	if above, is := t.(interface{ Beneath() Transport }); is {
+		t = above.Beneath()
+	}
+	s, _ := t.(*socket)
+	return s
 }
 
 // socket reads and writes a non-blocking socket with plain system calls, and
@@ -143,14 +157,14 @@ func (s *socket) writeOnce(fd uintptr) bool {
 	return true
 }
 
-func (s *socket) TryWrite(p []byte) (int, error) {
+func (s *socket) TryWrite(p []byte) (n int, pending bool, err error) {
 	s.writeP, s.writeN, s.writeErr = p, 0, nil
-	err := s.rc.Write(s.onWritable)
+	err = s.rc.Write(s.onWritable)
 	s.writeP = nil
 	if err == nil {
 		err = s.writeErr
 	}
-	return s.writeN, err
+	return s.writeN, false, err
 }
 
 func (s *socket) Write(p []byte, stall time.Duration) (int, error) {
@@ -190,11 +204,11 @@ func (s *stream) Read(l Lender) (int, error) {
 	return copy(l.Lend(), s.first[:n]), nil
 }
 
-func (s *stream) TryWrite([]byte) (int, error) {
+func (s *stream) TryWrite([]byte) (n int, pending bool, err error) {
 	if s.closed.Load() {
-		return 0, net.ErrClosed
+		return 0, false, net.ErrClosed
 	}
-	return 0, nil
+	return 0, false, nil
 }
 
 func (s *stream) Write(p []byte, stall time.Duration) (int, error) {

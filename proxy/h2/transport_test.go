@@ -114,7 +114,7 @@ func TestTransportClose(t *testing.T) {
 		if err := <-failed; err == nil {
 			t.Error("Read after Close says nothing")
 		}
-		if _, err := tr.TryWrite([]byte("x")); err == nil {
+		if _, _, err := tr.TryWrite([]byte("x")); err == nil {
 			t.Error("TryWrite after Close says nothing")
 		}
 		if _, err := tr.Write([]byte("x"), time.Second); err == nil {
@@ -129,11 +129,11 @@ func TestTransportWrites(t *testing.T) {
 	socketPairs(t, func(t *testing.T, a, b net.Conn) {
 		tr := NewTransport(a)
 		sent := bytes.Repeat(pattern[:1000], 10000)
-		n, err := tr.TryWrite(sent)
+		n, _, err := tr.TryWrite(sent)
 		if err != nil || n >= len(sent) {
 			t.Fatalf("TryWrite of 10 MB: %d, %v", n, err)
 		}
-		if again, err := tr.TryWrite(sent[n:]); err != nil {
+		if again, _, err := tr.TryWrite(sent[n:]); err != nil {
 			t.Fatalf("TryWrite without room: %v", err)
 		} else {
 			n += again

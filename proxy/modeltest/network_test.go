@@ -467,7 +467,10 @@ func (s *socket) Read(lender h2.Lender) (int, error) {
 	return n, err
 }
 
-func (s *socket) TryWrite(p []byte) (int, error) { return (*end)(s).tryWrite(p) }
+func (s *socket) TryWrite(p []byte) (int, bool, error) {
+	n, err := (*end)(s).tryWrite(p)
+	return n, false, err
+}
 func (s *socket) Write(p []byte, stall time.Duration) (int, error) {
 	return (*end)(s).write(p, stall)
 }
