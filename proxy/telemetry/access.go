@@ -1,70 +1,29 @@
 package telemetry
 
-import (
-	"strings"
+import "github.com/prometheus/client_golang/prometheus"
 
-	"github.com/prometheus/client_golang/prometheus"
-)
-
-// DenialKey says what refused an RPC.
-type DenialKey struct {
-	By DeniedBy
-	// Policy is the access policy's name, "" for an intention.
-	Policy string
-	// Audit says that the RPC was let through all the same.
-	Audit bool
+// Denials is what an access policy has refused: RPCs that ended so, and those that were
+// let through because it is in mode "audit".
+type Denials struct {
+	Policy           string // its name
+	Refused, Audited uint64
 }
 
-// DeniedBy is what kind of thing refuses RPCs.
-type DeniedBy uint8
-
-// The kinds.
-const (
-	ByPolicy DeniedBy = iota
-	ByIntention
-)
-
-// maxDenials bounds the keys that are told apart. Policies name them, but they change
-// over months.
-const maxDenials = 1000
-
-// AccessDenied counts an RPC that access rules or intentions refused, or would have.
-// Beyond a bound all other policies count as one, "other".
-func (c *Counters) AccessDenied(key DenialKey) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, known := c.denials[key]; !known {
-		if len(c.denials) >= maxDenials {
-			key = DenialKey{Policy: other}
-		} else {
-			key.Policy = strings.Clone(key.Policy)
-		}
-		if c.denials == nil {
-			c.denials = make(map[DenialKey]uint64)
-		}
-	}
-	c.denials[key]++
-}
+// ExportDenials has what access rules and intentions refuse exported: each scrape asks
+// what it is.
+func (c *Counters) ExportDenials(denials func() []Denials) { c.denials.Store(&denials) }
 
 var deniedDesc = prometheus.NewDesc("pillion_access_denied_total",
-	"RPCs that an access policy or an intention refused (enforce), or would have (audit).", []string{"by", "policy", "mode"}, nil)
+	"RPCs that an access policy or an intention refused (enforce), or would have (audit).", []string{"policy", "mode"}, nil)
 
-// collectDenials exports those that occurred.
+// collectDenials exports what there is.
 func (c *Counters) collectDenials(ch chan<- prometheus.Metric) {
-	c.mu.Lock()
-	metrics := make([]prometheus.Metric, 0, len(c.denials))
-	for key, n := range c.denials {
-		by, mode := "policy", "enforce"
-		if key.By == ByIntention {
-			by = "intention"
-		}
-		if key.Audit {
-			mode = "audit"
-		}
-		metrics = append(metrics, prometheus.MustNewConstMetric(deniedDesc, prometheus.CounterValue, float64(n), by, key.Policy, mode))
+	ask := c.denials.Load()
+	if ask == nil {
+		return
 	}
-	c.mu.Unlock()
-	for _, m := range metrics {
-		ch <- m
+	for _, d := range (*ask)() {
+		ch <- prometheus.MustNewConstMetric(deniedDesc, prometheus.CounterValue, float64(d.Refused), d.Policy, "enforce")
+		ch <- prometheus.MustNewConstMetric(deniedDesc, prometheus.CounterValue, float64(d.Audited), d.Policy, "audit")
 	}
 }

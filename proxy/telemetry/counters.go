@@ -44,7 +44,7 @@ const maxServices = 1000
 //	pillion_mesh_connections{side,security}           connections with the mesh, by what is spoken
 //	pillion_tls_handshakes_total{side,result}         TLS handshakes, by how they ended
 //	pillion_certificate_expiry_seconds                how long the own certificate is still valid
-//	pillion_access_denied_total{by,policy,mode}       RPCs that access rules and intentions refused
+//	pillion_access_denied_total{policy,mode}          RPCs that access rules and intentions refused
 //
 // side is "outbound" or "inbound"; service is the destination, empty where none
 // was found. The zero value is ready for use. It must not be copied.
@@ -73,7 +73,7 @@ type Counters struct {
 	mu       sync.Mutex
 	services [2]map[string]*Service // by Kind and name
 	groups   map[GroupKey]*Group
-	denials  map[DenialKey]uint64
+	denials  atomic.Pointer[func() []Denials]
 }
 
 // Service holds the counters of one destination in one direction.
