@@ -1,0 +1,156 @@
+package access
+
+import (
+	"strings"
+
+	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
+	"github.com/pillion-proxy/pillion/proxy/internal/regex"
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// header is a condition of an intention on a header.
+type header struct {
+	name       string
+	test       headerTest
+	text       string // in lower case where case is ignored
+	regex      *regex.Regex
+	ignoreCase bool
+	invert     bool
+}
+
+type headerTest uint8
+
+const (
+	headerPresent headerTest = iota
+	headerExact
+	headerRegex
+	headerPrefix
+	headerSuffix
+	headerContains
+)
+
+// compileHeader compiles a condition. It is not ok where nothing can be said of what it
+// asks for. Which text counts where there are several is as in Consul.
+func compileHeader(in *registry.IntentionHeader) (h header, ok bool) {
+	h = header{name: strings.ToLower(in.Name), ignoreCase: in.IgnoreCase, invert: in.Invert}
+	if h.name == "host" {
+		h.name = ":authority" // what HTTP/2 has in its place
+	}
+	switch {
+	case in.Exact != "":
+		h.test, h.text = headerExact, in.Exact
+	case in.Regex != "":
+		var err error
+		h.test, h.ignoreCase = headerRegex, false
+		h.regex, err = regex.Compile(in.Regex)
+		return h, err == nil
+	case in.Prefix != "":
+		h.test, h.text = headerPrefix, in.Prefix
+	case in.Suffix != "":
+		h.test, h.text = headerSuffix, in.Suffix
+	case in.Contains != "":
+		h.test, h.text = headerContains, in.Contains
+	case !in.Present:
+		return h, false
+	}
+	return h, true
+}
+
+// joinBuffer is how long values that are joined may be for the buffer to be on the
+// stack.
+const joinBuffer = 512
+
+// holds says whether the condition holds for a request; unsure is what it says where
+// that cannot be told. A header that is missing meets none, also where it is turned
+// around, but for that which asks whether it is there (Envoy's HeaderMatcher).
+func (h *header) holds(fields []hpack.Field, unsure bool) bool {
+	at, count := 0, 0
+	for i := range fields {
+		if fields[i].Name == h.name {
+			if count == 0 {
+				at = i
+			}
+			count++
+		}
+	}
+	switch {
+	case h.test == headerPresent:
+		return count > 0 != h.invert
+	case count == 0:
+		return false
+	case h.test == headerRegex:
+		value := fields[at].Value
+		if count > 1 {
+			value = string(h.join(nil, fields[at:]))
+		}
+		matches, told := h.regex.Match(value)
+		if !told {
+			return unsure
+		}
+		return matches != h.invert
+	case count == 1:
+		return h.meets(fields[at].Value) != h.invert
+	}
+	var buf [joinBuffer]byte
+	return h.meets(string(h.join(buf[:0], fields[at:]))) != h.invert
+}
+
+// join joins the header's values by commas, as Envoy does.
+func (h *header) join(dst []byte, fields []hpack.Field) []byte {
+	first := true
+	for i := range fields {
+		if fields[i].Name != h.name {
+			continue
+		}
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = append(dst, fields[i].Value...)
+	}
+	return dst
+}
+
+// meets says whether a value meets the condition before it is turned around.
+func (h *header) meets(value string) bool {
+	n := len(h.text)
+	switch h.test {
+	case headerExact:
+		return h.equal(value)
+	case headerPrefix:
+		return len(value) >= n && h.equal(value[:n])
+	case headerSuffix:
+		return len(value) >= n && h.equal(value[len(value)-n:])
+	case headerContains:
+		if !h.ignoreCase {
+			return strings.Contains(value, h.text)
+		}
+		for i := 0; i+n <= len(value); i++ {
+			if h.equal(value[i : i+n]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// equal compares a text with the condition's. ASCII alone has cases here: what else is
+// in a header is bytes.
+func (h *header) equal(text string) bool {
+	if !h.ignoreCase || len(text) != len(h.text) {
+		return text == h.text
+	}
+	for i := range len(text) {
+		if lower(text[i]) != lower(h.text[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
