@@ -13,22 +13,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pillion-proxy/pillion/filewatch"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/registry"
 	"github.com/pillion-proxy/pillion/registry/memory"
-)
-
-const (
-	// quiet is how long the folder must be quiet until the file is read again:
-	// an editor takes several steps to write one.
-	quiet = 50 * time.Millisecond
-	// patience is how long a folder that is never quiet is waited for.
-	patience = 500 * time.Millisecond
-	// pollEvery is how often the file is looked at without having been told to,
-	// because notifications do not come from everywhere: network file systems
-	// send none, and a folder can be moved away from under its watch.
-	pollEvery = 2 * time.Second
 )
 
 // Source hands over the services of a mesh file. It is a [registry.Source].
@@ -93,20 +82,14 @@ func Open(path string, maxSize int64, logger *slog.Logger) (*Source, error) {
 		Source: memory.New(), path: path, maxSize: maxSize, logger: logger, now: time.Now, status: Status{Path: path},
 	}
 	// Watched before it is read, so that no change falls in between.
-	folders := watchFolders(func() []string { return []string{path} }, logger)
+	watcher := filewatch.Watch(func() []string { return []string{path} }, logger)
 	if err := s.open(); err != nil {
-		folders.close()
+		watcher.Close()
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
-	s.ended.Go(func() {
-		defer folders.close()
-		settle(ctx, folders.changes, func() {
-			folders.follow()
-			s.reload()
-		})
-	})
+	s.ended.Go(func() { watcher.Run(ctx, s.reload) })
 	return s, nil
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/pillion-proxy/pillion/filewatch"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	"github.com/pillion-proxy/pillion/registry"
 	"github.com/pillion-proxy/pillion/registry/memory"
@@ -399,7 +400,7 @@ func TestWithoutNotifications(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	updates := make(chan *registry.Service, 10)
 	var running sync.WaitGroup
-	running.Go(func() { settle(ctx, nil, s.reload) })
+	running.Go(func() { (&filewatch.Watcher{}).Run(ctx, s.reload) })
 	running.Go(func() { s.Watch(ctx, "greeter", func(s *registry.Service) { updates <- s }) })
 	f := &fixture{Source: s, updates: updates}
 	f.expect(t, "first:1")

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pillion-proxy/pillion/filewatch"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	"github.com/pillion-proxy/pillion/registry"
 	"github.com/pillion-proxy/pillion/registry/memory"
@@ -62,21 +63,15 @@ func OpenPolicies(path string, maxSize int64, logger *slog.Logger) (*PolicyFiles
 		files: map[string]*policyFile{}, status: Status{Path: path},
 	}
 	// Watched before it is read, so that no change falls in between.
-	folders := watchFolders(s.watched, logger)
+	watcher := filewatch.Watch(s.watched, logger)
 	s.reload()
 	if err := s.Status().Err; err != nil {
-		folders.close()
+		watcher.Close()
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
-	s.ended.Go(func() {
-		defer folders.close()
-		settle(ctx, folders.changes, func() {
-			folders.follow()
-			s.reload()
-		})
-	})
+	s.ended.Go(func() { watcher.Run(ctx, s.reload) })
 	return s, nil
 }
 

@@ -1,4 +1,4 @@
-package file
+package filewatch
 
 import (
 	"context"

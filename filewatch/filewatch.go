@@ -1,23 +1,38 @@
-package file
+// Package filewatch tells when what some paths lead to may have changed. It reads no
+// file: who asked does that, and finds out whether anything is different.
+package filewatch
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
 
-// maxLinks bounds the symbolic links that are followed, as the kernel does.
-const maxLinks = 40
+const (
+	// quiet is how long the folders must be quiet until changes are acted on: an
+	// editor takes several steps to write a file.
+	quiet = 50 * time.Millisecond
+	// patience is how long folders that are never quiet are waited for.
+	patience = 500 * time.Millisecond
+	// pollEvery is how often the files are to be looked at without having been told
+	// to, because notifications do not come from everywhere: network file systems send
+	// none, and a folder can be moved away from under its watch.
+	pollEvery = 2 * time.Second
+	// maxLinks bounds the symbolic links that are followed, as the kernel does.
+	maxLinks = 40
+)
 
-// folders notifies of changes in the folders that decide what paths lead to.
-// Folders are watched, not the file: a file that is replaced is another one,
-// and takes its watch along.
-type folders struct {
+// Watcher notifies of changes in the folders that decide what paths lead to.
+// Folders are watched, not files: a file that is replaced is another one, and takes
+// its watch along. The zero Watcher has no notifications.
+type Watcher struct {
 	paths   func() []string
 	logger  *slog.Logger
 	watcher *fsnotify.Watcher // nil where the system gives none
@@ -26,50 +41,69 @@ type folders struct {
 	ended   sync.WaitGroup
 }
 
-// watchFolders begins to watch what decides where the paths lead to; they are asked
-// for anew after each change. It never fails: where there are no
-// notifications, none come.
-func watchFolders(paths func() []string, logger *slog.Logger) *folders {
-	f := &folders{paths: paths, logger: logger, changes: make(chan struct{}, 1)}
+// Watch begins to watch what decides where the paths lead to; they are asked for anew
+// after each change. It never fails: where there are no notifications, none come. It
+// is called before the files are read for the first time, so that no change falls in
+// between. Either [Watcher.Run] or [Watcher.Close] has to follow.
+func Watch(paths func() []string, logger *slog.Logger) *Watcher {
+	w := &Watcher{paths: paths, logger: logger, changes: make(chan struct{}, 1)}
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		logger.Warn("no notifications of changed files, they are looked for every so often", "every", pollEvery, "error", err)
-		return f
+		return w
 	}
-	f.watcher = watcher
-	f.follow()
-	f.ended.Go(f.forward)
-	return f
+	w.watcher = watcher
+	w.follow()
+	w.ended.Go(w.forward)
+	return w
+}
+
+// Run calls act after changes, once they have settled down, and every two seconds
+// without any. It returns when ctx ends, and has closed the watcher then.
+func (w *Watcher) Run(ctx context.Context, act func()) {
+	defer w.Close()
+	settle(ctx, w.changes, func() {
+		w.follow()
+		act()
+	})
+}
+
+// Close ends the watching.
+func (w *Watcher) Close() {
+	if w.watcher != nil {
+		_ = w.watcher.Close()
+		w.ended.Wait()
+	}
 }
 
 // follow watches the folders that matter now.
-func (f *folders) follow() {
-	if f.watcher == nil {
+func (w *Watcher) follow() {
+	if w.watcher == nil {
 		return
 	}
 	var wanted []string
-	for _, path := range f.paths() {
+	for _, path := range w.paths() {
 		for _, folder := range foldersOf(path) {
 			if !slices.Contains(wanted, folder) {
 				wanted = append(wanted, folder)
 			}
 		}
 	}
-	for _, folder := range f.watcher.WatchList() {
+	for _, folder := range w.watcher.WatchList() {
 		if !slices.Contains(wanted, folder) {
-			_ = f.watcher.Remove(folder) // an error says that it is gone anyway
+			_ = w.watcher.Remove(folder) // an error says that it is gone anyway
 		}
 	}
 	for _, folder := range wanted {
 		// Each time: a folder that was moved away has lost its watch.
-		if err := f.watcher.Add(folder); err != nil {
-			f.logger.Debug("folder is not watched, its files are looked for every so often", "folder", folder, "every", pollEvery, "error", err)
+		if err := w.watcher.Add(folder); err != nil {
+			w.logger.Debug("folder is not watched, its files are looked for every so often", "folder", folder, "every", pollEvery, "error", err)
 		}
 	}
 }
 
-func (f *folders) forward() {
-	events, errors := f.watcher.Events, f.watcher.Errors
+func (w *Watcher) forward() {
+	events, errors := w.watcher.Events, w.watcher.Errors
 	for events != nil || errors != nil {
 		// An error (the kernel's queue was full) means that something changed,
 		// too.
@@ -88,16 +122,9 @@ func (f *folders) forward() {
 			continue
 		}
 		select {
-		case f.changes <- struct{}{}:
+		case w.changes <- struct{}{}:
 		default:
 		}
-	}
-}
-
-func (f *folders) close() {
-	if f.watcher != nil {
-		_ = f.watcher.Close()
-		f.ended.Wait()
 	}
 }
 
