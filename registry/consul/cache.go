@@ -175,6 +175,9 @@ func decodeCache(limits *Limits, scope cacheScope, name string, content []byte) 
 		if _, _, err := registry.ParseAddress(kept.Address); err != nil {
 			return nil, err
 		}
+		if err := kept.checkSecurity(); err != nil {
+			return nil, fmt.Errorf("endpoint %q: %w", kept.ID, err)
+		}
 		kept.Weight = min(max(1, kept.Weight), 65535)
 		service.Endpoints = append(service.Endpoints, registry.Endpoint(kept))
 	}
@@ -188,6 +191,26 @@ func decodeCache(limits *Limits, scope cacheScope, name string, content []byte) 
 	service.GRPC = slices.Compact(service.GRPC)
 
 	return service, nil
+}
+
+// maxIdentities bounds an endpoint's identities, maxIdentity each, in bytes.
+const (
+	maxIdentities = 16
+	maxIdentity   = 2048
+)
+
+// checkSecurity checks what decides whom we take for whom.
+func (e *cacheEndpoint) checkSecurity() error {
+	if e.Security > registry.SecurityMTLS || len(e.Identities) > maxIdentities || len(e.ServerName) > maxIdentity {
+		return errors.New("its security makes no sense")
+	}
+	for _, id := range e.Identities {
+		if !strings.HasPrefix(id, "spiffe://") || len(id) > maxIdentity {
+			return fmt.Errorf("identity %.100q: want a SPIFFE ID", id)
+		}
+	}
+
+	return nil
 }
 
 // replaceFile writes a file so that a reader, or a crash, finds the old content

@@ -16,7 +16,7 @@ func kept() *registry.Service {
 		Name: "greeter", GRPC: []string{"helloworld.Greeter"},
 		Endpoints: []registry.Endpoint{
 			{ID: "n/a", Address: "10.0.0.1:1", Weight: 3, Meta: map[string]string{"version": "v1"}, Tags: []string{"x"}},
-			{ID: "n/b", Address: "unix:///run/b.sock", Weight: 1},
+			{ID: "n/b", Address: "unix:///run/b.sock", Weight: 1, Security: registry.SecurityMTLS, Identities: []string{"spiffe://{trust_domain}/b"}, ServerName: "b.{trust_domain}"},
 		},
 	}
 }
@@ -67,6 +67,8 @@ func TestCacheBelievesNothingUnchecked(t *testing.T) {
 		"an id twice":      {`"n/a"`, `"n/b"`},
 		"no id":            {`"n/a"`, `""`},
 		"a mad weight":     {`"weight":3`, `"weight":-3`},
+		"a mad security":   {`"security":3`, `"security":4`},
+		"a mad identity":   {`"spiffe://`, `"https://`},
 		"half of it":       {`"endpoints"`, "\x00"},
 		"something else":   {string(good), `[]`},
 		"nothing":          {string(good), ``},

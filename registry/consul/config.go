@@ -49,6 +49,11 @@ type Config struct {
 	// RequireSidecar leaves out instances that have no sidecar whose inbound we
 	// can speak to. Otherwise such an instance is dialled itself, in plaintext.
 	RequireSidecar bool
+	// Connect says that this sidecar has an identity of Consul's Connect CA. Instances
+	// whose sidecars speak mTLS alone (Envoy's), and those that do so themselves
+	// (Connect native), are dialled then, and endpoints say which identity they have
+	// to prove. Otherwise the instance beside an Envoy is dialled itself.
+	Connect bool
 	// MaxConnections bounds the connections to the agent; see the package's
 	// comment. At least 12. Default: 64.
 	MaxConnections int

@@ -315,7 +315,7 @@ func respond(status int, headers map[string]string, content any) *http.Response 
 // appEntry is an instance of service on a node of its own, which passes.
 func appEntry(id string, port int) *api.ServiceEntry {
 	return &api.ServiceEntry{
-		Node:    &api.Node{Node: "node-" + id, Address: "10.0.0.1"},
+		Node:    &api.Node{Node: "node-" + id, Address: "10.0.0.1", Datacenter: "dc1"},
 		Service: &api.AgentService{ID: id, Service: "greeter", Port: port, Weights: api.AgentWeights{Passing: 1, Warning: 1}},
 		Checks:  api.HealthChecks{checkOf(id, api.HealthPassing, "gRPC check: success")},
 	}

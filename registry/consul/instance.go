@@ -1,19 +1,13 @@
 package consul
 
 import (
+	"cmp"
 	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/hashicorp/consul/api"
-)
-
-const (
-	// metaPillion is the meta key in which a Pillion says what its inbound speaks.
-	metaPillion = "pillion"
-	// speaksPlain is its value where that is plaintext.
-	speaksPlain = "plain"
 )
 
 // instance is one registration, of an app or of a sidecar: the little that is
@@ -30,6 +24,11 @@ type instance struct {
 	standing         standing
 	// destination is the app's id that a sidecar says it stands beside.
 	destination string
+	// native says that an app proves its identity itself, without a sidecar.
+	native bool
+	// service is the name of an app's service, and the others are where it is: what
+	// its identity is made of.
+	service, datacenter, namespace, partition string
 }
 
 // standing is what the checks of an instance say together: the worst of them.
@@ -51,12 +50,12 @@ func instancesOf(entries []*api.ServiceEntry, most int) []instance {
 		if entry == nil || entry.Service == nil || entry.Service.ID == "" {
 			continue
 		}
-		node := ""
-		if entry.Node != nil {
-			node = entry.Node.Node
+		node := entry.Node
+		if node == nil {
+			node = &api.Node{}
 		}
 		instances = append(instances, instance{
-			node:        node,
+			node:        node.Node,
 			id:          entry.Service.ID,
 			address:     addressOf(entry),
 			meta:        entry.Service.Meta,
@@ -65,6 +64,11 @@ func instancesOf(entries []*api.ServiceEntry, most int) []instance {
 			warning:     entry.Service.Weights.Warning,
 			standing:    standingOf(entry),
 			destination: destinationOf(entry.Service),
+			native:      entry.Service.Connect != nil && entry.Service.Connect.Native,
+			service:     entry.Service.Service,
+			datacenter:  node.Datacenter,
+			namespace:   entry.Service.Namespace,
+			partition:   cmp.Or(entry.Service.Partition, node.Partition),
 		})
 	}
 

@@ -26,29 +26,26 @@ type merged struct {
 	missing bool
 }
 
+// reach is which instances may be dialled.
+type reach struct {
+	// requireSidecar leaves out those that can only be dialled past a sidecar.
+	requireSidecar bool
+	// connect takes in what proves an identity of Consul's Connect CA.
+	connect bool
+}
+
 // merge makes a service of its app's instances and the sidecars beside them.
-// Which address an endpoint has: that of its Pillion, where that says that its
-// inbound is plain; else the app's own, unless requireSidecar. A sidecar that
-// wants mTLS (Envoy's always do) is not dialled. One that is plain but critical
-// takes its instance with it: nobody goes past a sidecar that is down. stays
-// says which instances whose checks have not run yet keep their place.
-func merge(name string, apps, sidecars []instance, requireSidecar bool, stays func(id string) bool) merged {
+// Which address an endpoint has: that of its Pillion; else, with reach.connect, that
+// of another sidecar (Envoy's, which speaks mTLS alone); else the app's own, unless
+// reach.requireSidecar. A sidecar that is critical takes its instance with it: nobody
+// goes past a sidecar that is down. stays says which instances whose checks have not
+// run yet keep their place.
+func merge(name string, apps, sidecars []instance, reach reach, stays func(id string) bool) merged {
 	if len(apps) == 0 {
 		return merged{}
 	}
 
-	beside := map[place]*instance{}
-	for i := range sidecars {
-		sidecar := &sidecars[i]
-		if sidecar.destination == "" || sidecar.meta[metaPillion] != speaksPlain || sidecar.address == "" {
-			continue
-		}
-		at := place{sidecar.node, sidecar.destination}
-		if other := beside[at]; other == nil || sidecar.id < other.id {
-			beside[at] = sidecar
-		}
-	}
-
+	beside := besides(sidecars, reach.connect)
 	var (
 		made    = merged{service: &registry.Service{Name: name}, direct: map[string]bool{}, waiting: map[string]bool{}}
 		names   []string
@@ -60,12 +57,17 @@ func merge(name string, apps, sidecars []instance, requireSidecar bool, stays fu
 		names = splitGRPC(names, app.meta)
 
 		id := app.node + "/" + app.id
-		address, standing := app.address, app.standing
+		address, standing, security := app.address, app.standing, registry.SecurityPlaintext
 		sidecar := beside[place{app.node, app.id}]
 		switch {
 		case sidecar != nil:
 			address, standing = sidecar.address, max(standing, sidecar.standing)
-		case requireSidecar, address == "":
+			security, _ = sidecar.speaks(reach.connect)
+		case address == "":
+			continue
+		case app.native && reach.connect:
+			security = registry.SecurityMTLS
+		case reach.requireSidecar:
 			continue
 		}
 		if _, double := weights[id]; double {
@@ -86,9 +88,11 @@ func merge(name string, apps, sidecars []instance, requireSidecar bool, stays fu
 		if sidecar == nil {
 			made.direct[id] = true
 		}
-		made.service.Endpoints = append(made.service.Endpoints, registry.Endpoint{
-			ID: id, Address: address, Meta: app.meta, Tags: app.tags,
-		})
+		endpoint := registry.Endpoint{ID: id, Address: address, Meta: app.meta, Tags: app.tags, Security: security}
+		if reach.connect && security != registry.SecurityPlaintext {
+			endpoint.Identities, endpoint.ServerName = app.identity()
+		}
+		made.service.Endpoints = append(made.service.Endpoints, endpoint)
 	}
 
 	made.service.Endpoints = weigh(made.service.Endpoints, weights, total)
@@ -97,6 +101,24 @@ func merge(name string, apps, sidecars []instance, requireSidecar bool, stays fu
 	made.service.GRPC = slices.Compact(names)
 
 	return made
+}
+
+// besides finds the sidecar beside each instance: a Pillion before others, and then
+// the one with the least id.
+func besides(sidecars []instance, connect bool) map[place]*instance {
+	beside := map[place]*instance{}
+	for i := range sidecars {
+		sidecar := &sidecars[i]
+		if _, usable := sidecar.speaks(connect); !usable || sidecar.destination == "" || sidecar.address == "" {
+			continue
+		}
+		at := place{sidecar.node, sidecar.destination}
+		if other := beside[at]; other == nil || sidecar.before(other) {
+			beside[at] = sidecar
+		}
+	}
+
+	return beside
 }
 
 // weigh sets the weights. Weight 0, which Consul allows while a check warns,
@@ -121,6 +143,7 @@ func same(a, b *registry.Service) bool {
 	return a.Name == b.Name && a.Stale == b.Stale && slices.Equal(a.GRPC, b.GRPC) &&
 		slices.EqualFunc(a.Endpoints, b.Endpoints, func(a, b registry.Endpoint) bool {
 			return a.ID == b.ID && a.Address == b.Address && a.Weight == b.Weight &&
-				maps.Equal(a.Meta, b.Meta) && slices.Equal(a.Tags, b.Tags)
+				maps.Equal(a.Meta, b.Meta) && slices.Equal(a.Tags, b.Tags) &&
+				a.Security == b.Security && slices.Equal(a.Identities, b.Identities) && a.ServerName == b.ServerName
 		})
 }

@@ -42,8 +42,9 @@ func TestMerge(t *testing.T) {
 		{name: "its sidecar", apps: entries{appEntry("a", 1)}, sidecars: entries{sidecarEntry("a", 2)}, endpoints: "[10.0.0.1:2*1]"},
 		{name: "its sidecar, required", apps: entries{appEntry("a", 1)}, sidecars: entries{sidecarEntry("a", 2)}, requireSidecar: true, endpoints: "[10.0.0.1:2*1]"},
 		{name: "a sidecar known by its id", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), func(e *api.ServiceEntry) { e.Service.Proxy = nil })}, endpoints: "[10.0.0.1:2*1]"},
-		{name: "a sidecar that wants mTLS", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("mtls"))}, endpoints: "[10.0.0.1:1*1]"},
-		{name: "the same, required", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("mtls"))}, requireSidecar: true, endpoints: "[]"},
+		{name: "a sidecar that wants mTLS", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("mtls"))}, endpoints: "[10.0.0.1:2*1]"},
+		{name: "a sidecar that speaks something new", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("quic"))}, endpoints: "[10.0.0.1:1*1]"},
+		{name: "the same, required", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("quic"))}, requireSidecar: true, endpoints: "[]"},
 		{name: "Envoy", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), func(e *api.ServiceEntry) { e.Service.Meta = nil })}, endpoints: "[10.0.0.1:1*1]"},
 		{name: "Envoy and Pillion", apps: entries{appEntry("a", 1)}, sidecars: entries{
 			with(sidecarEntry("a", 3), func(e *api.ServiceEntry) { e.Service.Meta = nil; e.Service.ID = "0-envoy" }), sidecarEntry("a", 2),
@@ -81,7 +82,7 @@ func TestMerge(t *testing.T) {
 		{name: "same id on two nodes", apps: entries{appEntry("a", 1), with(appEntry("a", 2), func(e *api.ServiceEntry) { e.Node.Node = "other" })}, endpoints: "[10.0.0.1:1*1 10.0.0.1:2*1]"},
 		{name: "an own meta key", apps: entries{with(appEntry("a", 1), meta(metaPillion, speaksPlain))}, endpoints: "[10.0.0.1:1*1]"},
 	} {
-		made := merge("greeter", instancesOf(test.apps, standard.Instances), instancesOf(test.sidecars, standard.Instances), test.requireSidecar, func(id string) bool {
+		made := merge("greeter", instancesOf(test.apps, standard.Instances), instancesOf(test.sidecars, standard.Instances), reach{requireSidecar: test.requireSidecar}, func(id string) bool {
 			return slices.Contains(test.known, id)
 		})
 		got := []string{}
@@ -100,13 +101,13 @@ func TestMergeTakesWhatTheAppSays(t *testing.T) {
 		e.Service.Meta = map[string]string{"version": "v2", metaGRPC: "b.B, a.A", metaGRPC + "-2": "c.C"}
 		e.Service.Tags = []string{"z", "y"}
 	})
-	made := merge("greeter", instancesOf([]*api.ServiceEntry{app}, standard.Instances), instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances), false, nil)
+	made := merge("greeter", instancesOf([]*api.ServiceEntry{app}, standard.Instances), instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances), reach{}, nil)
 	endpoint := made.service.Endpoints[0]
 	want(t, "id", endpoint.ID, "node-a/a")
 	want(t, "version", endpoint.Meta["version"], "v2")
 	want(t, "tags", endpoint.Tags, []string{"z", "y"})
 	want(t, "gRPC services", made.service.GRPC, []string{"a.A", "b.B", "c.C"})
-	if merge("greeter", nil, instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances), false, nil).service != nil {
+	if merge("greeter", nil, instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances), reach{}, nil).service != nil {
 		t.Error("a sidecar alone makes a service")
 	}
 }
@@ -126,7 +127,7 @@ func FuzzMerge(f *testing.F) {
 		if json.Unmarshal(apps, &a) != nil || json.Unmarshal(sidecars, &s) != nil {
 			return
 		}
-		made := merge("greeter", instancesOf(a, standard.Instances), instancesOf(s, standard.Instances), false, func(string) bool { return true })
+		made := merge("greeter", instancesOf(a, standard.Instances), instancesOf(s, standard.Instances), reach{}, func(string) bool { return true })
 		if made.service == nil {
 			return
 		}
@@ -167,6 +168,9 @@ func TestSame(t *testing.T) {
 			func() { b.Endpoints[0].Weight = 2 },
 			func() { b.Endpoints[0].Meta["k"] = "w" },
 			func() { b.Endpoints[0].Tags = nil },
+			func() { b.Endpoints[0].Security = registry.SecurityMTLS },
+			func() { b.Endpoints[0].Identities = []string{"spiffe://{trust_domain}/x"} },
+			func() { b.Endpoints[0].ServerName = "x" },
 			func() { b.Endpoints = nil },
 		}).Draw(t, "change")()
 		if same(a, b) || same(a, nil) || same(nil, b) || !same(nil, nil) {

@@ -3,25 +3,15 @@ package consul
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 )
 
-// side is which of a service's two queries is meant.
-type side int
-
-const (
-	appSide side = iota
-	sidecarSide
-	sides
-)
-
 // answer is what one query said.
-type answer struct {
-	side      side
-	instances []instance
+type answer[T any] struct {
+	// value is what it found; nothing where err is set.
+	value T
 	// lagging says that the server that answered has no leader, or has not heard
 	// from it for a while.
 	lagging bool
@@ -53,18 +43,19 @@ const (
 	maxLag = 10 * time.Second
 )
 
-// poller asks one side of one service over and over.
-type poller struct {
-	agent   *agent
-	side    side
-	service string
-	dc      string
-	scope   string // of its troubles
-	out     chan<- answer
+// poller asks one question over and over, by blocking queries.
+type poller[T any] struct {
+	agent *agent
+	// ask asks it once. It logs a failure, unless ctx was cancelled.
+	ask func(ctx context.Context, options *api.QueryOptions) asked[T]
+	// rest is called before each question. It waits until that should be asked, and
+	// is false where ctx ended first. Nil: there is no need to wait.
+	rest func(ctx context.Context) bool
+	out  chan<- answer[T]
 }
 
 // run asks until ctx ends and sends each answer that may say something new.
-func (p *poller) run(ctx context.Context) {
+func (p *poller[T]) run(ctx context.Context) {
 	leave := p.agent.budget.join()
 	defer leave()
 
@@ -76,7 +67,10 @@ func (p *poller) run(ctx context.Context) {
 		limits  = backoff{base: limitedBase, most: limitedMost, random: p.agent.random}
 	)
 	for ctx.Err() == nil {
-		asked := p.ask(ctx, index)
+		if p.rest != nil && !p.rest(ctx) {
+			return
+		}
+		asked := p.turn(ctx, index)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -94,7 +88,7 @@ func (p *poller) run(ctx context.Context) {
 			if asked.err.kind == limited {
 				pause = &limits
 			}
-			if !p.send(ctx, answer{side: p.side, err: asked.err, failures: failures}) || !sleep(ctx, pause.next()) {
+			if !p.send(ctx, answer[T]{err: asked.err, failures: failures}) || !sleep(ctx, pause.next()) {
 				return
 			}
 
@@ -105,7 +99,7 @@ func (p *poller) run(ctx context.Context) {
 		limits.reset()
 		// A query that waited for nothing comes back with the index it had.
 		if asked.index != index || index == 0 {
-			if !p.send(ctx, answer{side: p.side, instances: asked.instances, lagging: asked.lagging, lost: asked.index < highest}) {
+			if !p.send(ctx, answer[T]{value: asked.value, lagging: asked.lagging, lost: asked.index < highest}) {
 				return
 			}
 		}
@@ -136,7 +130,7 @@ func nextIndex(asked, answered uint64) uint64 {
 	return max(1, answered)
 }
 
-func (p *poller) send(ctx context.Context, a answer) bool {
+func (p *poller[T]) send(ctx context.Context, a answer[T]) bool {
 	select {
 	case p.out <- a:
 		return true
@@ -146,8 +140,8 @@ func (p *poller) send(ctx context.Context, a answer) bool {
 }
 
 // asked is how one query went.
-type asked struct {
-	instances []instance
+type asked[T any] struct {
+	value     T
 	index     uint64
 	lagging   bool
 	preempted error // why it was ended early, nil where it was not
@@ -156,11 +150,11 @@ type asked struct {
 	err          *failure
 }
 
-// ask makes one query, in a turn of its own.
-func (p *poller) ask(ctx context.Context, index uint64) asked {
+// turn makes one query, in a turn of its own.
+func (p *poller[T]) turn(ctx context.Context, index uint64) asked[T] {
 	turn, err := p.agent.budget.acquire(ctx)
 	if err != nil {
-		return asked{preempted: err}
+		return asked[T]{preempted: err}
 	}
 	defer turn.release()
 
@@ -174,9 +168,7 @@ func (p *poller) ask(ctx context.Context, index uint64) asked {
 
 	start := time.Now()
 	//nolint:contextcheck // a turn's context is made of ours
-	result := p.agent.health(ctx, p.side, p.service, p.scope, &api.QueryOptions{
-		Datacenter: p.dc, AllowStale: true, WaitIndex: index, WaitTime: turn.wait,
-	})
+	result := p.ask(ctx, &api.QueryOptions{AllowStale: true, WaitIndex: index, WaitTime: turn.wait})
 	result.waited, result.took = turn.wait, time.Since(start)
 	if result.err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		result.preempted = context.Cause(ctx) //nolint:contextcheck // as above
@@ -184,41 +176,3 @@ func (p *poller) ask(ctx context.Context, index uint64) asked {
 
 	return result
 }
-
-// health asks for one side of a service once. A failure is logged under scope,
-// unless ctx was cancelled.
-func (a *agent) health(ctx context.Context, side side, service, scope string, options *api.QueryOptions) asked {
-	get, what := a.api.Health().Service, "read service "+strconv.Quote(service)
-	if side == sidecarSide {
-		get, what = a.api.Health().Connect, "read the sidecars of service "+strconv.Quote(service)
-	}
-	entries, meta, err := get(service, "", false, options.WithContext(ctx))
-	if err == nil && meta.ResultsFilteredByACLs && len(entries) == 0 {
-		err = errHidden
-	}
-	if err != nil {
-		failure := a.explain(err, what, readRules(service)...)
-		if !errors.Is(ctx.Err(), context.Canceled) {
-			a.note(scope, failure)
-		}
-
-		return asked{err: failure}
-	}
-
-	if meta.ResultsFilteredByACLs {
-		a.note(scope, a.explain(errHidden, what+" in full", readRules(service)...))
-	} else {
-		a.noteSuccess(scope)
-	}
-	// Answers from the agent's own stream of events never know a leader.
-	leaderless := !meta.KnownLeader && meta.QueryBackend != api.QueryBackendStreaming
-
-	return asked{
-		instances: instancesOf(entries, a.limits.Instances),
-		index:     meta.LastIndex,
-		lagging:   leaderless || meta.LastContact > maxLag,
-	}
-}
-
-// errHidden stands for an answer out of which the ACLs took something.
-var errHidden error = api.StatusError{Code: 403, Body: "results are hidden by ACLs"}

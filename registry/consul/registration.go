@@ -57,7 +57,8 @@ type Registration struct {
 type Check struct {
 	// Target is the "host:port" to ask. Default: the app; for an app on a Unix
 	// socket, which Consul cannot ask, its sidecar's inbound, which hands the
-	// question on.
+	// question on. Where that inbound speaks mTLS alone, which the agent does not, the
+	// app counts as well as long as the inbound accepts connections.
 	Target string
 	// Service is asked about. Default: "", the whole server.
 	Service string
@@ -75,6 +76,8 @@ type Sidecar struct {
 	// Address is where others reach the inbound, as registry.ParseAddress takes
 	// it. An unspecified host (0.0.0.0, [::]) stands for the agent's own address.
 	Address string
+	// Security is what the inbound speaks, for others to know. Default: plaintext.
+	Security registry.Security
 	// CheckAddress is the "host:port" at which the agent checks that the inbound
 	// accepts connections. Default: Address, with 127.0.0.1 where the host is
 	// unspecified; none for a Unix socket.
@@ -153,6 +156,9 @@ type plan struct {
 
 	app, inbound endpoint
 	check        Check
+	// connects says that the agent can only find out whether check.Target accepts
+	// connections.
+	connects bool
 }
 
 func (r Registration) plan() (*plan, error) {
@@ -227,6 +233,7 @@ func (p *plan) fillCheck() error {
 			p.check.Target = p.app.local()
 		case p.Sidecar != nil && p.inbound.socket == "":
 			p.check.Target = p.inbound.local()
+			p.connects = p.Sidecar.Security == registry.SecurityMTLS
 		case p.Check != nil:
 			return fmt.Errorf("service %s: Consul cannot check an app on a Unix socket that has no inbound on TCP: say what to check, or turn the check off", p.Name)
 		}
@@ -263,15 +270,7 @@ func (p *plan) registrations(grpc map[string]string) []*api.AgentServiceRegistra
 		app.Address = ""
 	}
 	if p.Check != nil {
-		target := p.check.Target
-		if p.check.Service != "" {
-			target += "/" + p.check.Service
-		}
-		app.Checks = append(app.Checks, &api.AgentServiceCheck{
-			CheckID: p.ID + ":grpc", Name: "gRPC health of " + p.Name, GRPC: target,
-			Interval: p.check.Interval.String(), Timeout: p.check.Timeout.String(),
-			DeregisterCriticalServiceAfter: p.deregisterAfter(),
-		})
+		app.Checks = append(app.Checks, p.appCheck())
 	}
 	if p.Sidecar == nil {
 		return []*api.AgentServiceRegistration{app}
@@ -280,11 +279,30 @@ func (p *plan) registrations(grpc map[string]string) []*api.AgentServiceRegistra
 	return []*api.AgentServiceRegistration{p.sidecar(app), app}
 }
 
+// appCheck is how the agent finds out that the app is well.
+func (p *plan) appCheck() *api.AgentServiceCheck {
+	check := &api.AgentServiceCheck{
+		Interval: p.check.Interval.String(), Timeout: p.check.Timeout.String(),
+		DeregisterCriticalServiceAfter: p.deregisterAfter(),
+	}
+	if p.connects {
+		check.CheckID, check.Name, check.TCP = p.ID+":tcp", "Inbound of "+p.Name, p.check.Target
+
+		return check
+	}
+	check.CheckID, check.Name, check.GRPC = p.ID+":grpc", "gRPC health of "+p.Name, p.check.Target
+	if p.check.Service != "" {
+		check.GRPC += "/" + p.check.Service
+	}
+
+	return check
+}
+
 // sidecar is the registration beside an app's. It says all that the app's says,
 // because who looks for sidecars sees nothing else.
 func (p *plan) sidecar(app *api.AgentServiceRegistration) *api.AgentServiceRegistration {
 	meta := maps.Clone(app.Meta)
-	meta[metaPillion] = speaksPlain
+	meta[metaPillion] = spoken(p.Sidecar.Security)
 
 	sidecar := &api.AgentServiceRegistration{
 		Kind: api.ServiceKindConnectProxy, ID: p.sidecarID(), Name: p.Name + sidecarSuffix,

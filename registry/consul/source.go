@@ -21,10 +21,10 @@ const lookups = 2
 // Source finds services in Consul, through one agent. It has no goroutines and
 // asks nothing while nobody calls it.
 type Source struct {
-	agent          *agent
-	cache          *cache
-	requireSidecar bool
-	lookups        chan struct{}
+	agent   *agent
+	cache   *cache
+	reach   reach
+	lookups chan struct{}
 
 	mu       sync.Mutex
 	watching map[string]*watched
@@ -47,11 +47,11 @@ func New(cfg Config, deps Deps) (*Source, error) {
 	}
 
 	source := &Source{
-		agent:          agent,
-		requireSidecar: cfg.RequireSidecar,
-		lookups:        make(chan struct{}, lookups),
-		watching:       map[string]*watched{},
-		inherited:      map[string]*registry.Service{},
+		agent:     agent,
+		reach:     reach{requireSidecar: cfg.RequireSidecar, connect: cfg.Connect},
+		lookups:   make(chan struct{}, lookups),
+		watching:  map[string]*watched{},
+		inherited: map[string]*registry.Service{},
 	}
 	for _, service := range deps.LastKnown {
 		source.inherited[service.Name] = service

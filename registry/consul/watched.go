@@ -124,10 +124,16 @@ func (w *watched) run(ctx context.Context) {
 		return
 	}
 
-	answers := make(chan answer)
+	var answers [sides]chan answer[[]instance]
 	for side := range sides {
-		poller := &poller{
-			agent: w.source.agent, side: side, service: w.service, dc: w.dc, scope: w.scope(side), out: answers,
+		answers[side] = make(chan answer[[]instance])
+		poller := &poller[[]instance]{
+			agent: w.source.agent, out: answers[side],
+			ask: func(ctx context.Context, options *api.QueryOptions) asked[[]instance] {
+				options.Datacenter = w.dc
+
+				return w.source.agent.health(ctx, side, w.service, w.scope(side), options)
+			},
 		}
 		pollers.Go(func() { poller.run(ctx) })
 	}
@@ -140,8 +146,10 @@ func (w *watched) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case a := <-answers:
-			w.take(ctx, a)
+		case a := <-answers[appSide]:
+			w.take(ctx, appSide, a)
+		case a := <-answers[sidecarSide]:
+			w.take(ctx, sidecarSide, a)
 		case <-patience.C:
 			w.resort()
 		case <-w.confirm.C:
@@ -199,8 +207,8 @@ func (w *watched) locate(ctx context.Context) bool {
 }
 
 // take notes an answer and judges what is known now.
-func (w *watched) take(ctx context.Context, a answer) {
-	state := &w.sides[a.side]
+func (w *watched) take(ctx context.Context, side side, a answer[[]instance]) {
+	state := &w.sides[side]
 	if a.err != nil {
 		if a.failures > toleratedFailures {
 			state.err = a.err
@@ -209,7 +217,7 @@ func (w *watched) take(ctx context.Context, a answer) {
 
 		return
 	}
-	*state = sideState{answered: true, instances: a.instances, lagging: a.lagging}
+	*state = sideState{answered: true, instances: a.value, lagging: a.lagging}
 	if a.lost {
 		w.relearning = time.Now().Add(relearnFor)
 	}
@@ -271,7 +279,7 @@ func (w *watched) merge() merged {
 			last[endpoint.ID] = true
 		}
 	}
-	made := merge(w.name, w.sides[appSide].instances, w.sides[sidecarSide].instances, w.source.requireSidecar,
+	made := merge(w.name, w.sides[appSide].instances, w.sides[sidecarSide].instances, w.source.reach,
 		func(id string) bool {
 			until, waits := w.unchecked[id]
 			if !waits {
@@ -349,7 +357,7 @@ func (w *watched) read(ctx context.Context, options *api.QueryOptions) (answers 
 		if asked.err != nil {
 			return answers, false
 		}
-		answers[side] = sideState{answered: true, instances: asked.instances, lagging: asked.lagging}
+		answers[side] = sideState{answered: true, instances: asked.value, lagging: asked.lagging}
 	}
 
 	return answers, true
