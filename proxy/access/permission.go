@@ -12,6 +12,7 @@ import (
 // permissions are those of one intention, in their order.
 type permissions struct {
 	list  []permission
+	look  bool               // any of them asks for headers
 	exact map[string][]int32 // those that ask for a path, by it
 	other []int32            // those that ask for none, for how it begins, or for an expression
 }
@@ -44,6 +45,7 @@ func compilePermissions(list []registry.IntentionPermission) *permissions {
 	p := &permissions{list: make([]permission, 0, len(list)), exact: map[string][]int32{}}
 	for i := range list {
 		one := compilePermission(&list[i])
+		p.look = p.look || len(one.headers) > 0
 		if one.path == pathExact && !one.always {
 			p.exact[one.text] = append(p.exact[one.text], int32(i))
 		} else {

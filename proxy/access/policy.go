@@ -35,6 +35,7 @@ type Policy struct {
 	everyone *index                   // rules for all; nil: there are none
 	defaults [numKinds / 2]*refusal   // of what no rule allows, by mode; nil: it is let through
 	has      [numKinds]bool           // whether there is any rule of that kind
+	look     bool                     // whether any rule looks at metadata
 	tallies  []*tally                 // what is counted, of each policy and of the intentions
 
 	intentions *intentions // nil: no intention has to be passed
@@ -118,6 +119,7 @@ func New(rules *Rules, in *registry.Intentions, env Env) *Policy {
 			number := int32(len(p.rules))
 			p.rules = append(p.rules, c)
 			p.has[c.kind] = true
+			p.look = p.look || rule.Metadata != nil
 			if rule.Allow {
 				if by := &allows[c.kind/2]; !slices.Contains(*by, policy.Name) {
 					*by = append(*by, policy.Name)

@@ -118,6 +118,9 @@ type life struct {
 // used.
 func (s *Stream) Init(owner Owner) { s.owner = owner }
 
+// Owner returns whose stream it is.
+func (s *Stream) Owner() Owner { return s.owner }
+
 // Conn returns the connection of a stream that is or was open.
 func (s *Stream) Conn() *Conn { return s.conn }
 

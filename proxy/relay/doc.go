@@ -7,6 +7,8 @@
 //
 //	rpc.go       what an RPC is, and how it ends
 //	request.go   accept: the caller's headers; find the service it is addressed to
+//	caller.go    who calls, and what the app is told of that
+//	access.go    whether the caller may, also once the rules have changed
 //	govern.go    what the policies say of it, and where their routes send it
 //	obey.go      what they have done before it is sent: time, faults, limits, breakers
 //	failover.go  where an RPC goes for which there is no instance
@@ -43,6 +45,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/proxy/access"
 	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/policy"
@@ -113,6 +116,11 @@ type Config struct {
 	// Random draws for policies: waits, shares, which RPCs a rule is for. Default: the
 	// process' own generator.
 	Random func() uint64
+	// Access says who may call what; nil: everybody may. Audited, unless it is nil, is
+	// told of what it lets through and in mode "audit" would not: who called which method,
+	// and who would have refused that.
+	Access  *access.Gate
+	Audited func(caller, path, by string)
 	// Shield says that instances are apps and not sidecars: what they say in
 	// headers that are Pillion's own is removed.
 	Shield bool

@@ -133,6 +133,9 @@ func (r *RPC) look(method *policy.Method) {
 	r.pol.looked = policy.RPC{
 		Path: r.path, Authority: r.authority, Caller: r.p.cfg.Caller, Fields: r.block.Fields, Random: r.p.cfg.Random,
 	}
+	if c := r.caller(); c != nil {
+		r.pol.looked.Caller = c.name
+	}
 	if r.pol.looked.Caller == "" {
 		r.pol.looked.Peer = r.down.Conn().PeerHost()
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
@@ -45,6 +46,9 @@ func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
 	if !r.method.Other() {
 		r.count()
 	}
+	if r.p.cfg.Access != nil && !r.mayCall(b) {
+		return
+	}
 	if err := r.startDeadline(); err != nil {
 		r.fail(b, codes.Internal, wire.FlagDownstreamProtocolError, err.Error())
 		return
@@ -62,7 +66,7 @@ func (r *RPC) readHeaders(h *h2.Head) (refusal int16) {
 	if h.TooLarge {
 		return 431
 	}
-	isGRPC := false
+	isGRPC, claimed := false, 0
 	first := len(r.block.Fields) - len(h.Regular)
 	for i := range h.Regular {
 		switch f := &h.Regular[i]; f.Name {
@@ -74,6 +78,8 @@ func (r *RPC) readHeaders(h *h2.Head) (refusal int16) {
 			} else {
 				r.timeoutAt = twoTimeouts
 			}
+		case wire.HeaderPeer, wire.HeaderForwardedClientCert:
+			claimed++
 		}
 	}
 	switch {
@@ -81,6 +87,9 @@ func (r *RPC) readHeaders(h *h2.Head) (refusal int16) {
 		return 415
 	case h.Method != "POST":
 		return 405
+	}
+	if r.p.cfg.Side == telemetry.Inbound {
+		r.introduce(claimed)
 	}
 	return 0
 }

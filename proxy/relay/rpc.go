@@ -105,7 +105,8 @@ type state struct {
 
 	method *telemetry.Method
 
-	pol *policed // nil: no policy holds for it
+	pol    *policed // nil: no policy holds for it
+	judged *judged  // nil: access rules need nothing of it again
 }
 
 // What state.timeoutAt is where there is not one grpc-timeout.
@@ -223,10 +224,13 @@ func (r *RPC) countResponse(n int) {
 func (r *RPC) log(code codes.Code, flag wire.Flag, message string, took time.Duration) {
 	rec := telemetry.Record{
 		Start: r.start, Duration: took, Side: r.p.cfg.Side,
-		Peer: r.down.Conn().RemoteAddr().String(), Authority: r.authority, Path: r.path,
+		Peer: r.down.Conn().RemoteAddr().String(), Source: r.p.cfg.Caller, Authority: r.authority, Path: r.path,
 		Route: r.route, Attempts: int(r.tries), Code: code, Message: message, Flag: flag,
 		HTTPStatus: int(r.status), RequestMessages: r.reqMsgs, ResponseMessages: r.respMsgs,
 		RequestBytes: r.reqBytes, ResponseBytes: r.respBytes,
+	}
+	if c := r.caller(); c != nil {
+		rec.Source, rec.Identity = c.name, c.id
 	}
 	if r.dest != nil {
 		rec.Service = r.dest.Name()
@@ -263,6 +267,7 @@ func (r *RPC) release() {
 		return
 	}
 	r.freeFields()
+	r.freeJudged()
 	r.pass.Exit()
 	clear(r.tried)
 	replay := r.replay[:0]

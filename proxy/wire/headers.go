@@ -24,6 +24,15 @@ const HeaderFlags = "pillion-flags"
 // whose answer nobody wants.
 const HeaderMirror = "pillion-mirror"
 
+// What the app is told of a caller that has proven who it is. What callers themselves
+// say in these is removed.
+const (
+	// HeaderPeer is Pillion's own: the caller's SPIFFE ID.
+	HeaderPeer = "pillion-peer"
+	// HeaderForwardedClientCert is Envoy's: the same, and more of the certificate.
+	HeaderForwardedClientCert = "x-forwarded-client-cert"
+)
+
 const (
 	// ContentType is the content-type of an answer that Pillion makes itself.
 	ContentType = "application/grpc"
