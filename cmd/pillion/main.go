@@ -83,6 +83,6 @@ func printError(w io.Writer, err error) {
 // commands are all that pillion can do.
 func commands() []*cobra.Command {
 	return []*cobra.Command{newRunCommand(), newCheckCommand(), newDemoCommand(), newEndpointsCommand(),
-		newExplainCommand(), newTestCommand(), newIdentityCommand(), newReportCommand(), newVersionCommand(),
+		newExplainCommand(), newTestCommand(), newCACommand(), newIdentityCommand(), newReportCommand(), newVersionCommand(),
 	}
 }
