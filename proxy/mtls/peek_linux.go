@@ -1,0 +1,47 @@
+package mtls
+
+import (
+	"io"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const canPeek = true
+
+// peek waits until as much has come as [awaited] says, and returns how it begins.
+func peek(rc syscall.RawConn) (first []byte, err error) {
+	var buffer [firstSize]byte
+	failed := rc.Read(func(fd uintptr) (done bool) {
+		first, err = peekNow(int(fd), buffer[:])
+		return err != syscall.EAGAIN
+	})
+	if failed != nil {
+		return nil, failed
+	}
+	return first, err
+}
+
+// peekNow looks what has come. It returns EAGAIN where that is too little.
+func peekNow(fd int, buffer []byte) ([]byte, error) {
+	for {
+		n, _, err := syscall.Recvfrom(fd, buffer, syscall.MSG_PEEK)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err != nil:
+			return nil, err
+		case n == 0:
+			return nil, io.EOF
+		}
+		first := buffer[:n]
+		want := awaited(first)
+		if want <= n {
+			return first, nil
+		}
+		if have, err := unix.IoctlGetInt(fd, unix.SIOCINQ); err != nil || have >= want {
+			return first, nil
+		}
+		return nil, syscall.EAGAIN
+	}
+}
