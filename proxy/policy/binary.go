@@ -35,7 +35,7 @@ func (c *condition) metBinary(fields []hpack.Field) bool {
 	var buf [binaryBuffer]byte
 	tried := 0
 	for i := range fields {
-		if fields[i].Name != c.key {
+		if fields[i].Name != c.key.text {
 			continue
 		}
 		rest, more := fields[i].Value, true

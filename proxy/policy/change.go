@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -15,6 +16,9 @@ type Change struct {
 	edits []edit
 	// add are appended as they are, in the order of their keys.
 	add []hpack.Field
+	// fresh is what is appended where there is no field of an edited key: all that are
+	// set, and add.
+	fresh []hpack.Field
 	// lengths has a bit for each length of an edited key: most fields need not be
 	// looked for among them.
 	lengths uint64
@@ -22,9 +26,48 @@ type Change struct {
 
 // edit replaces all fields of a key by at most one.
 type edit struct {
-	key   string
+	key
 	value string
 	set   bool // false: the key is removed
+}
+
+// newChange makes a change of edits and of what is added, in the order of their keys. It
+// is nil where nothing changes.
+func newChange(edits map[string]edit, add []hpack.Field) *Change {
+	if len(edits) == 0 && len(add) == 0 {
+		return nil
+	}
+	c := &Change{add: add}
+	for _, key := range slices.Sorted(maps.Keys(edits)) {
+		e := edits[key]
+		c.edits = append(c.edits, e)
+		c.lengths |= lengthBit(key)
+		if e.set {
+			c.fresh = append(c.fresh, e.field())
+		}
+	}
+	c.fresh = append(c.fresh, add...)
+	return c
+}
+
+func (e *edit) field() hpack.Field { return hpack.Field{Name: e.text, Value: e.value} }
+
+// then returns the change that comes to the same as c, and then another. Both may be nil.
+func (c *Change) then(next *Change) *Change {
+	if c == nil || next == nil {
+		return cmp.Or(c, next)
+	}
+	edits := map[string]edit{}
+	for _, e := range slices.Concat(c.edits, next.edits) {
+		edits[e.text] = e
+	}
+	var add []hpack.Field
+	for _, f := range c.add { // those that next does not edit
+		if _, edited := next.find(f.Name); !edited {
+			add = append(add, f)
+		}
+	}
+	return newChange(edits, append(add, next.add...))
 }
 
 // Apply removes, sets and adds, and returns the fields. It works on the slice that it
@@ -35,20 +78,36 @@ func (c *Change) Apply(fields []hpack.Field) []hpack.Field {
 	if c == nil {
 		return fields
 	}
-	if len(c.edits) > 0 {
-		fields = c.edit(fields)
+	for i := range fields {
+		if _, found := c.find(fields[i].Name); found {
+			return append(c.edit(fields, i), c.add...)
+		}
 	}
-	return append(fields, c.add...)
+	return append(fields, c.fresh...)
 }
 
-// maxEdits is how many edits there may be: 64 keys that are removed, as many that
-// are set, and the group's.
+// ApplyTo is Apply on an RPC's fields. They are not to be looked at afterwards.
+func (c *Change) ApplyTo(rpc *RPC) []hpack.Field {
+	if c == nil {
+		return rpc.Fields
+	}
+	for i := range c.edits {
+		if at := rpc.find(&c.edits[i].key); at >= 0 {
+			return c.Apply(rpc.Fields)
+		}
+	}
+	return append(rpc.Fields, c.fresh...)
+}
+
+// maxEdits is how many edits a policy may say at a place: 64 keys that are removed, as
+// many that are set, and the group's. A rule and a group have one such place each.
 const maxEdits = 2*64 + 1
 
-func (c *Change) edit(fields []hpack.Field) []hpack.Field {
-	var done [(maxEdits + 63) / 64]uint64 // which keys were set at their first field
-	kept := 0
-	for i := range fields {
+// edit makes the edits; the fields before the first are not among them.
+func (c *Change) edit(fields []hpack.Field, first int) []hpack.Field {
+	var done [(2*maxEdits + 63) / 64]uint64 // which keys were set at their first field
+	kept := first
+	for i := first; i < len(fields); i++ {
 		at, found := c.find(fields[i].Name)
 		if !found {
 			if kept != i {
@@ -62,14 +121,14 @@ func (c *Change) edit(fields []hpack.Field) []hpack.Field {
 			continue
 		}
 		done[at/64] |= 1 << (at % 64)
-		fields[kept] = hpack.Field{Name: e.key, Value: e.value}
+		fields[kept] = e.field()
 		kept++
 	}
 	clear(fields[kept:]) // what is left there would keep memory, or be taken for fields
 	fields = fields[:kept]
 	for at := range c.edits {
 		if c.edits[at].set && done[at/64]&(1<<(at%64)) == 0 {
-			fields = append(fields, hpack.Field{Name: c.edits[at].key, Value: c.edits[at].value})
+			fields = append(fields, c.edits[at].field())
 		}
 	}
 	return fields
@@ -88,7 +147,7 @@ func (c *Change) find(key string) (at int, found bool) {
 func (c *Change) search(key string) (at int, found bool) {
 	if len(c.edits) <= 8 {
 		for at := range c.edits {
-			if c.edits[at].key == key {
+			if c.edits[at].text == key {
 				return at, true
 			}
 		}
@@ -97,13 +156,13 @@ func (c *Change) search(key string) (at int, found bool) {
 	low, high := 0, len(c.edits)
 	for low < high {
 		middle := int(uint(low+high) >> 1)
-		if c.edits[middle].key < key {
+		if c.edits[middle].text < key {
 			low = middle + 1
 		} else {
 			high = middle
 		}
 	}
-	return low, low < len(c.edits) && c.edits[low].key == key
+	return low, low < len(c.edits) && c.edits[low].text == key
 }
 
 // compileChange compiles a change; group, where it is not "", is the key that is set
@@ -112,31 +171,24 @@ func (p *problems) compileChange(field string, m *configv1.MetadataChange, group
 	edits := map[string]edit{}
 	for i, key := range m.GetRemove() {
 		p.checkKey(at(field+".remove", i), key, "")
-		edits[key] = edit{key: key}
+		edits[key] = edit{key: newKey(key)}
 	}
-	c := &Change{}
+	var add []hpack.Field
 	for _, key := range slices.Sorted(maps.Keys(m.GetSet())) {
 		p.checkKey(of(field+".set", key), key, m.GetSet()[key])
-		edits[key] = edit{key: key, value: m.GetSet()[key], set: true}
+		edits[key] = edit{key: newKey(key), value: m.GetSet()[key], set: true}
 	}
 	for _, key := range slices.Sorted(maps.Keys(m.GetAdd())) {
 		p.checkKey(of(field+".add", key), key, m.GetAdd()[key])
-		c.add = append(c.add, hpack.Field{Name: key, Value: m.GetAdd()[key]})
+		add = append(add, hpack.Field{Name: key, Value: m.GetAdd()[key]})
 	}
 	if group != "" {
-		if _, taken := edits[group]; taken || slices.ContainsFunc(c.add, func(f hpack.Field) bool { return f.Name == group }) {
+		if _, taken := edits[group]; taken || slices.ContainsFunc(add, func(f hpack.Field) bool { return f.Name == group }) {
 			p.addf(field, "changes %q, in which the app is told its group: choose another group_key, or leave the key alone", group)
 		}
-		edits[group] = edit{key: group, value: groupName, set: true}
+		edits[group] = edit{key: newKey(group), value: groupName, set: true}
 	}
-	for _, key := range slices.Sorted(maps.Keys(edits)) {
-		c.edits = append(c.edits, edits[key])
-		c.lengths |= lengthBit(key)
-	}
-	if len(c.edits) == 0 && len(c.add) == 0 {
-		return nil
-	}
-	return c
+	return newChange(edits, add)
 }
 
 // keptKeys are those that HTTP and gRPC need as they are (RFC 9113 section 8.2.2;

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 )
@@ -154,4 +156,47 @@ func pairs(text string) map[string]string {
 		}
 	}
 	return m
+}
+
+// Two changes that were put together come to the same as one after the other, but for the
+// order of different keys.
+func TestChangesThatFollowEachOther(t *testing.T) {
+	t.Parallel()
+	draw := func(t *rapid.T) *Change {
+		m := &configv1.MetadataChange{Set: map[string]string{}, Add: map[string]string{}}
+		for _, key := range worldKeys {
+			switch value := rapid.SampledFrom([]string{"MQ", "Mg"}).Draw(t, "value"); rapid.IntRange(0, 5).Draw(t, "change of "+key) {
+			case 0:
+				m.Remove = append(m.Remove, key)
+			case 1:
+				m.Set[key] = value
+			case 2:
+				m.Add[key] = value
+			case 3:
+				m.Set[key], m.Add[key] = value, value
+			}
+		}
+		p := fresh()
+		c := p.compileChange("request", m, "", "")
+		if len(p.list) > 0 {
+			t.Fatal(p.list)
+		}
+		return c
+	}
+	byKey := func(list []hpack.Field) []hpack.Field {
+		slices.SortStableFunc(list, func(a, b hpack.Field) int { return strings.Compare(a.Name, b.Name) })
+		return list
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		first, next, in := draw(t), draw(t), drawFields(t)
+		want := byKey(next.Apply(first.Apply(slices.Clone(in))))
+		if got := byKey(first.then(next).Apply(slices.Clone(in))); !slices.Equal(got, want) {
+			t.Fatalf("%v becomes %v, want %v", in, got, want)
+		}
+		rpc := asked(slices.Clone(in))
+		rpc.Mark()
+		if got := byKey(first.then(next).ApplyTo(rpc)); !slices.Equal(got, want) {
+			t.Fatalf("%v, marked, becomes %v, want %v", in, got, want)
+		}
+	})
 }

@@ -31,6 +31,7 @@ func Compile(policies []*configv1.Policy, previous *Set, env Env) (*Set, []Refus
 	c.checkSubsets()
 	c.set.services = merge(c.set.entries, previous)
 	c.keepSubsets()
+	c.set.settle()
 	c.set.version = version(c.set)
 	return c.set, c.refusals
 }

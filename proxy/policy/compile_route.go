@@ -56,7 +56,7 @@ func (p *problems) compileRule(field, name string, m *configv1.RouteRule) Rule {
 	case *configv1.RouteRule_To:
 		rule.service, rule.subset = action.To.GetService(), action.To.GetSubset()
 	case *configv1.RouteRule_Split:
-		rule.split = p.compileSplit(field+".split", action.Split, name)
+		rule.split = p.compileSplit(field+".split", action.Split, name, rule.Request)
 	case *configv1.RouteRule_Status:
 		rule.Status = p.compileStatus(field+".status", action.Status, fmt.Sprintf("policy %q, rule %q: RPCs are answered so here", p.policy, name))
 		if m.GetMirror() != nil {

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
-	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 )
 
 // test is what a condition compares by.
@@ -22,7 +21,7 @@ const (
 
 // condition is a condition on a metadata key or a cookie.
 type condition struct {
-	key        string
+	key        key    // or a cookie's name
 	text       string // of exact, prefix and suffix; bytes as they are when decoded
 	regex      *regexp.Regexp
 	front      string // how all begin that the regex matches
@@ -37,19 +36,19 @@ type condition struct {
 }
 
 // holds says whether the condition, turned around or not, holds for a request.
-func (c *condition) holds(fields []hpack.Field, v *values) bool { return c.met(fields, v) != c.invert }
+func (c *condition) holds(rpc *RPC, v *values) bool { return c.met(rpc, v) != c.invert }
 
 // met says whether the condition holds before it is turned around. A key that is
 // missing fulfils none but `present: false`.
-func (c *condition) met(fields []hpack.Field, v *values) bool {
+func (c *condition) met(rpc *RPC, v *values) bool {
 	if c.cookie {
-		value, found := cookie(fields, c.key)
+		value, found := rpc.cookie(c.key.text)
 		return c.metBy(value, found)
 	}
 	if c.binary && c.test != testPresent {
-		return c.metBinary(fields)
+		return c.metBinary(rpc.Fields)
 	}
-	value, count := v.of(fields, c.key)
+	value, count := v.of(rpc, &c.key)
 	return c.metBy(value, count > 0)
 }
 
@@ -122,16 +121,14 @@ func (p *problems) compileConditions(field string, list []*configv1.MetadataMatc
 }
 
 func (p *problems) compileCondition(field string, m *configv1.MetadataMatch, isCookie bool) condition {
-	c := condition{key: m.GetKey(), cookie: isCookie, invert: m.GetInvert()}
+	c := condition{key: newKey(m.GetKey()), cookie: isCookie, invert: m.GetInvert()}
 	if isCookie {
-		if strings.ContainsAny(c.key, "=; \t\",") || c.key == "" {
-			p.addf(field+".key", "%q is no cookie's name", c.key)
-		}
+		p.checkCookie(field+".key", c.key.text)
 	} else {
-		if reason := conditionKeyProblem(c.key); reason != "" {
+		if reason := conditionKeyProblem(c.key.text); reason != "" {
 			p.addf(field+".key", "%s", reason)
 		}
-		c.binary = isBinary(c.key)
+		c.binary = isBinary(c.key.text)
 	}
 	switch k := m.GetCondition().(type) {
 	case *configv1.MetadataMatch_Exact:
@@ -153,12 +150,19 @@ func (p *problems) compileCondition(field string, m *configv1.MetadataMatch, isC
 	case *configv1.MetadataMatch_Bytes:
 		c.test, c.text, c.isBytes = testExact, string(k.Bytes), true
 		if !c.binary {
-			p.addf(field+".bytes", "%q is no -bin key: use exact", c.key)
+			p.addf(field+".bytes", "%q is no -bin key: use exact", c.key.text)
 		}
 	default:
 		p.addf(field, "asks for nothing: write exact, prefix, suffix, regex, present, range or bytes")
 	}
 	return c
+}
+
+// checkCookie reports what is no cookie's name.
+func (p *problems) checkCookie(field, name string) {
+	if strings.ContainsAny(name, "=; \t\",") || name == "" {
+		p.addf(field, "%q is no cookie's name", name)
+	}
 }
 
 // conditionKeyProblem says why nothing can be asked of a key; "": it can.

@@ -1,27 +1,50 @@
 package policy
 
-import (
-	"strings"
+import "strings"
 
-	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
-)
+var cookieKey = newKey("cookie")
 
-// cookie returns the value of the first cookie of a name. HTTP/2 allows the header to
-// be split into several fields (RFC 9113 section 8.2.3).
-func cookie(fields []hpack.Field, name string) (value string, found bool) {
-	for i := range fields {
-		if fields[i].Name != "cookie" {
-			continue
-		}
-		for rest := fields[i].Value; rest != ""; {
-			var pair cookiePair
-			pair, rest = nextCookie(rest)
-			if pair.name == name && name != "" {
-				return pair.value(), true
-			}
+// cookie returns the value of the first cookie of a name, which has neither blanks nor
+// "=" nor ";". HTTP/2 allows the header to be split into several fields (RFC 9113
+// section 8.2.3).
+func (r *RPC) cookie(name string) (value string, found bool) {
+	if name == "" {
+		return "", false
+	}
+	for i := r.find(&cookieKey); i >= 0; i = r.next(&cookieKey, i) {
+		if value, found = cookieIn(r.Fields[i].Value, name); found {
+			return value, true
 		}
 	}
 	return "", false
+}
+
+// cookieIn is cookie in one header. Of pairs with other names only the ends are looked
+// for.
+func cookieIn(header, name string) (value string, found bool) {
+	for {
+		for header != "" && isBlank(header[0]) {
+			header = header[1:]
+		}
+		if len(header) > len(name) && header[0] == name[0] && header[:len(name)] == name {
+			rest := header[len(name):]
+			for rest != "" && isBlank(rest[0]) {
+				rest = rest[1:]
+			}
+			if rest != "" && rest[0] == '=' {
+				rest = rest[1:]
+				if end := strings.IndexByte(rest, ';'); end >= 0 {
+					rest = rest[:end]
+				}
+				return cookiePair{written: rest}.value(), true
+			}
+		}
+		end := strings.IndexByte(header, ';')
+		if end < 0 {
+			return "", false
+		}
+		header = header[end+1:]
+	}
 }
 
 // trimBlanks removes the blanks around a text. Package strings' Trim makes a set of

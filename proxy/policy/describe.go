@@ -19,9 +19,9 @@ func (c *condition) why(fields []hpack.Field) string {
 
 // describe writes the condition as people would, before it is turned around.
 func (c *condition) describe() string {
-	what := "metadata " + quoted(c.key)
+	what := "metadata " + quoted(c.key.text)
 	if c.cookie {
-		what = "cookie " + quoted(c.key)
+		what = "cookie " + quoted(c.key.text)
 	}
 	switch c.test {
 	case testExact:
@@ -51,11 +51,11 @@ const shownValue = 128
 func (c *condition) describeValue(fields []hpack.Field) string {
 	value, found := "", false
 	if c.cookie {
-		value, found = cookie(fields, c.key)
+		value, found = (&RPC{Fields: fields}).cookie(c.key.text)
 	} else {
 		var count int
-		if value, count = one(fields, c.key); count > 1 {
-			value = string(appendJoined(nil, fields, c.key))
+		if value, count = one(fields, c.key.text); count > 1 {
+			value = string(appendJoined(nil, fields, c.key.text))
 		}
 		found = count > 0
 	}

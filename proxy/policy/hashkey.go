@@ -1,15 +1,13 @@
 package policy
 
 import (
-	"github.com/cespare/xxhash/v2"
-
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 )
 
 // HashKey finds that of an RPC by which it is told from others: for the groups of a
 // sticky split, for instances chosen by hash, and for the buckets of a rate limit.
 type HashKey struct {
-	metadata string // a key; "": it is another
+	metadata key    // its text is "": it is another
 	cookie   string // a cookie's name; both "": the caller
 }
 
@@ -20,14 +18,14 @@ func (k *HashKey) Key(rpc *RPC) (key string, found bool) {
 	switch {
 	case k == nil:
 		return "", false
-	case k.metadata != "":
-		value, count := one(rpc.Fields, k.metadata)
+	case k.metadata.text != "":
+		value, count := rpc.one(&k.metadata)
 		if count > 1 {
-			value = string(appendJoined(nil, rpc.Fields, k.metadata))
+			value = string(appendJoined(nil, rpc.Fields, k.metadata.text))
 		}
 		return value, value != ""
 	case k.cookie != "":
-		key, _ = cookie(rpc.Fields, k.cookie)
+		key, _ = rpc.cookie(k.cookie)
 		return key, key != ""
 	case rpc.Caller != "":
 		return rpc.Caller, true
@@ -49,23 +47,13 @@ func (k *HashKey) seeded(rpc *RPC, seed uint64) (hash uint64, found bool) {
 	return seededHash(seed, key), true
 }
 
-func seededHash(seed uint64, key string) uint64 {
-	if seed == 0 {
-		return xxhash.Sum64String(key)
-	}
-	var d xxhash.Digest
-	d.ResetWithSeed(seed)
-	_, _ = d.WriteString(key) // never fails
-	return d.Sum64()
-}
-
 // String says what the key is, for people.
 func (k *HashKey) String() string {
 	switch {
 	case k == nil:
 		return "nothing"
-	case k.metadata != "":
-		return "metadata " + quoted(k.metadata)
+	case k.metadata.text != "":
+		return "metadata " + quoted(k.metadata.text)
 	case k.cookie != "":
 		return "cookie " + quoted(k.cookie)
 	}
@@ -79,8 +67,9 @@ func (p *problems) compileHashKey(field string, m *configv1.HashKey) *HashKey {
 		if reason := conditionKeyProblem(from.Metadata); reason != "" {
 			p.addf(field+".metadata", "%s", reason)
 		}
-		return &HashKey{metadata: from.Metadata}
+		return &HashKey{metadata: newKey(from.Metadata)}
 	case *configv1.HashKey_Cookie:
+		p.checkCookie(field+".cookie", from.Cookie)
 		return &HashKey{cookie: from.Cookie}
 	case *configv1.HashKey_Caller:
 		return &HashKey{}

@@ -14,18 +14,37 @@ type index struct {
 	metadata map[string]*valueIndex // by key
 	cookies  map[string]*valueIndex // by name
 	rest     []int32                // have no exact condition
+	// fewKeys and fewNames are what metadata and cookies have, where those are so few
+	// that an RPC is asked for each.
+	fewKeys, fewNames []*valueIndex
 	// lengths has a bit for each length of a metadata key: most fields of an RPC need
 	// not be looked up.
 	lengths uint64
-	// names has one for each length of a cookie's name.
-	names uint64
+	// names has one for each length of a cookie's name, and callerLengths for each of a
+	// caller's.
+	names, callerLengths uint64
 }
 
 // valueIndex has the rules that want one of the values of a key.
 type valueIndex struct {
+	key    key // or a cookie's name
 	number int // of the key, below maxKeys
 	rules  map[string][]int32
+	// lengths has a bit for each length of a value.
+	lengths uint64
 }
+
+// of returns the rules that want a value.
+func (v *valueIndex) of(value string) []int32 {
+	if v.lengths&lengthBit(value) == 0 {
+		return nil
+	}
+	return v.rules[value]
+}
+
+// fewAsked is how many keys an RPC is asked for, one by one, before it takes less to
+// look up which of its own there are.
+const fewAsked = 8
 
 // seen is a set of keys that were looked at already.
 type seen [maxKeys / 64]uint64
@@ -58,7 +77,7 @@ func (x *index) forPath(path string) pathLists {
 func (x *index) first(rules []Rule, rpc *RPC, found *pathLists, d *dice) int {
 	best := scan(rules, found.exact, partMethods, int32(len(rules)), rpc, d)
 	best = scan(rules, found.service, partNone, best, rpc, d)
-	if x.callers != nil {
+	if x.callerLengths&lengthBit(rpc.Caller) != 0 {
 		best = scan(rules, x.callers[rpc.Caller], partCallers, best, rpc, d)
 	}
 	if x.metadata != nil {
@@ -90,6 +109,14 @@ func scan(rules []Rule, list []int32, known part, best int32, rpc *RPC, d *dice)
 const joinBuffer = 512
 
 func (x *index) byMetadata(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
+	if x.fewKeys != nil && rpc.marks.n > 0 {
+		for _, values := range x.fewKeys {
+			if at := rpc.find(&values.key); at >= 0 {
+				best = values.byField(rules, best, at, rpc, d)
+			}
+		}
+		return best
+	}
 	var done seen
 	for i := range rpc.Fields {
 		name := rpc.Fields[i].Name
@@ -100,26 +127,44 @@ func (x *index) byMetadata(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
 		if values == nil || !done.first(values.number) {
 			continue
 		}
-		value, count := one(rpc.Fields[i:], name)
-		if count == 1 {
-			best = scan(rules, values.rules[value], partNone, best, rpc, d)
-			continue
-		}
-		var buf [joinBuffer]byte
-		best = scan(rules, values.rules[string(appendJoined(buf[:0], rpc.Fields[i:], name))], partNone, best, rpc, d)
+		best = values.byField(rules, best, i, rpc, d)
 	}
 	return best
+}
+
+// byField goes by the value of a key whose first field is at a place.
+func (v *valueIndex) byField(rules []Rule, best int32, at int, rpc *RPC, d *dice) int32 {
+	if rpc.next(&v.key, at) < 0 {
+		return scan(rules, v.of(rpc.Fields[at].Value), partNone, best, rpc, d)
+	}
+	return v.byJoined(rules, best, at, rpc, d)
+}
+
+// byJoined is byField where there are several fields.
+func (v *valueIndex) byJoined(rules []Rule, best int32, at int, rpc *RPC, d *dice) int32 {
+	var buf [joinBuffer]byte
+	joined := appendJoined(buf[:0], rpc.Fields[at:], v.key.text)
+	return scan(rules, v.rules[string(joined)], partNone, best, rpc, d)
 }
 
 // lengthBit is the bit of a key's length; those from 64 on share bits with others.
 func lengthBit(key string) uint64 { return 1 << (len(key) % 64) }
 
 func (x *index) byCookies(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
-	var done seen
-	for i := range rpc.Fields {
-		if rpc.Fields[i].Name != "cookie" {
-			continue
+	at := rpc.find(&cookieKey)
+	if at < 0 {
+		return best
+	}
+	for _, values := range x.fewNames {
+		if value, found := rpc.cookie(values.key.text); found {
+			best = scan(rules, values.of(value), partNone, best, rpc, d)
 		}
+	}
+	if x.fewNames != nil {
+		return best
+	}
+	var done seen
+	for i := at; i >= 0; i = rpc.next(&cookieKey, i) {
 		for rest := rpc.Fields[i].Value; rest != ""; {
 			var pair cookiePair
 			pair, rest = nextCookie(rest)
@@ -127,7 +172,7 @@ func (x *index) byCookies(rules []Rule, best int32, rpc *RPC, d *dice) int32 {
 				continue
 			}
 			if values := x.cookies[pair.name]; values != nil && done.first(values.number) {
-				best = scan(rules, values.rules[pair.value()], partNone, best, rpc, d)
+				best = scan(rules, values.of(pair.value()), partNone, best, rpc, d)
 			}
 		}
 	}
@@ -166,6 +211,8 @@ func makeIndex(rules []Rule) index {
 	for i := range rules {
 		x.put(int32(i), x.cheapest(choices[i], crowd))
 	}
+	x.fewKeys = few(x.metadata, fewAsked)
+	x.fewNames = few(x.cookies, 1) // each has the whole header read
 	return x
 }
 
@@ -211,11 +258,12 @@ func (x *index) put(rule int32, places []place) {
 			putAt(&x.services, at.value, rule)
 		case byCaller:
 			putAt(&x.callers, at.value, rule)
+			x.callerLengths |= lengthBit(at.value)
 		case byMetadata:
-			putAt(&valuesOf(&x.metadata, at.key).rules, at.value, rule)
+			valuesOf(&x.metadata, at.key).put(at.value, rule)
 			x.lengths |= lengthBit(at.key)
 		case byCookie:
-			putAt(&valuesOf(&x.cookies, at.key).rules, at.value, rule)
+			valuesOf(&x.cookies, at.key).put(at.value, rule)
 			x.names |= lengthBit(at.key)
 		}
 	}
@@ -233,9 +281,27 @@ func valuesOf(m *map[string]*valueIndex, key string) *valueIndex {
 		*m = make(map[string]*valueIndex)
 	}
 	if (*m)[key] == nil {
-		(*m)[key] = &valueIndex{number: len(*m)}
+		(*m)[key] = &valueIndex{key: newKey(key), number: len(*m)}
 	}
 	return (*m)[key]
+}
+
+func (v *valueIndex) put(value string, rule int32) {
+	putAt(&v.rules, value, rule)
+	v.lengths |= lengthBit(value)
+}
+
+// few returns the keys in the order of their numbers, nil where there are none, or more
+// than that.
+func few(m map[string]*valueIndex, most int) []*valueIndex {
+	if len(m) == 0 || len(m) > most {
+		return nil
+	}
+	list := make([]*valueIndex, len(m))
+	for _, v := range m {
+		list[v.number] = v
+	}
+	return list
 }
 
 // places returns the choices of where a rule can stand: in all places of one choice.
@@ -262,7 +328,7 @@ func (m *Match) places() (choices [][]place) {
 		if c.cookie {
 			kind = byCookie
 		}
-		choices = append(choices, []place{{kind: kind, key: c.key, value: c.text}})
+		choices = append(choices, []place{{kind: kind, key: c.key.text, value: c.text}})
 	}
 	return choices
 }

@@ -48,7 +48,7 @@ func (m *Match) failingBut(rpc *RPC, known part, v *values) (failed part, condit
 		}
 	}
 	for i := range m.conditions {
-		if !m.conditions[i].holds(rpc.Fields, v) {
+		if !m.conditions[i].holds(rpc, v) {
 			return partCondition, i
 		}
 	}

@@ -63,6 +63,9 @@ func fields(metadata ...string) (list []hpack.Field) {
 	return list
 }
 
+// asked is a request with these fields.
+func asked(list []hpack.Field) *RPC { return &RPC{Fields: list} }
+
 const sayHello = "/helloworld.Greeter/SayHello"
 
 // fresh is what a policy "p" is compiled by.

@@ -101,6 +101,11 @@ func TestTheIndexDecidesAsTheTraceSays(t *testing.T) {
 			if done := r.Decide(rpc, "greeter", nil); done != told {
 				t.Fatalf("%v is sent by %v, but the trace says %v:\n%+v", rpc, done, told, trace)
 			}
+			rpc.Random = again()
+			rpc.Mark()
+			if done := r.Decide(rpc, "greeter", nil); done != told {
+				t.Fatalf("%v is sent by %v once it is marked, but the trace says %v:\n%+v", rpc, done, told, trace)
+			}
 			rpcs++
 			if told.Rule != nil {
 				matched++
@@ -211,7 +216,7 @@ func plainMatch(m *configv1.RouteMatch, rpc *RPC) bool {
 	}
 	for _, c := range m.GetCookies() {
 		list := fields()
-		if value, found := cookie(rpc.Fields, c.GetKey()); found {
+		if value, found := asked(rpc.Fields).cookie(c.GetKey()); found {
 			list = fields(c.GetKey() + ": " + value)
 		}
 		if !plain(c, list) {

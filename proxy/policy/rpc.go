@@ -23,6 +23,8 @@ type RPC struct {
 	// Random draws evenly from all numbers. It is called at most once for each
 	// decision, and only where something is left to chance.
 	Random func() uint64
+
+	marks marks // of Fields
 }
 
 // shares is what fractions and weights are parts of.

@@ -11,8 +11,18 @@ type Set struct {
 	entries  []*entry // in the order in which they were written
 	byName   map[string]*entry
 	services map[string]*Service
+	few      []named // services, where they are so few that names are compared
 	version  string
 }
+
+// named is a service and the name by which it is found.
+type named struct {
+	name    string
+	service *Service
+}
+
+// fewServices is how many services are compared with a name one by one.
+const fewServices = 4
 
 // AllServices is the name by which policies, and [Set.Service], mean all services that
 // no policy names.
@@ -24,10 +34,33 @@ func (s *Set) Service(name string) *Service {
 	if s == nil {
 		return nil
 	}
-	if v := s.services[name]; v != nil {
-		return v
+	if s.few == nil {
+		if v := s.services[name]; v != nil {
+			return v
+		}
+		return s.services[AllServices]
 	}
-	return s.services[AllServices]
+	var all *Service
+	for i := range s.few {
+		switch n := &s.few[i]; n.name {
+		case name:
+			return n.service
+		case AllServices:
+			all = n.service
+		}
+	}
+	return all
+}
+
+// settle is called when all services are known.
+func (s *Set) settle() {
+	if len(s.services) > fewServices {
+		return
+	}
+	s.few = []named{}
+	for name, v := range s.services {
+		s.few = append(s.few, named{name, v})
+	}
 }
 
 // Version is a short hash of all that is in force: sidecars that have the same obey the
@@ -135,6 +168,11 @@ func (m *Method) Decide(rpc *RPC, addressed string) Decision {
 		return m.Route.decide(rpc, addressed, m.lists, nil)
 	}
 	return m.Route.Decide(rpc, addressed, nil)
+}
+
+// Looks says that what is said depends on metadata, or may.
+func (m *Method) Looks() bool {
+	return m != nil && (m.Route != nil || m.RateLimit != nil || m.Fault != nil)
 }
 
 // Routes says that there is a route.

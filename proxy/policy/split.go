@@ -13,14 +13,17 @@ import (
 // allows it.
 const ForceKey = "pillion-force"
 
+var forceKey = newKey(ForceKey)
+
 // Group is one of a split's destinations.
 type Group struct {
 	// Name is what metrics, logs and the app know it by.
 	Name string
 	// KeyName is the metadata key in which the app is told the name; "": it is not.
 	KeyName string
-	// Request is what changes in the request for this group, after the rule's own
-	// changes. It sets KeyName too, in the place of what the caller wrote there.
+	// Request is what changes in the request for this group: what the rule says, and
+	// then what the group does. It sets KeyName too, in the place of what the caller
+	// wrote there.
 	Request *Change
 	// Counts counts the group's RPCs; nil: nobody wants to know.
 	Counts *telemetry.Group
@@ -66,7 +69,7 @@ func (s *split) forced(rpc *RPC) *Group {
 	if !s.allowForce {
 		return nil
 	}
-	name, count := one(rpc.Fields, ForceKey)
+	name, count := rpc.one(&forceKey)
 	if count != 1 {
 		return nil
 	}
@@ -160,8 +163,8 @@ func anchor(n int) int {
 	return place
 }
 
-// compileSplit compiles the split of a rule.
-func (p *problems) compileSplit(field string, m *configv1.Split, rule string) *split {
+// compileSplit compiles the split of a rule, which has the request changed so.
+func (p *problems) compileSplit(field string, m *configv1.Split, rule string, request *Change) *split {
 	s := &split{allowForce: m.GetAllowForce()}
 	groupKey := p.groupKey(field+".group_key", m.GetGroupKey())
 	weights := make([]int, 0, len(m.GetDestinations()))
@@ -176,7 +179,7 @@ func (p *problems) compileSplit(field string, m *configv1.Split, rule string) *s
 		case s.named(g.Name) != nil:
 			p.addf(field, "is the second group named %q: give it a name of its own (group)", g.Name)
 		}
-		g.Request = p.compileChange(field+".request", d.GetRequest(), groupKey, g.Name)
+		g.Request = request.then(p.compileChange(field+".request", d.GetRequest(), groupKey, g.Name))
 		if p.env.Group != nil && g.Name != "" {
 			g.Counts = p.env.Group(telemetry.GroupKey{Policy: p.policy, Rule: rule, Group: g.Name})
 		}

@@ -1,7 +1,5 @@
 package policy
 
-import "github.com/pillion-proxy/pillion/proxy/h2/hpack"
-
 // values remembers the values of the keys that a decision looked at last: many rules
 // may ask for the same key, and callers choose how often it stands in a request. Where
 // a look costs next to nothing, which is with nearly all requests, nothing is
@@ -21,20 +19,20 @@ const manyFields = 64
 
 // of returns the values of a key, joined by commas, and how many there are. A nil v
 // remembers nothing.
-func (v *values) of(fields []hpack.Field, key string) (value string, count int) {
+func (v *values) of(rpc *RPC, k *key) (value string, count int) {
 	if v != nil && v.known != nil {
 		for i := range v.known {
-			if k := &v.known[i]; k.key == key {
-				return k.value, k.count
+			if known := &v.known[i]; known.key == k.text {
+				return known.value, known.count
 			}
 		}
 	}
-	value, count = one(fields, key)
+	value, count = rpc.one(k)
 	if count > 1 {
-		value = string(appendJoined(nil, fields, key))
+		value = string(appendJoined(nil, rpc.Fields, k.text))
 	}
-	if v != nil && (count > 1 || len(fields) > manyFields) {
-		v.remember(keyValue{key, value, count})
+	if v != nil && (count > 1 || len(rpc.Fields) > manyFields) {
+		v.remember(keyValue{k.text, value, count})
 	}
 	return value, count
 }

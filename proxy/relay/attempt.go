@@ -122,8 +122,8 @@ func (r *RPC) attempt(b *h2.Batch, inst *upstream.Instance) bool {
 		r.beganAttempt(b, a)
 	}
 	ok := a.start(b)
-	if ok && r.perAttempt() > 0 {
-		r.rearm(b)
+	if per := r.perAttempt(); ok && per > 0 {
+		r.wakeAt(a.began, a.began+per)
 	}
 	return ok
 }
@@ -220,8 +220,8 @@ func (a *attempt) leave(b *h2.Batch) {
 		a.observe(b, &upstream.Outcome{Code: codes.Canceled, Excused: true})
 	}
 	a.open = false
-	if a.rpc.pol != nil {
-		a.rpc.pol.left(a)
+	if pol := a.rpc.pol; pol != nil && len(pol.underWay) > 0 {
+		pol.left(a)
 	}
 }
 

@@ -51,8 +51,7 @@ func (r *RPC) startDeadline() error {
 // setDeadline sets the timer, from the arrival of the headers on. r.mu is held.
 func (r *RPC) setDeadline(timeout time.Duration) {
 	r.deadline = timeout
-	begun := r.start.Sub(r.p.made)
-	r.timer.set(begun, begun+timeout)
+	r.timer.set(r.begun, r.begun+timeout)
 }
 
 // expired says that the deadline has passed. r.mu is held.
@@ -72,7 +71,7 @@ func (r *RPC) onDeadline() {
 		return
 	}
 	if !r.expired(&b) {
-		r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+r.deadline)
+		r.timer.set(b.Now().Sub(r.p.made), r.begun+r.deadline)
 		return
 	}
 	if r.phase == phaseRefusing {

@@ -25,14 +25,6 @@ type governed struct {
 	decision  policy.Decision
 	decided   bool // it is made, once
 
-	home     *upstream.Cluster // where the RPC was to go before it failed over
-	failover []policy.Target   // where it goes next when nobody is where it goes now
-	awaiting bool              // the first of them is looked up
-
-	fault   faultinject.Fault
-	delayed bool // by it
-	delay   *time.Timer
-
 	circuit *breaker.Circuit // nil: none
 	place   breaker.Place
 	pending bool // it waits for its place
@@ -44,6 +36,38 @@ type governed struct {
 	breaker *breaker.Policy
 
 	shadow *shadow
+
+	elsewhere
+	delaying
+}
+
+// elsewhere is where an RPC goes for which there is no instance.
+type elsewhere struct {
+	home     *upstream.Cluster // where the RPC was to go before it failed over
+	failover []policy.Target   // where it goes next when nobody is where it goes now
+	awaiting bool              // the first of them is looked up
+}
+
+// delaying is what a fault does to an RPC.
+type delaying struct {
+	fault   faultinject.Fault
+	delayed bool // by it
+	delay   *time.Timer
+}
+
+// forget lets go of what belongs to one RPC only. Most RPCs have touched little of it.
+func (g *governed) forget() {
+	g.looked.Forget()
+	g.set, g.method, g.addressed = nil, nil, ""
+	g.decision, g.decided = policy.Decision{}, false
+	g.circuit, g.breaker = nil, nil // and what place has, has left
+	g.pending, g.waking, g.limited, g.sentAt = false, false, false, 0
+	if g.home != nil || g.failover != nil || g.awaiting {
+		g.elsewhere = elsewhere{}
+	}
+	if g.delay != nil {
+		g.delaying = delaying{}
+	}
 }
 
 // govern sends an RPC on its way as the policies say. r.mu is held.
@@ -130,14 +154,17 @@ func (r *RPC) said(set *policy.Set, name string) said {
 // look makes ready what policies look at. r.mu is held.
 func (r *RPC) look(method *policy.Method) {
 	r.police().method = method
-	r.pol.looked = policy.RPC{
-		Path: r.path, Authority: r.authority, Caller: r.p.cfg.Caller, Fields: r.block.Fields, Random: r.p.cfg.Random,
-	}
+	l := &r.pol.looked
+	l.Path, l.Authority, l.Fields = r.path, r.authority, r.block.Fields
+	l.Caller, l.Random = r.p.cfg.Caller, r.p.cfg.Random
 	if c := r.caller(); c != nil {
-		r.pol.looked.Caller = c.name
+		l.Caller = c.name
 	}
-	if r.pol.looked.Caller == "" {
-		r.pol.looked.Peer = r.down.Conn().PeerHost()
+	if l.Caller == "" {
+		l.Peer = r.down.Conn().PeerHost()
+	}
+	if method.Looks() {
+		l.Mark()
 	}
 }
 
@@ -159,7 +186,9 @@ func (r *RPC) prepare(found Found, of said) {
 		r.look(nil)
 	}
 	pol := r.pol
-	pol.failover = failover
+	if len(failover) > 0 || pol.failover != nil {
+		pol.failover = failover
+	}
 	r.choice.Subset = pol.decision.Subset
 	if key != nil {
 		r.choice.Hash, r.choice.Hashed = key.Hash(&pol.looked)

@@ -240,6 +240,9 @@ func (r *RPC) settleOnOne(b *h2.Batch) {
 
 // cancelHedges cancels the attempts that are under way but one. r.mu is held.
 func (r *RPC) cancelHedges(b *h2.Batch, but *attempt, code h2.ErrCode) {
+	if len(r.pol.underWay) == 0 {
+		return
+	}
 	for _, a := range slices.Backward(r.pol.underWay) {
 		if a != but {
 			a.cancel(b, code) // which takes it out

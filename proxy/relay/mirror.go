@@ -42,12 +42,10 @@ type shadow struct {
 }
 
 // mirror sends a copy of the RPC to where its route says. r.mu is held.
-func (r *RPC) mirror(b *h2.Batch) {
-	rule := r.rule()
-	if rule == nil || rule.Mirror == nil || !rule.Mirror.Begin(r.p.cfg.Random()) {
+func (r *RPC) mirror(b *h2.Batch, m *policy.Mirror) {
+	if !m.Begin(r.p.cfg.Random()) {
 		return
 	}
-	m := rule.Mirror
 	dest := r.mirrorTo(m)
 	if dest == nil {
 		m.End()
@@ -116,9 +114,6 @@ func (r *RPC) mirrorTime(b *h2.Batch) time.Duration {
 
 // mirrorData sends more of the request to the copy. r.mu is held.
 func (r *RPC) mirrorData(b *h2.Batch, p []byte, end bool) {
-	if r.pol == nil || r.pol.shadow == nil {
-		return
-	}
 	s := r.pol.shadow
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,9 +124,6 @@ func (r *RPC) mirrorData(b *h2.Batch, p []byte, end bool) {
 // held.
 func (r *RPC) mirrorEnds(b *h2.Batch) {
 	s := r.pol.shadow
-	if s == nil {
-		return
-	}
 	r.pol.shadow = nil
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -43,7 +44,7 @@ func (r *RPC) setTimes(b *h2.Batch, m *policy.Method) bool {
 		return true
 	}
 	r.deadline = timeout
-	r.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+timeout)
+	r.timer.set(b.Now().Sub(r.p.made), r.begun+timeout)
 	if r.expired(b) {
 		r.failDeadline(b)
 		return false
@@ -139,10 +140,11 @@ func (r *RPC) changeRequest() {
 	if rule == nil {
 		return
 	}
-	fields := rule.Request.Apply(r.block.Fields)
+	change := rule.Request
 	if group != nil {
-		fields = group.Request.Apply(fields)
+		change = group.Request // which has the rule's in it
 	}
+	fields := change.ApplyTo(&r.pol.looked)
 	if rule.Authority != "" {
 		for i := range fields {
 			if fields[i].Name == ":authority" || fields[i].Name == "host" {
@@ -151,12 +153,10 @@ func (r *RPC) changeRequest() {
 		}
 	}
 	r.block.Fields = fields
-	r.timeoutAt = -1
-	for i := range fields {
-		if fields[i].Name == wire.HeaderTimeout {
-			r.timeoutAt = int32(i)
-		}
+	if at := r.timeoutAt; at < 0 || int(at) < len(fields) && fields[at].Name == wire.HeaderTimeout {
+		return
 	}
+	r.timeoutAt = int32(slices.IndexFunc(fields, func(f hpack.Field) bool { return f.Name == wire.HeaderTimeout }))
 }
 
 // changeResponse makes the changes of metadata that the route says in the head of an
@@ -222,14 +222,19 @@ func (r *RPC) waitsFor() (where string, flag wire.Flag) {
 	return "", wire.FlagNone
 }
 
-// settle gives back what the policies have of an RPC that ends. r.mu is held.
-func (r *RPC) settle(b *h2.Batch, code codes.Code, flag wire.Flag) {
+// settle gives back what the policies have of an RPC that ends, which took so long. r.mu
+// is held.
+func (r *RPC) settle(b *h2.Batch, code codes.Code, flag wire.Flag, took time.Duration) {
 	pol := r.pol
-	r.undelay()
-	r.mirrorEnds(b)
+	if pol.delayed {
+		r.undelay()
+	}
+	if pol.shadow != nil {
+		r.mirrorEnds(b)
+	}
 	if pol.circuit != nil {
 		excused := pol.limited || pol.pending || flag == wire.FlagDownstreamDisconnect || flag == wire.FlagDownstreamProtocolError || flag == wire.FlagOverload
-		woken := pol.place.Leave(b.Now(), pol.breaker.Judge(code, excused), r.firstByte(b))
+		woken := pol.place.Leave(b.Now(), pol.breaker.Judge(code, excused), r.firstByte(took))
 		switch {
 		case !woken.Any():
 		case pol.waking:
@@ -239,14 +244,14 @@ func (r *RPC) settle(b *h2.Batch, code codes.Code, flag wire.Flag) {
 		}
 	}
 	if g := pol.decision.Group; g != nil && g.Counts != nil {
-		g.Counts.Ended(code, b.Now().Sub(r.start))
+		g.Counts.Ended(code, took)
 	}
 }
 
 // firstByte is how long it took from when the RPC was sent to the answer's first byte,
-// or to the end where there was none. r.mu is held.
-func (r *RPC) firstByte(b *h2.Batch) time.Duration {
-	at := b.Now().Sub(r.start)
+// or to the end, after so long a time, where there was none. r.mu is held.
+func (r *RPC) firstByte(took time.Duration) time.Duration {
+	at := took
 	if r.cur != nil && r.cur.headers > 0 {
 		at = r.cur.headers
 	}

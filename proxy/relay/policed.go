@@ -1,10 +1,11 @@
 package relay
 
 import (
+	"time"
+
 	"google.golang.org/grpc/codes"
 
 	"github.com/pillion-proxy/pillion/proxy/h2"
-	"github.com/pillion-proxy/pillion/proxy/retry"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
@@ -14,6 +15,14 @@ type policed struct {
 	governed
 	retrying
 	times
+
+	// These are kept for the next RPC.
+
+	timer alarm // for all that is to be done later, but the deadline
+	// told is the timeout that an instance was told last, and toldText how it is
+	// written.
+	told     time.Duration
+	toldText string
 }
 
 // police gives r room for policies. r.mu is held.
@@ -40,17 +49,14 @@ func (r *RPC) beginPolicies(b *h2.Batch) {
 	if len(r.replay) > r.replayBytes() {
 		r.replayable = false // it came while the RPC waited, when nobody knew the bound
 	}
-	r.mirror(b)
+	if rule := p.decision.Rule; rule != nil && rule.Mirror != nil {
+		r.mirror(b, rule.Mirror)
+	}
 	p.limits.Begin(now)
 	p.sentAt = now.Sub(r.start)
-	p.movedAt = p.sentAt
-	if p.idleTimeout > 0 {
-		p.idleAt = p.movedAt + p.idleTimeout
+	if p.timed() {
+		r.beginTimes()
 	}
-	if p.maxAge > 0 {
-		p.ageAt = max(retry.Jitter(p.maxAge, agedJitter, r.p.cfg.Random), 1)
-	}
-	r.rearm(b)
 }
 
 // beganAttempt is told of each attempt. r.mu is held.
@@ -60,20 +66,32 @@ func (r *RPC) beganAttempt(b *h2.Batch, a *attempt) {
 		r.pol.underWay = append(r.pol.underWay, a)
 	}
 	a.before = uint8(r.pol.extra)
-	r.moved(b)
+	r.pol.movedAt = a.began
+}
+
+// noteData is told of bytes of the request. r.mu is held.
+func (r *RPC) noteData(b *h2.Batch, p []byte, end bool) {
+	if end {
+		r.pol.movedAt = r.asked
+	} else {
+		r.moved(b)
+	}
+	if r.pol.shadow != nil {
+		r.mirrorData(b, p, end)
+	}
 }
 
 // forget lets go of what belongs to one RPC only.
 func (p *policed) forget() {
-	p.governed = governed{}
+	p.governed.forget()
 	p.retrying.forget()
 	p.times.forget()
 }
 
-// endPolicies is told how the RPC ended. It returns the reason that counters and log
-// get, where there was none. r.mu is held.
-func (r *RPC) endPolicies(b *h2.Batch, code codes.Code, flag wire.Flag) wire.Flag {
-	r.settle(b, code, flag)
-	r.pol.timer.leave(b.Now().Sub(r.p.made))
+// endPolicies is told how the RPC ended, and after what time. It returns the reason that
+// counters and log get, where there was none. r.mu is held.
+func (r *RPC) endPolicies(b *h2.Batch, code codes.Code, flag wire.Flag, took time.Duration) wire.Flag {
+	r.settle(b, code, flag, took)
+	r.pol.timer.leave(r.begun + took)
 	return r.endRetrying(code, flag)
 }

@@ -149,8 +149,9 @@ func (r *RPC) requestData(b *h2.Batch, p []byte, end bool) {
 			r.countRequest(n)
 		}
 	}
-	r.moved(b)
-	r.mirrorData(b, p, end)
+	if r.pol != nil {
+		r.noteData(b, p, end)
+	}
 	held, open := r.early, r.reaches()
 	if !r.keep(b, p, open) {
 		r.fail(b, codes.ResourceExhausted, wire.FlagOverload, "the sidecar keeps too many requests in memory")

@@ -58,9 +58,13 @@ type retrying struct {
 }
 
 func (p *retrying) forget() {
-	h2.FreeBlock(p.held)
-	clear(p.underWay)
-	*p = retrying{hedge: hedge{underWay: p.underWay[:0], skip: p.skip}}
+	if p.held != nil {
+		h2.FreeBlock(p.held)
+	}
+	underWay, skip := p.underWay, p.skip
+	clear(underWay)
+	*p = retrying{}
+	p.underWay, p.skip = underWay[:0], skip
 }
 
 // failed is how an attempt failed before the caller saw anything of an answer.
@@ -173,11 +177,15 @@ func (r *RPC) waitFor(b *h2.Batch, f failed) (wait time.Duration, no retry.Reaso
 // get it: the RPC is sent again, or the head is kept back. code is that of an answer
 // that is a head alone. r.mu is held.
 func (r *RPC) keepsTrying(b *h2.Batch, a *attempt, h *h2.Head, code codes.Code, end bool) bool {
+	p := r.pol
+	p.movedAt = a.headers
+	if code == codes.OK && h.Status == 200 && p.hedging == nil && (p.retry == nil || !p.retry.HoldHeaders) {
+		return false // there is nothing to decide
+	}
 	f := failed{code: code, fields: h.Regular}
 	if !end && h.Status != 200 { // what is no gRPC answer fails by its status alone
 		f.code, f.tell = wire.CodeFromHTTP(h.Status), h2.Cancel
 	}
-	r.moved(b)
 	if r.again(b, a, f) {
 		return true
 	}
@@ -222,7 +230,7 @@ func (r *RPC) sendHeld(b *h2.Batch, a *attempt) {
 // failedInTrailers says whether an RPC whose answer ended with these trailers is sent
 // again; else the caller gets them. r.mu is held.
 func (r *RPC) failedInTrailers(b *h2.Batch, a *attempt, code codes.Code, trailers []hpack.Field) bool {
-	return r.again(b, a, failed{code: code, fields: trailers})
+	return code != codes.OK && r.again(b, a, failed{code: code, fields: trailers})
 }
 
 // endRetrying is told how the RPC ended. It returns the flag for counters and log.

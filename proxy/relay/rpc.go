@@ -70,6 +70,7 @@ type state struct {
 	path      string
 	authority string
 	start     time.Time
+	begun     time.Duration // start since Proxy.made
 	asked     time.Duration // when reqEnd came, since start
 	reqBytes  uint64
 	reqMsgs   uint64
@@ -129,6 +130,7 @@ func (r *RPC) begin(b *h2.Batch, gen uint32, h *h2.Head, end bool) {
 	r.downGen, r.isOpen = gen, true
 	r.phase = phaseRouting
 	r.start = b.Now()
+	r.begun = r.start.Sub(r.p.made)
 	r.reqEnd = end
 	r.path, r.authority = h.Path, h.Authority
 	r.block = h.Take()
@@ -144,15 +146,15 @@ func (r *RPC) end(b *h2.Batch, code codes.Code, flag wire.Flag, message string) 
 		return
 	}
 	r.phase = phaseDone
-	r.timer.leave(b.Now().Sub(r.p.made))
+	took := b.Now().Sub(r.start)
+	r.timer.leave(r.begun + took)
 	r.letGo()
 	r.forgetRequest()
 	r.pass.End(b.Now(), r.askedAt(), code == codes.OK && r.reqMsgs <= 1 && r.respMsgs <= 1)
-	took := b.Now().Sub(r.start)
 	r.count()
 	r.method.Handled(code, took)
 	if r.pol != nil {
-		flag = r.endPolicies(b, code, flag)
+		flag = r.endPolicies(b, code, flag, took)
 	}
 	if flag != wire.FlagNone {
 		r.counts().Failed(flag)

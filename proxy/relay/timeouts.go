@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/retry"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
@@ -17,9 +18,8 @@ const agedGrace = 5 * time.Second
 // agedJitter is by how much a stream's maximum age differs (gRFC A9).
 const agedJitter = 0.1
 
-// times are the timeouts that a policy gives an RPC beside its deadline, and the one
-// timer for all that is to be done to the RPC later. All points in time are counted
-// since RPC.start.
+// times are the timeouts that a policy gives an RPC beside its deadline. All points in
+// time are counted since RPC.start.
 type times struct {
 	// These are set before the RPC is first sent. 0: does not hold.
 	timeoutPolicy  string
@@ -29,18 +29,35 @@ type times struct {
 
 	movedAt time.Duration // when something last came or went
 	idleAt  time.Duration // when to look at movedAt; 0: never
-	ageAt   time.Duration // when it is too old; 0: never
+	ageAt   time.Duration // when it is too old; 0: never, or not drawn yet
 	aged    bool          // it is, and ends with the message that is under way
-
-	timer alarm // kept for the next RPC
-
-	// told is the timeout that an instance was told last, and toldText how it is
-	// written; they are kept for the next RPC.
-	told     time.Duration
-	toldText string
 }
 
-func (t *times) forget() { *t = times{timer: t.timer, told: t.told, toldText: t.toldText} }
+func (t *times) forget() { *t = times{} }
+
+// timed says that one of the timeouts holds that count from when the RPC is sent.
+func (t *times) timed() bool { return t.idleTimeout > 0 || t.maxAge > 0 }
+
+// beginTimes is called as the RPC is first sent, where it is timed. r.mu is held.
+func (r *RPC) beginTimes() {
+	p := r.pol
+	p.movedAt = p.sentAt
+	var next time.Duration
+	if p.idleTimeout > 0 {
+		p.idleAt = p.movedAt + p.idleTimeout
+		next = p.idleAt
+	}
+	if p.maxAge > 0 { // how much exactly, is drawn when that is near
+		if soonest := max(p.maxAge-time.Duration(agedJitter*float64(p.maxAge)), 1); next == 0 || soonest < next {
+			next = soonest
+		}
+	}
+	r.wakeAt(p.sentAt, next)
+}
+
+// wakeAt has the timer go off then, or before. Both times are since RPC.start. r.mu is
+// held.
+func (r *RPC) wakeAt(now, at time.Duration) { r.pol.timer.set(r.begun+now, r.begun+at) }
 
 // moved notes that something came or went. r.mu is held.
 func (r *RPC) moved(b *h2.Batch) {
@@ -52,6 +69,9 @@ func (r *RPC) moved(b *h2.Batch) {
 // rearm has the timer go off when there is something to do, or before. r.mu is held.
 func (r *RPC) rearm(b *h2.Batch) {
 	p := r.pol
+	if p.maxAge > 0 && p.ageAt == 0 {
+		p.ageAt = max(retry.Jitter(p.maxAge, agedJitter, r.p.cfg.Random), 1)
+	}
 	next := p.retryAt
 	for _, at := range [...]time.Duration{p.hedge.at, p.idleAt, p.ageAt, r.attemptDue()} {
 		if at > 0 && (next == 0 || at < next) {
@@ -59,7 +79,7 @@ func (r *RPC) rearm(b *h2.Batch) {
 		}
 	}
 	if next > 0 {
-		p.timer.set(b.Now().Sub(r.p.made), r.start.Sub(r.p.made)+next)
+		r.wakeAt(b.Now().Sub(r.start), next)
 	}
 }
 
