@@ -118,8 +118,8 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 	next := make(map[string]*Instance, len(endpoints))
 	instances := make([]*Instance, 0, len(endpoints))
 	for _, e := range endpoints {
-		// An instance that moved is a new one: its connections lead elsewhere.
-		key := e.ID + "\x00" + e.Address
+		security := c.secure(&e)
+		key := keyOf(&e, security)
 		if next[key] != nil {
 			continue
 		}
@@ -130,6 +130,7 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 				slog.Warn("endpoint left out", "service", c.name, "endpoint", e.ID, "err", err)
 				continue
 			}
+			in.secureWith(security)
 			in.measure(before.policy)
 			if c.known { // what was there when this sidecar came is not new
 				in.warming.since = now

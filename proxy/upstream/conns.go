@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/pillion-proxy/pillion/proxy/h2"
@@ -22,6 +23,7 @@ const (
 // conn is one connection to an instance.
 type conn struct {
 	*h2.Conn
+	nc net.Conn
 	// settled keeps the connect timeout from ending the connection; it is false
 	// where it comes too late for that.
 	settled func() bool
@@ -31,9 +33,11 @@ type conn struct {
 	state connState
 	gone  bool // no longer used, and counted as draining
 	ours  bool // it ends because we want it to
-	timer *time.Timer
-	born  time.Time
-	old   time.Duration // the age at which it ends; 0: none
+	// retiring: it ends once another one is there.
+	retiring bool
+	timer    *time.Timer
+	born     time.Time
+	old      time.Duration // the age at which it ends; 0: none
 }
 
 // wantsConn says whether one more connection would help those who wait. in.mu is
@@ -66,14 +70,14 @@ func (in *Instance) dial() {
 	}
 	go func() {
 		defer cancel()
-		nc, err := in.opts.Dial(ctx, in.network, in.address)
+		nc, err := in.open(ctx)
 		if err != nil {
 			var b h2.Batch
 			in.dialFailed(&b, err)
 			b.Done()
 			return
 		}
-		in.serve(ctx, h2.New(h2.NewTransport(nc), h2.Client, in.opts.HTTP2, (*handler)(in)))
+		in.serve(ctx, nc)
 	}()
 }
 
@@ -106,9 +110,11 @@ func (in *Instance) dialled() {
 // serve carries a connection until it ends. No stream is opened before the
 // peer's SETTINGS are there: a kernel accepts connections for a process that is
 // about to die, and what had been sent there could not go elsewhere.
-func (in *Instance) serve(ctx context.Context, hc *h2.Conn) {
-	c := &conn{Conn: hc}
+func (in *Instance) serve(ctx context.Context, nc net.Conn) {
+	hc := h2.New(h2.NewTransport(nc), h2.Client, in.opts.HTTP2, (*handler)(in))
+	c := &conn{Conn: hc, nc: nc}
 	hc.Data = c
+	defer in.attend(c)()
 	c.settled = context.AfterFunc(ctx, func() {
 		var b h2.Batch
 		why := "no SETTINGS within the connect timeout"
@@ -180,7 +186,7 @@ func (in *Instance) leaveAlone() []ticket {
 func (in *Instance) dialAgain() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if !in.closed && !in.dialing && (in.avoided.Load() || in.waiting.len > 0 && in.wantsConn()) {
+	if !in.closed && !in.dialing && (in.avoided.Load() || in.waiting.len > 0 && in.wantsConn() || in.wantsRenewal()) {
 		in.dial()
 	}
 }
@@ -213,11 +219,13 @@ func (in *Instance) connected(b *h2.Batch, c *conn) {
 	if in.opts.MaxAge > 0 {
 		c.old = time.Duration(float64(in.opts.MaxAge) * (0.9 + 0.2*in.opts.Jitter()))
 	}
+	replaced := in.takeRetiring()
 	conns := append([]*conn{c}, *in.conns.Load()...) // the new one has most room
 	in.conns.Store(&conns)
 	c.timer = time.AfterFunc(c.nextLook(in.opts, now), func() { in.look(c) })
 	in.mu.Unlock()
 	in.wake(b, c)
+	in.endGently(replaced...)
 	in.dialMore()
 }
 
@@ -281,7 +289,7 @@ func (in *Instance) unblock() {
 func (in *Instance) dialMore() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if (in.waiting.len > 0 || in.slow.Load() && !in.avoided.Load()) && in.wantsConn() {
+	if (in.waiting.len > 0 || in.slow.Load() && !in.avoided.Load()) && in.wantsConn() || in.wantsRenewal() {
 		in.dial()
 	}
 }

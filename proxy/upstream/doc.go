@@ -8,6 +8,9 @@
 // subset.go, slowstart.go and weights.go are what policies say of that, and refresh.go
 // looks now and then at what picking goes by.
 //
+// What connections have to be is decided elsewhere; security.go asks, and has one take
+// the place of another where that is not what it was.
+//
 // What policies leave instances alone for is in block.go. ejection.go, healthcheck.go
 // and broken.go each have one reason for it, judges.go keeps them as the registry and
 // the policy change, and outcome.go is how they learn of RPCs.
@@ -27,6 +30,7 @@ import (
 	"time"
 
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/registry"
 )
 
 // Options tune the connections to instances. The zero value of a field means
@@ -37,7 +41,11 @@ type Options struct {
 	HTTP2 *h2.Config
 	// Dial opens a connection. Default: net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// ConnectTimeout bounds the opening of a connection. Default 5 s.
+	// Secure says what the connections to an endpoint of a service have to be; nil, and
+	// where it returns nil: nothing. It is called at each update of the endpoints.
+	Secure func(service string, e *registry.Endpoint) Security
+	// ConnectTimeout bounds the opening of a connection, a TLS handshake included.
+	// Default 5 s.
 	ConnectTimeout time.Duration
 	// BackoffBase is how long an instance that could not be connected to is
 	// left alone the first time; each further time multiplies it by 1.6, up to

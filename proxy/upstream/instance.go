@@ -28,6 +28,7 @@ type Instance struct {
 	network, address string
 	opts             *Options
 	counts           *telemetry.Service
+	security         Security // nil: connections need not be anything
 	endpoint         atomic.Pointer[registry.Endpoint]
 
 	inFlight atomic.Int64
