@@ -136,6 +136,7 @@ type authorized struct {
 }
 
 func (t *authorized) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = altered(req)
 	token := t.tokens.current()
 	resp, err := t.base.RoundTrip(withToken(req, token))
 	if err != nil {

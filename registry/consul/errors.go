@@ -54,9 +54,9 @@ func (f *failure) last() *failure {
 	return &last
 }
 
-// identity tells one trouble from another. An agent that is away fails each
+// kindOf tells one trouble from another. An agent that is away fails each
 // query a little differently (refused, reset, timed out); that is one trouble.
-func identity(err error) string {
+func kindOf(err error) string {
 	failure, ok := errors.AsType[*failure](err)
 	if !ok {
 		return err.Error()
@@ -86,6 +86,12 @@ func (a *agent) explain(err error, what string, rules ...string) *failure {
 	cause := err
 	status, isStatus := errors.AsType[api.StatusError](err)
 	if !isStatus {
+		if nonsense, ok := errors.AsType[unusable](err); ok {
+			return &failure{
+				kind: failing, cause: cause,
+				text: fmt.Sprintf("consul: the agent at %s could not %s: %v%s", a.address, what, oneLine(nonsense), goingOn),
+			}
+		}
 		if urlErr, ok := errors.AsType[*url.Error](err); ok {
 			err = urlErr.Err
 		} else if !isNetwork(err) {
@@ -113,6 +119,8 @@ func (a *agent) explain(err error, what string, rules ...string) *failure {
 		}
 
 		return &failure{kind: denied, cause: cause, text: fmt.Sprintf("consul: the ACL token may not %s: %v; %s", what, said, advice)}
+	case strings.Contains(status.Body, "Connect must be enabled"):
+		return &failure{kind: failing, cause: cause, text: fmt.Sprintf("consul: the agent at %s cannot %s: Connect is not enabled; set connect { enabled = true } in the configuration of Consul's servers%s", a.address, what, goingOn)}
 	case status.Code == http.StatusTooManyRequests:
 		return &failure{kind: limited, cause: cause, text: fmt.Sprintf("consul: the agent at %s limits us: %v; asking less often; if that is its limit of connections, raise limits.http_max_conns_per_client in its configuration", a.address, said)}
 	case status.Code == http.StatusNotFound:
@@ -141,6 +149,11 @@ func readRules(service string) []string {
 		rule("node", "", "read"),
 	}
 }
+
+// unusable is an error about what an answer of Consul's says.
+type unusable struct{ error }
+
+func (u unusable) Unwrap() error { return u.error }
 
 // isNetwork says whether an error arose below HTTP, outside a *url.Error: while
 // the answer's body was read.

@@ -32,6 +32,7 @@ type fakeAgent struct {
 	apps     map[string][]*api.ServiceEntry // by service, as health/service answers
 	sidecars map[string][]*api.ServiceEntry // by destination, as health/connect answers
 	headers  map[string]string              // put on every answer
+	connect  fakeConnect
 	// fault may answer instead, or let pass with errPass.
 	fault func(*http.Request) (*http.Response, error)
 	// requests are those that arrived, and waiting how many are being answered.
@@ -143,6 +144,8 @@ func (f *fakeAgent) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 
 		return respond(http.StatusOK, f.headers, names), nil
+	case strings.HasPrefix(path, "agent/connect/"), strings.HasPrefix(path, "connect/"):
+		return f.connected(req, path)
 	case strings.HasPrefix(path, "agent/"):
 		return f.local(req, strings.TrimPrefix(path, "agent/"))
 	}

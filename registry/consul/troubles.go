@@ -67,7 +67,7 @@ func (t *troubles) report(scope string, err error) {
 	}
 	entry.last = err.Error()
 
-	is := identity(err)
+	is := kindOf(err)
 	if entry.said && entry.is == is {
 		return
 	}
