@@ -1,5 +1,6 @@
 // Package downstream accepts the connections of callers, bounds how many there
-// are, and ends them gracefully. What becomes of their RPCs is not its concern.
+// are, and ends them gracefully. What becomes of their RPCs is not its concern, nor
+// how they are secured.
 package downstream
 
 import (
@@ -34,6 +35,18 @@ type Options struct {
 	// DeadAfter is about how long a caller's host that is gone without a word is
 	// believed to be there; its RPCs go on for as long. 0: as the system has it.
 	DeadAfter time.Duration
+	// Secure returns the connection to serve in place of one that was accepted, such
+	// as one that speaks TLS. It runs in the connection's own goroutine, for as long as
+	// it likes to within a bound of its own; nc is closed after an error, and may be
+	// before. nil: the connection itself.
+	Secure func(nc net.Conn) (net.Conn, error)
+	// Silent says whether an error of Secure's is nothing to complain about, such as
+	// that a probe has left. nil: none is.
+	Silent func(error) bool
+	// Opened is told of a connection before it is served: nc is what Secure returned.
+	// It may set the connection's Data. closed is called when it has been served; it
+	// may be nil, and so may Opened.
+	Opened func(c *h2.Conn, nc net.Conn) (closed func())
 	// Open counts the connections that are open.
 	Open   *atomic.Int64
 	Logger *slog.Logger
@@ -66,11 +79,12 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]bool
 	conns     map[*h2.Conn]bool
-	held      int // sockets: connections, and those that have ended and linger
+	securing  map[net.Conn]bool // not yet among conns
+	held      int               // sockets: connections, those being secured, and those that have ended and linger
 	draining  bool
-	settled   bool          // draining, and no connection comes any more
+	settled   bool          // draining, and no connection is accepted any more
 	stopping  chan struct{} // closed when draining
-	idle      chan struct{} // closed when settled and no connection is left
+	idle      chan struct{} // closed when settled and no connection is left or coming
 	accepting sync.WaitGroup
 	serving   sync.WaitGroup
 }
@@ -84,7 +98,7 @@ func New(o Options) *Server {
 		o.Logger = slog.Default()
 	}
 	return &Server{
-		opts: o, listeners: map[net.Listener]bool{}, conns: map[*h2.Conn]bool{},
+		opts: o, listeners: map[net.Listener]bool{}, conns: map[*h2.Conn]bool{}, securing: map[net.Conn]bool{},
 		stopping: make(chan struct{}), idle: make(chan struct{}),
 		credits: credits{cfg: o.HTTP2},
 		pace:    pace{perSecond: float64(o.ConnsPerSecond)},
@@ -117,9 +131,7 @@ func (s *Server) Serve(l net.Listener) error {
 		if err == nil {
 			pause = 0
 			s.pace.wait(s.stopping)
-			if c := s.serve(nc); c != nil {
-				c.MakeWay() // or who connects without end has all others wait
-			}
+			s.serve(nc)
 			continue
 		}
 		if s.isDraining() || errors.Is(err, net.ErrClosed) {
@@ -144,41 +156,99 @@ func (s *Server) isDraining() bool {
 
 // serve takes one connection in. That Shutdown has begun is no reason not to: the
 // caller was told that it is connected, and to be cut off would fail its RPCs.
-// Shutdown ends it as the others. It returns nil where there was no room for it.
-func (s *Server) serve(nc net.Conn) *h2.Conn {
+// Shutdown ends it as the others.
+func (s *Server) serve(nc net.Conn) {
 	most := s.opts.MaxConns
 	s.mu.Lock()
-	full := most > 0 && len(s.conns) >= most
 	if most > 0 && s.held >= Sockets(most) {
 		s.mu.Unlock()
 		s.refusals.note(nc.RemoteAddr().String(), errNoRoom)
 		_ = nc.Close()
-		return nil
+		return
 	}
-	defer s.mu.Unlock()
-	c := h2.New(h2.NewTransport(nc), h2.Server, s.opts.HTTP2, (*handler)(s))
-	s.conns[c] = true
 	s.held++
-	s.opts.Open.Add(1)
-	s.serving.Go(func() {
-		if full {
-			s.refusals.note(nc.RemoteAddr().String(), errTooMany)
-			var b h2.Batch
-			c.Abort(&b, h2.EnhanceYourCalm, errTooMany.Error())
-			b.Done()
+	// Who connects without end must not have all others wait.
+	makeWay := func() {}
+	if s.opts.Secure == nil {
+		c, full := s.open(nc)
+		s.serving.Go(func() { s.run(c, nc, nc, full) })
+		makeWay = c.MakeWay
+	} else {
+		s.securing[nc] = true
+		s.serving.Go(func() { s.secure(nc) })
+		if w, is := h2.NewTransport(nc).(interface{ MakeWay() }); is {
+			makeWay = w.MakeWay
 		}
-		if s.opts.DeadAfter > 0 {
-			if err := deadpeer.Watch(nc, s.opts.DeadAfter); err != nil {
-				s.opts.Logger.Debug("a caller's host is not watched", "peer", nc.RemoteAddr().String(), "err", err)
-			}
-		}
-		s.grant(c)
-		c.Serve()
-		s.mu.Lock()
+	}
+	s.mu.Unlock()
+	makeWay()
+}
+
+// secure has a connection secured, and then serves it.
+func (s *Server) secure(nc net.Conn) {
+	secured, err := s.opts.Secure(nc)
+	s.mu.Lock()
+	delete(s.securing, nc)
+	if err != nil {
 		s.held--
+		s.endIfIdle()
 		s.mu.Unlock()
-	})
-	return c
+		_ = nc.Close()
+		if s.opts.Silent == nil || !s.opts.Silent(err) {
+			s.offences.note(nc.RemoteAddr().String(), err)
+		}
+		return
+	}
+	c, full := s.open(secured)
+	late := s.settled
+	s.mu.Unlock()
+	if late { // Shutdown has told the others
+		var b h2.Batch
+		c.Shutdown(&b)
+		b.Done()
+	}
+	s.run(c, nc, secured, full)
+}
+
+// open makes the connection. full says that it is one too many. s.mu is held.
+func (s *Server) open(nc net.Conn) (c *h2.Conn, full bool) {
+	full = s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns
+	c = h2.New(h2.NewTransport(nc), h2.Server, s.opts.HTTP2, (*handler)(s))
+	s.conns[c] = true
+	s.opts.Open.Add(1)
+	return c, full
+}
+
+// run serves a connection until it ends.
+func (s *Server) run(c *h2.Conn, nc, secured net.Conn, full bool) {
+	if full {
+		s.refusals.note(nc.RemoteAddr().String(), errTooMany)
+		var b h2.Batch
+		c.Abort(&b, h2.EnhanceYourCalm, errTooMany.Error())
+		b.Done()
+	}
+	if s.opts.DeadAfter > 0 {
+		if err := deadpeer.Watch(nc, s.opts.DeadAfter); err != nil {
+			s.opts.Logger.Debug("a caller's host is not watched", "peer", nc.RemoteAddr().String(), "err", err)
+		}
+	}
+	if s.opts.Opened != nil {
+		if closed := s.opts.Opened(c, secured); closed != nil {
+			defer closed()
+		}
+	}
+	s.grant(c)
+	c.Serve()
+	s.mu.Lock()
+	s.held--
+	s.mu.Unlock()
+}
+
+// Conns returns the connections that are open.
+func (s *Server) Conns() []*h2.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snapshot()
 }
 
 // grant gives a connection what is left of its caller's credit. Who has overdrawn it
@@ -199,7 +269,8 @@ func (s *Server) grant(c *h2.Conn) {
 
 // Shutdown stops accepting and ends all connections gracefully (RFC 9113 section
 // 6.8): callers are told to open no new streams, those open go on. It returns
-// when all have ended, or with ctx, when it cuts them off.
+// when all have ended, or with ctx, when it cuts them off. Those that are being secured
+// have a moment for it, and are then ended as the others.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	already := s.draining
@@ -222,10 +293,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		c.Shutdown(&b)
 	}
 	b.Done()
+	hurry := time.AfterFunc(securingTime, s.cutSecuring)
+	defer hurry.Stop()
 	var err error
 	select {
 	case <-s.idle:
 	case <-ctx.Done():
+		s.cutSecuring()
 		s.mu.Lock()
 		conns = s.snapshot()
 		s.mu.Unlock()
@@ -243,9 +317,22 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
+// securingTime is how long a connection may still be secured that was accepted before
+// Shutdown: its caller may be about to send RPCs, or never meant to.
+const securingTime = time.Second
+
+// cutSecuring ends those that are being secured.
+func (s *Server) cutSecuring() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for nc := range s.securing {
+		_ = nc.Close()
+	}
+}
+
 // endIfIdle tells Shutdown when there is nothing left to wait for. s.mu is held.
 func (s *Server) endIfIdle() {
-	if !s.settled || len(s.conns) > 0 {
+	if !s.settled || len(s.conns)+len(s.securing) > 0 {
 		return
 	}
 	select {
