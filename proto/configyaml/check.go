@@ -29,6 +29,7 @@ func checkBootstrap(b *configv1.Bootstrap) findings {
 		checkOutbound(&f, b)
 	}
 	checkRegistry(&f, b.GetRegistry())
+	checkIdentity(&f, b)
 	checkRegistration(&f, b)
 	checkConnections(&f, b.GetConnections())
 	checkHTTP2(&f, b.GetHttp2())
@@ -210,7 +211,7 @@ func isSocket(address string) bool {
 
 func checkRegistry(f *findings, r *configv1.Registry) {
 	if consul := r.GetConsul(); consul != nil {
-		checkConsulAddress(f, consul)
+		checkAgentAddress(f, "registry.consul", consul.GetAddress(), consul.GetScheme())
 	}
 	upstreams := r.GetStatic().GetUpstreams()
 	for _, name := range slices.Sorted(maps.Keys(upstreams)) {
@@ -220,12 +221,12 @@ func checkRegistry(f *findings, r *configv1.Registry) {
 	}
 }
 
-func checkConsulAddress(f *findings, consul *configv1.ConsulRegistry) {
-	const field = "registry.consul.address"
-	address := consul.GetAddress()
+// checkAgentAddress checks what says where Consul's agent is.
+func checkAgentAddress(f *findings, block, address, byScheme string) {
 	if address == "" {
 		return
 	}
+	field := block + ".address"
 	scheme, rest, ok := strings.Cut(address, "://")
 	if !ok || scheme == "unix" {
 		checkDialled(f, field, address)
@@ -237,8 +238,8 @@ func checkConsulAddress(f *findings, consul *configv1.ConsulRegistry) {
 		f.addf(field, "%q: the scheme is not known: write http://%s or https://%s", address, rest, rest)
 	case err != nil || u.Host == "":
 		f.addf(field, "%q is not a URL with a host, such as http://127.0.0.1:8500", address)
-	case consul.GetScheme() != "" && consul.GetScheme() != scheme:
-		f.addf("registry.consul.scheme", "%q contradicts the address, %s: write one of them", consul.GetScheme(), address)
+	case byScheme != "" && byScheme != scheme:
+		f.addf(block+".scheme", "%q contradicts the address, %s: write one of them", byScheme, address)
 	}
 }
 
@@ -292,6 +293,7 @@ func checkMesh(mesh *configv1.MeshFile) findings {
 	var f findings
 	services := mesh.GetServices()
 	for _, name := range slices.Sorted(maps.Keys(services)) {
+		checkIdentities(&f, name, services[name])
 		seen := make(map[string]int, len(services[name].GetEndpoints()))
 		for i, endpoint := range services[name].GetEndpoints() {
 			field := fmt.Sprintf("services[%q].endpoints[%d].address", name, i)

@@ -83,6 +83,7 @@ func Effective(written *configv1.Bootstrap) *configv1.Bootstrap {
 		setText(&b.Admin.Listen, defaultAdminListen)
 		limitAdmin(b.Admin)
 	}
+	effectiveIdentity(b)
 	if consul := b.GetRegistry().GetConsul(); consul != nil {
 		setDuration(&consul.IdleTimeout, defaultConsulIdleTimeout)
 		setValue(&consul.AllowPlaintext, true)

@@ -23,6 +23,7 @@ func everything() *configv1.Bootstrap {
 		Outbound: &configv1.Outbound{}, Inbound: &configv1.Inbound{}, Admin: &configv1.Admin{},
 		Registry:  &configv1.Registry{Source: &configv1.Registry_Consul{Consul: &configv1.ConsulRegistry{}}},
 		AccessLog: &configv1.AccessLog{},
+		Identity:  &configv1.Identity{Source: &configv1.Identity_Dev{Dev: &configv1.DevIdentity{Ca: "ca"}}},
 		Overload:  &configv1.Overload{AdaptiveConcurrency: &configv1.AdaptiveConcurrency{}},
 	}
 }

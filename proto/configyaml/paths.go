@@ -20,6 +20,21 @@ func resolvePaths(b *configv1.Bootstrap, folder string) {
 	if files := b.GetPolicies(); files != nil {
 		resolve(&files.Path)
 	}
+	if files := b.GetIdentity().GetFiles(); files != nil {
+		resolve(&files.Certificate)
+		resolve(&files.Key)
+		resolve(&files.Roots)
+		for domain, roots := range files.GetFederatedRoots() {
+			resolve(&roots)
+			files.FederatedRoots[domain] = roots
+		}
+	}
+	if consul := b.GetIdentity().GetConsul(); consul != nil {
+		resolve(&consul.TokenFile)
+	}
+	if dev := b.GetIdentity().GetDev(); dev != nil {
+		resolve(&dev.Ca)
+	}
 	if consul := b.GetRegistry().GetConsul(); consul != nil {
 		resolve(&consul.TokenFile)
 		resolve(&consul.CacheDir)

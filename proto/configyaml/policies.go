@@ -114,6 +114,8 @@ func effectivePolicy(p *configv1.Policy) {
 		setDuration(&h.Timeout, min(defaultHealthTimeout, h.Interval.AsDuration()))
 		setValue(&h.UnhealthyThreshold, defaultUnhealthy)
 		setValue(&h.HealthyThreshold, defaultHealthy)
+	case p.GetAccess() != nil:
+		effectiveAccess(p.GetAccess())
 	}
 }
 

@@ -161,9 +161,9 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:3:19: inbound.listen: address "a:b": port "b" is not a number from 0 to 65535`,
 			`p.yaml:3:37: inbound.advertise: "0.0.0.0:1" is no address that others can dial: write this machine's`,
 		}},
-		{"listeners in each other's way", "service: {name: x, port: 15001}\ninbound: {}\noutbound: {listen: \"localhost:15001\"}\nregistry: {file: {path: x}}\nadmin: {listen: \"[::]:15006\"}\n", []string{
+		{"listeners in each other's way", "service: {name: x, port: 15001}\ninbound: {}\noutbound: {listen: \"localhost:15001\"}\nregistry: {file: {path: x}}\nadmin: {listen: \"[::1]:15006\"}\n", []string{
 			`p.yaml:3:20: outbound.listen: localhost:15001 is taken by service.address (127.0.0.1:15001): choose another`,
-			`p.yaml:5:17: admin.listen: [::]:15006 is taken by inbound.listen (0.0.0.0:15006): choose another`,
+			`p.yaml:5:17: admin.listen: [::1]:15006 is taken by inbound.listen (0.0.0.0:15006): choose another`,
 		}},
 		{"the same socket", app + "admin: {listen: \"unix:///x\"}\noutbound: {listen: \"unix:///x\"}\nregistry: {file: {path: x}}\n", []string{
 			`p.yaml:3:17: admin.listen: unix:///x is taken by outbound.listen (unix:///x): choose another`,

@@ -108,6 +108,11 @@ func oneofAt(desc protoreflect.MessageDescriptor, path []*validate.FieldPathElem
 
 // patterns says in words what the schema's regular expressions ask for.
 var patterns = []struct{ ruleMark, words string }{
+	{`[{]service[}]`, `is no SPIFFE ID with {service} in it, such as "spiffe://{trust_domain}/svc/{service}"`},
+	{`^(spiffe://.+|`, `is neither a SPIFFE ID, such as "spiffe://example.org/svc/web", nor a service's name`},
+	{`spiffe://.+`, `is no SPIFFE ID, such as "spiffe://example.org/svc/web"`},
+	{`unix:/|tcp://`, `is neither "unix:///path" nor "tcp://ip:port"`},
+	{`[a-z0-9._-]`, `is no trust domain, such as "example.org"`},
 	{`[.][A-Za-z_]`, `is not a full gRPC service name such as "helloworld.Greeter"`},
 	{`[A-Za-z0-9_.-]*[A-Za-z0-9]`, `may hold letters, digits, ".", "-" and "_", and begins and ends with a letter or a digit`},
 	{`[A-Za-z0-9_-]*[A-Za-z0-9]`, `may hold letters, digits, "-" and "_", and begins and ends with a letter or a digit`},

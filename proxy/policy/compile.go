@@ -113,6 +113,9 @@ func (c *compilation) claim(e *entry) bool {
 }
 
 func (e *entry) claims() []claim {
+	if e.kind.together() {
+		return nil
+	}
 	if !e.kind.ofMethods() {
 		return []claim{{service: e.service(), slot: e.kind}}
 	}

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/access"
 	"github.com/pillion-proxy/pillion/proxy/breaker"
 	"github.com/pillion-proxy/pillion/proxy/retry"
 )
@@ -25,6 +26,7 @@ type entry struct {
 	breaker   *breaker.Policy
 	rateLimit *RateLimit
 	fault     *Fault
+	access    *access.Written
 	cluster   clusterParts
 }
 
@@ -37,10 +39,10 @@ func compileEntry(m *configv1.Policy, before *entry, env *Env) (*entry, []Refusa
 	p := &problems{policy: m.GetName(), env: env}
 	kind, known := kindOf(m)
 	if !known {
-		p.addf("", "says nothing: write one of route, subsets, timeout, retry, hedging, circuit_breaker, rate_limit, fault, load_balancing, outlier_ejection or health_check")
+		p.addf("", "says nothing: write one of route, subsets, timeout, retry, hedging, circuit_breaker, rate_limit, fault, load_balancing, outlier_ejection, health_check or access")
 		return nil, p.list
 	}
-	e := &entry{kind: kind, inbound: m.GetInbound()}
+	e := &entry{kind: kind, inbound: m.GetInbound() || kind == KindAccess}
 	if before != nil && (before.kind != kind || before.service() != m.GetService() || before.inbound != e.inbound) {
 		before = nil // it is about something else, and so is what it remembers
 	}
@@ -50,6 +52,8 @@ func compileEntry(m *configv1.Policy, before *entry, env *Env) (*entry, []Refusa
 	switch {
 	case kind.ofMethods():
 		e.selectors = p.compileSelectors("methods", m.GetMethods())
+	case kind == KindAccess && len(m.GetMethods()) > 0:
+		p.addf("methods", "do not go with access, whose rules have their own: write access.rules[0].methods and so on")
 	case len(m.GetMethods()) > 0:
 		p.addf("methods", "do not go with %s, which is about the service as a whole: leave them out", kind)
 	}
@@ -118,5 +122,7 @@ func (e *entry) compileBody(p *problems, before *entry) {
 		e.cluster.ejection = p.compileEjection(kind.OutlierEjection)
 	case *configv1.Policy_HealthCheck:
 		e.cluster.health = p.compileHealth(kind.HealthCheck)
+	case *configv1.Policy_Access:
+		e.access = p.compileAccess(kind.Access)
 	}
 }

@@ -35,8 +35,22 @@ func (v *Service) Explain(path string, inbound bool) []KindTrace {
 		if kind.slot() != kind || inbound && !kind.mayBeInbound() {
 			continue
 		}
+		if kind.together() {
+			traces = append(traces, v.explainTogether(kind, inbound)...)
+			continue
+		}
 		if t, any := v.explainSlot(kind, path, inbound); any {
 			traces = append(traces, t)
+		}
+	}
+	return traces
+}
+
+// explainTogether returns all policies of a kind of which all hold.
+func (v *Service) explainTogether(kind Kind, inbound bool) (traces []KindTrace) {
+	for _, e := range v.entries {
+		if e.kind == kind && e.inbound == inbound {
+			traces = append(traces, KindTrace{Kind: kind, Policy: e.name(), Service: e.service()})
 		}
 	}
 	return traces

@@ -19,6 +19,7 @@ const (
 	KindLoadBalancing
 	KindOutlierEjection
 	KindHealthCheck
+	KindAccess
 
 	numKinds
 )
@@ -35,6 +36,7 @@ var kindNames = [numKinds]string{
 	KindLoadBalancing:   "load_balancing",
 	KindOutlierEjection: "outlier_ejection",
 	KindHealthCheck:     "health_check",
+	KindAccess:          "access",
 }
 
 // String returns the kind's name in the schema.
@@ -50,8 +52,12 @@ func (k Kind) ofMethods() bool { return k <= KindFault }
 
 // mayBeInbound says whether policies of the kind may hold beside the service.
 func (k Kind) mayBeInbound() bool {
-	return k == KindTimeout || k == KindCircuitBreaker || k == KindRateLimit || k == KindFault
+	return k == KindTimeout || k == KindCircuitBreaker || k == KindRateLimit || k == KindFault || k == KindAccess
 }
+
+// together says whether all policies of the kind for a service hold, and not just the
+// most exact one.
+func (k Kind) together() bool { return k == KindAccess }
 
 // slot is the place of a kind of which an RPC obeys one policy. Retry and hedging
 // share one: an RPC obeys either, whichever is the more exact.
@@ -87,6 +93,8 @@ func kindOf(m *configv1.Policy) (Kind, bool) {
 		return KindOutlierEjection, true
 	case *configv1.Policy_HealthCheck:
 		return KindHealthCheck, true
+	case *configv1.Policy_Access:
+		return KindAccess, true
 	}
 	return 0, false
 }

@@ -57,7 +57,7 @@ func (w *warner) addf(field, format string, args ...any) {
 
 func (w *warner) look(e *entry) {
 	w.service("service", e.service())
-	w.selectors(e)
+	w.covered("methods", e.selectors)
 	for _, use := range subsetUses(e.source) {
 		if use.service != AllServices && subsetsOf(w.subsets, use.service) == nil {
 			w.addf(use.field, "no policy says what the subset %q of service %q is", use.subset, use.service)
@@ -72,6 +72,8 @@ func (w *warner) look(e *entry) {
 		}
 	case KindFault:
 		w.match("fault.match", e.fault.match, e.selectors)
+	case KindAccess:
+		w.access(e)
 	case KindSubsets:
 		w.emptySubsets(e.source.GetSubsets())
 	case KindLoadBalancing:
@@ -86,12 +88,12 @@ func (w *warner) service(field, name string) {
 	}
 }
 
-// selectors warns of selectors that another of the policy's makes needless.
-func (w *warner) selectors(e *entry) {
-	for i, s := range e.selectors {
-		for _, other := range e.selectors {
+// covered warns of selectors that another of the list makes needless.
+func (w *warner) covered(field string, selectors []selector) {
+	for i, s := range selectors {
+		for _, other := range selectors {
 			if other != s && other.covers(s) {
-				w.addf(at("methods", i), "%q is part of %q, which is there too", s, other)
+				w.addf(at(field, i), "%q is part of %q, which is there too", s, other)
 				break
 			}
 		}
