@@ -259,7 +259,7 @@ func (k *Keeper) stalled(state *State, now time.Time) error {
 	switch {
 	case now.Before(t.half):
 		return nil
-	case now.After(t.end):
+	case !now.Before(t.end):
 		return fmt.Errorf("the certificate %s has expired at %s: %w", state.ID, moment(t.end), t.reason())
 	case t.status.Err != nil, !now.Before(t.due):
 		return fmt.Errorf("the certificate %s is not renewed, and ends at %s: %w", state.ID, moment(t.end), t.reason())
@@ -333,14 +333,14 @@ func (a *attendance) look(k *Keeper, state *State, now time.Time) time.Duration 
 	t := timesOf(state, k.source.Status())
 	stalled := k.stalled(state, now)
 	switch {
-	case stalled != nil && now.After(t.end):
+	case stalled != nil && !now.Before(t.end):
 		say(&a.expired, func() { k.logger.Error("the own certificate has expired: secure connections fail", "error", stalled) })
 		return lookEvery
 	case stalled != nil:
 		say(&a.overdue, func() {
 			k.logger.Warn("renewal of the certificate has stalled", "left", t.end.Sub(now).Round(time.Second), "error", stalled)
 		})
-		return t.end.Sub(now) + time.Second
+		return t.end.Sub(now)
 	case now.Before(t.half):
 		return t.half.Sub(now)
 	}
