@@ -187,6 +187,7 @@ var sights = map[string][]sight{
 	"Circuit breaker":    sayHello,
 	"Outlier ejection":   sayHello,
 	"Health check":       sayHello,
+	"Access":             sayHello, // the sidecar is a client's, and access holds beside the service
 	"Which policy holds": sayHello,
 }
 
