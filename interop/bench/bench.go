@@ -102,7 +102,7 @@ func (o *outcome) measureAll(ctx context.Context, dir, self string, h2 *h2load) 
 		}
 	}
 	pillion, ok := o.participant(pillionName)
-	if !ok || o.opts.vs != "" {
+	if o.opts.vs != "" {
 		return nil
 	}
 	type part struct {
@@ -118,8 +118,11 @@ func (o *outcome) measureAll(ctx context.Context, dir, self string, h2 *h2load) 
 	for _, name := range o.opts.settings {
 		alone = append(alone, part{partPolicies, policySettings[name], func(r *rig) error { return r.policies(ctx, o.participants) }})
 	}
+	for _, name := range o.opts.settings {
+		alone = append(alone, part{partMTLS, mtlsSettings[name], func(r *rig) error { return r.mtls(ctx, o.participants) }})
+	}
 	for _, part := range alone {
-		if !o.opts.has(part.name) {
+		if !o.opts.has(part.name) || !ok && part.name != partMTLS {
 			continue
 		}
 		r, err := newRig(part.setting)

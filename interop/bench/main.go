@@ -22,7 +22,7 @@ import (
 )
 
 // roles are all of them.
-var roles = []string{roleBackend, roleGRPCProxy, roleTLS, roleVictim, roleAttack, roleInstance}
+var roles = []string{roleBackend, roleGRPCProxy, roleTLS, roleVictim, roleAttack, roleInstance, roleTogether, roleBareTLS, roleShaking}
 
 // Roles that the program runs itself in, as its first argument.
 const (
@@ -32,6 +32,9 @@ const (
 	roleVictim    = "victim"
 	roleAttack    = "client"
 	roleInstance  = "instance"
+	roleTogether  = "together"
+	roleBareTLS   = "baretls"
+	roleShaking   = "handshakes"
 )
 
 func main() {
@@ -60,6 +63,12 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return runAttack(ctx, args[1:], out)
 		case roleInstance:
 			return runInstance(ctx, args[1:], out)
+		case roleTogether:
+			return runTogether(ctx, args[1:])
+		case roleBareTLS:
+			return runBareTLS(ctx, args[1:], out)
+		case roleShaking:
+			return runShaking(ctx, args[1:], out)
 		}
 	}
 	opts, err := parseOptions(args, progress)

@@ -20,11 +20,12 @@ const (
 	partBig       = "big"
 	partAbuse     = "abuse"
 	partPolicies  = "policies"
+	partMTLS      = "mtls"
 )
 
 // allParts are the parts in the order of a run.
 func allParts() []string {
-	return []string{partUnary, partStreaming, partBulk, partBig, partAbuse, partScale, partPolicies}
+	return []string{partUnary, partStreaming, partBulk, partBig, partAbuse, partScale, partPolicies, partMTLS}
 }
 
 // options are what the command line says.

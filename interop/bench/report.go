@@ -57,6 +57,7 @@ func (o *outcome) write(w *bytes.Buffer) {
 	o.writeAbuse(w)
 	o.writeScale(w)
 	o.writePolicies(w)
+	o.writeMTLS(w)
 }
 
 func writeTargets(w *bytes.Buffer, all []target) {

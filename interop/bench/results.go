@@ -28,6 +28,8 @@ const (
 	// idleRSS and peakRSS are in bytes.
 	idleRSS metric = "idle rss"
 	peakRSS metric = "peak rss"
+	// handshakesPerCore is how many a server makes in a second of CPU time.
+	handshakesPerCore metric = "handshakes per core"
 	// failedRuns has an entry for each run in which requests failed.
 	failedRuns metric = "failed runs"
 	// couldNot has an entry for each run that was beyond the proxy.
@@ -45,6 +47,7 @@ const (
 	sceneStreaming scene = "streaming"
 	sceneBulkPaced scene = "bulk, paced"
 	sceneBulkFull  scene = "bulk, as fast as it goes"
+	sceneShaking   scene = "handshakes"
 )
 
 func (s shape) scene() scene { return scene(s.String()) }

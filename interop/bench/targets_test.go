@@ -51,9 +51,9 @@ func TestTargetsAreJudgedByRatiosOfMedians(t *testing.T) {
 		says  string
 	}{
 		{[]string{"RPC at 8x32", "haproxy"}, 0.5, "met"},
-		{[]string{"8x32", "envoy"}, 5.0 / 29, "missed"},
+		{[]string{"RPC at 8x32", "envoy"}, 5.0 / 29, "missed"},
 		{[]string{"RPC at 64x8", "haproxy"}, 0.61, "missed"},
-		{[]string{"64x8", "envoy"}, math.NaN(), "not measured"},
+		{[]string{"RPC at 64x8", "envoy"}, math.NaN(), "not measured"},
 		{[]string{"16 KiB"}, 0.9, "missed"},
 		{[]string{"idle"}, 24.9, "met"},
 		{[]string{"under the unary loads"}, 40.1, "missed"},
