@@ -56,6 +56,24 @@ func WithLimits(limits map[string]any) Option {
 	return func(config map[string]any) { config["limits"] = limits }
 }
 
+// WithConnect turns Connect on, with its CA configured so, such as "LeafCertTTL"
+// beside "SkipValidate"; nil for the defaults.
+func WithConnect(ca map[string]any) Option {
+	return func(config map[string]any) {
+		connect := map[string]any{"enabled": true}
+		if ca != nil {
+			connect["ca_config"] = ca
+		}
+		config["connect"] = connect
+	}
+}
+
+// WithDefaultIntention says what holds where no intention does, whatever the ACLs'
+// default: "allow" or "deny".
+func WithDefaultIntention(policy string) Option {
+	return func(config map[string]any) { config["default_intention_policy"] = policy }
+}
+
 // New prepares an agent that does not run yet. The test is skipped, with the
 // reason, where there is no consul in the folder that PILLION_TOOLS names.
 func New(t testing.TB, options ...Option) *Agent {

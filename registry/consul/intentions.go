@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 
@@ -16,6 +17,10 @@ import (
 )
 
 var _ registry.IntentionSource = (*Source)(nil)
+
+// intentionPause bounds the pause between changes of intentions: who is revoked has to
+// be out within a second. Only what is about the service itself wakes their query.
+const intentionPause = 200 * time.Millisecond
 
 // WatchIntentions hands over the intentions for calls of a service that is registered
 // at the agent; see registry.IntentionSource. The token needs intentions:read for it,
@@ -39,7 +44,7 @@ func (s *Source) WatchIntentions(ctx context.Context, service string, update fun
 	defer s.agent.troubles.forget(scope)
 	defer s.agent.troubles.forget(scope + byDefault)
 	answers := make(chan answer[*registry.Intentions])
-	poller := &poller[*registry.Intentions]{agent: s.agent, out: answers, ask: func(ctx context.Context, options *api.QueryOptions) asked[*registry.Intentions] {
+	poller := &poller[*registry.Intentions]{agent: s.agent, out: answers, most: intentionPause, ask: func(ctx context.Context, options *api.QueryOptions) asked[*registry.Intentions] {
 		return s.agent.askIntentions(ctx, service, options)
 	}}
 	polling.Go(func() { poller.run(ctx) })

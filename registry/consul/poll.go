@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -51,6 +52,8 @@ type poller[T any] struct {
 	// rest is called before each question. It waits until that should be asked, and
 	// is false where ctx ended first. Nil: there is no need to wait.
 	rest func(ctx context.Context) bool
+	// most bounds the pause between answers that come at once. 0: quickMost.
+	most time.Duration
 	out  chan<- answer[T]
 }
 
@@ -62,7 +65,7 @@ func (p *poller[T]) run(ctx context.Context) {
 	var (
 		index   uint64
 		highest uint64 // that was answered
-		hurried = backoff{base: quickPause, most: quickMost, random: p.agent.random}
+		hurried = backoff{base: quickPause, most: cmp.Or(p.most, quickMost), random: p.agent.random}
 		failed  = backoff{base: failureBase, most: failureMost, random: p.agent.random}
 		limits  = backoff{base: limitedBase, most: limitedMost, random: p.agent.random}
 	)
