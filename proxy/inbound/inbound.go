@@ -1,5 +1,7 @@
-// Package inbound is where the rest of the mesh reaches the local app: each RPC
-// that arrives is handed to it. Who may call what will be decided here.
+// Package inbound is where the rest of the mesh reaches the local app: callers prove who
+// they are, and each RPC that arrives, and may, is handed to the app.
+//
+// callers.go is about their connections, access.go about what they may do.
 package inbound
 
 import (
@@ -34,11 +36,16 @@ type Options struct {
 	// ConnsPerSecond bounds how many callers may connect in a second; 0: no bound.
 	ConnsPerSecond int
 	RefusalTimeout time.Duration // see [relay.Config]
-	Gate           *admission.Gate
-	Metrics        *telemetry.Metrics
-	Counters       *telemetry.Counters
-	AccessLog      *telemetry.AccessLog
-	Logger         *slog.Logger
+	// Security says how callers are spoken with; nil: in plaintext.
+	Security *Security
+	// AwaitIntentions has callers who have proven an identity pass Consul's intentions,
+	// and refuses them until SetIntentions was called.
+	AwaitIntentions bool
+	Gate            *admission.Gate
+	Metrics         *telemetry.Metrics
+	Counters        *telemetry.Counters
+	AccessLog       *telemetry.AccessLog
+	Logger          *slog.Logger
 }
 
 // Proxy is the inbound side.
@@ -46,6 +53,9 @@ type Proxy struct {
 	callers *downstream.Server
 	app     *upstream.Cluster
 	to      *toApp
+	relay   *relay.Proxy
+	secure  *secure
+	access  *accessControl
 }
 
 // New returns an inbound proxy.
@@ -55,18 +65,21 @@ func New(o Options) *Proxy {
 	app := upstream.NewCluster(o.Service, balance.PickFirst, &up, o.Counters.Service(telemetry.Inbound, o.Service))
 	app.Update([]registry.Endpoint{{ID: "app", Address: o.Address, Weight: 1}}, false)
 	to.app = app
-	r := relay.New(relay.Config{
+	p := &Proxy{app: app, to: to, secure: newSecure(&o)}
+	p.access = newAccessControl(p, &o)
+	p.relay = relay.New(relay.Config{
 		Side: telemetry.Inbound, Router: to, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Inbound, ""), Log: o.AccessLog,
 		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget, Shield: true, RefusalTimeout: o.RefusalTimeout,
+		Access: &p.access.gate, Audited: p.access.audited,
 	})
-	return &Proxy{
-		app: app, to: to,
-		callers: downstream.New(downstream.Options{
-			HTTP2: o.HTTP2, NewStream: r.NewStream, MaxConns: o.MaxConns, ConnsPerSecond: o.ConnsPerSecond, DeadAfter: up.DeadAfter,
-			Open: &o.Counters.DownstreamConnections[telemetry.Inbound], Logger: o.Logger,
-		}),
-	}
+	p.callers = downstream.New(downstream.Options{
+		HTTP2: o.HTTP2, NewStream: p.relay.NewStream, MaxConns: o.MaxConns, ConnsPerSecond: o.ConnsPerSecond, DeadAfter: up.DeadAfter,
+		Open: &o.Counters.DownstreamConnections[telemetry.Inbound], Logger: o.Logger,
+		Secure: p.secure.accept(), Silent: isSilent, Opened: p.secure.opened,
+	})
+	p.access.start(o.Security)
+	return p
 }
 
 // Serve accepts connections until Shutdown.
@@ -79,11 +92,21 @@ func (p *Proxy) HeldBack() uint64 { return p.callers.HeldBack() }
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	err := p.callers.Shutdown(ctx)
 	p.app.Close()
+	p.access.close()
 	return err
 }
 
-// SetPolicies puts policies in force for the RPCs that come from now on.
-func (p *Proxy) SetPolicies(set *policy.Set) { p.to.policies.Store(set) }
+// SetPolicies puts policies in force for the RPCs that come from now on. RPCs under way
+// that the access policies among them refuse end within a second.
+func (p *Proxy) SetPolicies(set *policy.Set) {
+	p.to.policies.Store(set)
+	p.access.setRules(set.Service(p.app.Name()).Access())
+}
+
+// SetIntentions puts Consul's intentions for calls of the app in force, also for RPCs
+// that are under way; nil: none have to be passed, unless Options.AwaitIntentions says
+// that some do.
+func (p *Proxy) SetIntentions(in *registry.Intentions) { p.access.setIntentions(in) }
 
 // Cluster returns the local app.
 func (p *Proxy) Cluster() *upstream.Cluster { return p.app }

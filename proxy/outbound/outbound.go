@@ -40,6 +40,8 @@ type Options struct {
 
 	HTTP2    *h2.Config
 	Upstream upstream.Options
+	// Security says how instances are spoken with; nil: in plaintext.
+	Security *Security
 	Retry    relay.Retry
 	MaxConns int
 	// ConnsPerSecond bounds how many callers may connect in a second; 0: no bound.
@@ -57,16 +59,18 @@ type Proxy struct {
 	own     *downstream.Server // of the mesh reflection's questions to services
 	router  *routing.Router
 	mesh    *meshReflection
+	secure  *secure
 }
 
 // New returns an outbound proxy. It begins to watch the default destination.
 func New(o Options) *Proxy {
 	up := o.Upstream.WithDefaults()
+	p := &Proxy{secure: newSecure(&o)}
+	up.Secure = p.secure.of
 	newCluster := func(service string) *upstream.Cluster {
 		return upstream.NewCluster(service, o.Policy, &up, o.Counters.Service(telemetry.Outbound, service))
 	}
 	inside := bufconn.Listen(inMemory)
-	p := new(Proxy)
 	p.mesh = newMeshReflection(&o, inside, up.HTTP2)
 	ro := routing.Options{
 		Source: o.Source, NewCluster: newCluster, Default: o.DefaultService,
@@ -130,6 +134,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		err = e
 	}
 	p.router.Close()
+	p.secure.strangers.Close()
 	return err
 }
 

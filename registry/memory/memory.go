@@ -158,5 +158,6 @@ func equal(a, b *registry.Service) bool {
 
 func equalEndpoint(a, b registry.Endpoint) bool {
 	return a.ID == b.ID && a.Address == b.Address && a.Weight == b.Weight &&
-		maps.Equal(a.Meta, b.Meta) && slices.Equal(a.Tags, b.Tags)
+		maps.Equal(a.Meta, b.Meta) && slices.Equal(a.Tags, b.Tags) &&
+		a.Security == b.Security && slices.Equal(a.Identities, b.Identities) && a.ServerName == b.ServerName
 }

@@ -1,0 +1,186 @@
+package inbound
+
+import (
+	"log/slog"
+	"strings"
+	"sync"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/pillion-proxy/pillion/identity"
+	"github.com/pillion-proxy/pillion/proxy/access"
+	"github.com/pillion-proxy/pillion/proxy/internal/fewlines"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+	"github.com/pillion-proxy/pillion/registry"
+)
+
+// accessControl makes of rules, intentions and the own identity what is in force, and
+// has RPCs under way looked at again when that changes.
+type accessControl struct {
+	proxy *Proxy
+	await bool
+	gate  access.Gate
+	// audits logs what is let through and in mode "audit" would not be.
+	audits fewlines.Log
+
+	mu         sync.Mutex
+	rules      *access.Rules
+	intentions *registry.Intentions
+	own        *identity.State // as far as who this is matters
+	checking   bool            // RPCs are looked at
+	again      bool            // and will be once more
+	closed     bool
+	checks     sync.WaitGroup
+	unwatch    func()
+}
+
+func newAccessControl(p *Proxy, o *Options) *accessControl {
+	a := &accessControl{proxy: p, await: o.AwaitIntentions, unwatch: func() {}, own: new(identity.State)}
+	a.audits = fewlines.Log{
+		Logger: o.Logger, Level: slog.LevelInfo,
+		One:  "access is allowed, and would be refused if what is in mode audit were enforced",
+		More: "more of what was allowed would be refused if what is in mode audit were enforced",
+	}
+	if o.Logger == nil {
+		a.audits.Logger = slog.Default()
+	}
+	o.Counters.ExportDenials(a.denials)
+	return a
+}
+
+// start is called once the proxy can be asked for the RPCs that are under way.
+func (a *accessControl) start(s *Security) {
+	a.mu.Lock()
+	a.put()
+	a.mu.Unlock()
+	if s != nil {
+		a.unwatch = s.Keeper.Watch(a.setIdentity)
+	}
+}
+
+// setRules puts other rules in force.
+func (a *accessControl) setRules(rules *access.Rules) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.rules.Equal(rules) {
+		a.rules = rules
+		a.put()
+	}
+}
+
+func (a *accessControl) setIntentions(in *registry.Intentions) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.intentions = in
+	a.put()
+}
+
+// setIdentity is told of the own identity: names of services in rules stand for SPIFFE
+// IDs of its trust domain.
+func (a *accessControl) setIdentity(state *identity.State) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if state.TrustDomain != a.own.TrustDomain || state.ID != a.own.ID {
+		a.own = state
+		a.put()
+	}
+}
+
+// put puts in force what there is. a.mu is held.
+func (a *accessControl) put() {
+	if a.rules == nil && a.intentions == nil && !a.await {
+		if a.gate.Policy() != nil { // what was refused is not any more
+			a.gate.Set(nil)
+		}
+		return
+	}
+	a.gate.Set(access.New(a.rules, a.intentions, access.Env{
+		TrustDomain: a.own.TrustDomain, IDs: a.proxy.secure.ids(a.own), AwaitIntentions: a.await,
+	}))
+	switch {
+	case a.closed: // nobody calls
+	case a.checking:
+		a.again = true
+	default:
+		a.checking = true
+		a.checks.Go(a.check)
+	}
+}
+
+// check looks again at the RPCs that are under way, as long as what is in force changes.
+func (a *accessControl) check() {
+	for {
+		a.proxy.relay.Recheck(a.proxy.callers.Conns())
+		a.mu.Lock()
+		if !a.again || a.closed {
+			a.checking = false
+			a.mu.Unlock()
+			return
+		}
+		a.again = false
+		a.mu.Unlock()
+	}
+}
+
+func (a *accessControl) close() {
+	a.unwatch()
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
+	a.checks.Wait()
+	a.audits.Close()
+}
+
+func (a *accessControl) audited(caller, path, by string) {
+	a.audits.Note("caller", caller, "method", path, "by", by)
+}
+
+// denials is what is exported of what was refused.
+func (a *accessControl) denials() (all []telemetry.Denials) {
+	for policy, counts := range a.gate.Counts() {
+		all = append(all, telemetry.Denials{Policy: policy, Refused: counts.Refused.Load(), Audited: counts.Audited.Load()})
+	}
+	return all
+}
+
+// ids returns what the instances of a service prove, for rules that name services.
+func (s *secure) ids(own *identity.State) func(service string) []identity.Pattern {
+	if s.Security == nil || own.TrustDomain.IsZero() {
+		return nil
+	}
+	return func(service string) []identity.Pattern {
+		text, err := s.idOf(own, service)
+		if err != nil {
+			return nil
+		}
+		pattern, err := identity.ParsePattern(text)
+		if err != nil {
+			return nil
+		}
+		return []identity.Pattern{pattern}
+	}
+}
+
+// idOf is the SPIFFE ID of a service, or a pattern of several: where Consul names the
+// sidecar itself, those that it gives to the service in any datacenter.
+func (s *secure) idOf(own *identity.State, service string) (string, error) {
+	consul, is := identity.ParseConsulID(own.ID)
+	if s.ServiceID != "" || !is {
+		id, err := identity.ServiceID(s.ServiceID, own.TrustDomain, service)
+		return id.String(), err
+	}
+	consul.Service, consul.Datacenter = service, anyDatacenter
+	id, err := consul.ID(own.TrustDomain)
+	return strings.Replace(id.String(), "/dc/"+anyDatacenter+"/", "/dc/*/", 1), err
+}
+
+// anyDatacenter is a datacenter's name that stands for all, until it is replaced.
+const anyDatacenter = "any"
+
+// identityOf is the own SPIFFE ID; zero where there is none.
+func identityOf(state *identity.State) spiffeid.ID {
+	if state == nil {
+		return spiffeid.ID{}
+	}
+	return state.ID
+}
