@@ -41,6 +41,15 @@ func (c *condition) holds(rpc *RPC, v *values) bool { return c.met(rpc, v) != c.
 // met says whether the condition holds before it is turned around. A key that is
 // missing fulfils none but `present: false`.
 func (c *condition) met(rpc *RPC, v *values) bool {
+	if rpc.marks.n > 0 && !c.cookie && !c.binary { // as most, so it takes as few steps as can be
+		at := rpc.find(&c.key)
+		if at < 0 {
+			return c.test == testPresent && !c.present
+		}
+		if rpc.alone(&c.key) {
+			return c.metBy(rpc.Fields[at].Value, true)
+		}
+	}
 	if c.cookie {
 		value, found := rpc.cookie(c.key.text)
 		return c.metBy(value, found)

@@ -81,11 +81,14 @@ func (r *RPC) find(k *key) int {
 // next returns the place of the first field of a key after a place in which find found
 // one, -1 where there is none.
 func (r *RPC) next(k *key, after int) int {
-	if r.marks.n > 0 && r.marks.twice>>drawer(k.mark)&1 == 0 {
+	if r.alone(k) {
 		return -1
 	}
 	return r.search(k, after+1)
 }
+
+// alone says that there is no other field in a key's drawer but one that was found.
+func (r *RPC) alone(k *key) bool { return r.marks.n > 0 && r.marks.twice>>drawer(k.mark)&1 == 0 }
 
 // search goes through the fields.
 func (r *RPC) search(k *key, from int) int {
@@ -106,6 +109,9 @@ func (r *RPC) one(k *key) (value string, count int) {
 		return "", 0
 	}
 	value, count = r.Fields[i].Value, 1
+	if r.alone(k) {
+		return value, count
+	}
 	for i = r.next(k, i); i >= 0; i = r.next(k, i) {
 		count++
 	}

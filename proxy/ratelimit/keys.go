@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"sync"
 )
@@ -18,15 +19,25 @@ const (
 // keys holds a bucket for each key, at most so many: those that were used longest ago
 // are forgotten.
 //
-// What is kept of a key is a hash of 128 bits with seeds that nobody outside knows, so
-// that long keys take no more memory than short ones. A key that is not seen often
-// enough to tell does not share its bucket with another in any likely time.
+// Keys are in shards by a hash with factors that nobody outside knows.
 type keys struct {
-	seeds  [2]maphash.Seed
-	shards []shard
+	seeds   [2]maphash.Seed
+	factors [2]uint64
+	shards  []shard
 }
 
+// digest is what is kept of a key, so that long ones take no more memory than short ones:
+// the whole of a short one, and a hash of 127 bits, with seeds that nobody outside knows,
+// of others. A key that is not seen often enough to tell does not share its bucket with
+// another in any likely time.
 type digest [2]uint64
+
+const (
+	// shortKey is how many bytes of a key a digest has room for, beside their number.
+	shortKey = 15
+	// hashed is set in a digest's second half that is a hash.
+	hashed = 1 << 63
+)
 
 // shard is some of the keys, from the one used last to that used longest ago.
 type shard struct {
@@ -53,6 +64,9 @@ func newKeys(limit int) *keys {
 		n *= 2
 	}
 	k := &keys{seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, shards: make([]shard, n)}
+	for i, seed := range k.seeds {
+		k.factors[i] = maphash.String(seed, "factor") | 1
+	}
 	for i := range k.shards {
 		s := &k.shards[i]
 		s.max, s.index, s.first, s.last = limit/n, map[digest]int32{}, none, none
@@ -61,8 +75,18 @@ func newKeys(limit int) *keys {
 }
 
 func (k *keys) find(key string) (*shard, digest) {
-	d := digest{maphash.String(k.seeds[0], key), maphash.String(k.seeds[1], key)}
-	return &k.shards[d[0]&uint64(len(k.shards)-1)], d
+	d := k.digest(key)
+	return &k.shards[(d[0]*k.factors[0]+d[1]*k.factors[1])>>32&uint64(len(k.shards)-1)], d
+}
+
+func (k *keys) digest(key string) digest {
+	if len(key) > shortKey {
+		return digest{maphash.String(k.seeds[0], key), maphash.String(k.seeds[1], key) | hashed}
+	}
+	var text [shortKey + 1]byte
+	copy(text[:], key)
+	text[shortKey] = byte(len(key))
+	return digest{binary.LittleEndian.Uint64(text[:8]), binary.LittleEndian.Uint64(text[8:])}
 }
 
 // take is rate.take for a key's bucket: how long there is no room.
@@ -70,7 +94,11 @@ func (k *keys) take(r rate, at int64, key string) (wait int64) {
 	s, d := k.find(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, ok := s.index[d]
+	i := s.first // of several RPCs in a row, mostly
+	ok := i != none && s.nodes[i].key == d
+	if !ok {
+		i, ok = s.index[d]
+	}
 	if !ok {
 		i = s.room(at)
 		s.nodes[i] = node{key: d, bucket: full, prev: none, next: none}

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,4 +62,33 @@ func TestKeysAreAsTheirModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+// Keys of all lengths are told apart, those as well that a fixed length would pad to the
+// same, and are spread over all shards.
+func TestKeysAreToldApart(t *testing.T) {
+	t.Parallel()
+	k := newKeys(1 << 20)
+	known, used := map[digest]string{}, map[*shard]int{}
+	for n := range 2 * shortKey {
+		for _, with := range []string{"\x00", "a", "b", "\xff"} {
+			for _, end := range []string{"", "\x00", "\x00\x00", "1", "2"} {
+				key := strings.Repeat(with, n) + end
+				s, d := k.find(key)
+				if other, taken := known[d]; taken && other != key {
+					t.Fatalf("%q and %q are taken for the same", key, other)
+				}
+				if again, e := k.find(key); again != s || e != d {
+					t.Fatalf("%q is not found again", key)
+				}
+				known[d] = key
+				used[s]++
+			}
+		}
+	}
+	for i := range k.shards {
+		if n := used[&k.shards[i]]; n < len(known)/len(k.shards)/4 || n > 4*len(known)/len(k.shards) {
+			t.Errorf("shard %d of %d has %d of %d keys", i, len(k.shards), n, len(known))
+		}
+	}
 }

@@ -119,7 +119,7 @@ func (r *RPC) attempt(b *h2.Batch, inst *upstream.Instance) bool {
 	a.counted = true
 	a.turn = inst.Begin(b.Now())
 	if r.pol != nil {
-		r.beganAttempt(b, a)
+		r.beganAttempt(a)
 	}
 	ok := a.start(b)
 	if per := r.perAttempt(); ok && per > 0 {

@@ -18,27 +18,26 @@ import (
 // governed is what the policies say of an RPC, and what they have of it. It is guarded
 // by RPC.mu.
 type governed struct {
-	set       *policy.Set    // those in force when the RPC came
-	looked    policy.RPC     // what the policies looked at
-	addressed string         // the service that the RPC is addressed to; valid until it is sent
-	method    *policy.Method // what holds for that service
-	decision  policy.Decision
-	decided   bool // it is made, once
-
-	circuit *breaker.Circuit // nil: none
-	place   breaker.Place
-	pending bool // it waits for its place
-	waking  bool // it is being told that the wait is over
+	// What is looked at as long as the RPC lasts stands together, and before the rest.
+	decision policy.Decision
+	decided  bool // it is made, once
+	pending  bool // it waits for its place
+	waking   bool // it is being told that the wait is over
 	// limited says that a limiter refused the RPC, ours or another sidecar's, so that
 	// its status says nothing about the destination.
 	limited bool
 	sentAt  time.Duration // when it was first sent, since RPC.start
+	shadow  *shadow
 	breaker *breaker.Policy
-
-	shadow *shadow
-
-	elsewhere
+	circuit *breaker.Circuit // nil: none
+	place   breaker.Place
 	delaying
+	elsewhere
+
+	method    *policy.Method // what holds for the service that the RPC is addressed to
+	set       *policy.Set    // those in force when the RPC came
+	addressed string         // that service; valid until it is sent
+	looked    policy.RPC     // what the policies looked at
 }
 
 // elsewhere is where an RPC goes for which there is no instance.
@@ -50,9 +49,9 @@ type elsewhere struct {
 
 // delaying is what a fault does to an RPC.
 type delaying struct {
-	fault   faultinject.Fault
-	delayed bool // by it
 	delay   *time.Timer
+	delayed bool // by fault
+	fault   faultinject.Fault
 }
 
 // forget lets go of what belongs to one RPC only. Most RPCs have touched little of it.

@@ -54,8 +54,11 @@ func (r *RPC) setTimes(b *h2.Batch, m *policy.Method) bool {
 
 // askedTimeout is the deadline that the caller asked for, 0 for none. r.mu is held.
 func (r *RPC) askedTimeout() time.Duration {
-	if r.timeoutAt < 0 {
+	switch {
+	case r.timeoutAt < 0:
 		return 0
+	case !r.capped:
+		return r.deadline // as startDeadline read it
 	}
 	d, _ := wire.ParseTimeout(r.block.Fields[r.timeoutAt].Value) // it was read once
 	return min(max(d, 1), maxTimeout)

@@ -12,10 +12,6 @@ import (
 // policed is what an RPC needs for the policies that hold for it; one for which none
 // does has nothing of it. It is guarded by RPC.mu.
 type policed struct {
-	governed
-	retrying
-	times
-
 	// These are kept for the next RPC.
 
 	timer alarm // for all that is to be done later, but the deadline
@@ -23,6 +19,10 @@ type policed struct {
 	// written.
 	told     time.Duration
 	toldText string
+
+	times
+	retrying
+	governed
 }
 
 // police gives r room for policies. r.mu is held.
@@ -60,7 +60,7 @@ func (r *RPC) beginPolicies(b *h2.Batch) {
 }
 
 // beganAttempt is told of each attempt. r.mu is held.
-func (r *RPC) beganAttempt(b *h2.Batch, a *attempt) {
+func (r *RPC) beganAttempt(a *attempt) {
 	if r.hedges() {
 		r.tried = append(r.tried, a.inst)
 		r.pol.underWay = append(r.pol.underWay, a)
