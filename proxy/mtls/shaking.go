@@ -57,6 +57,11 @@ func (s *shaking) run() error {
 	err := s.tr.tls.HandshakeContext(context.Background())
 	s.release()
 	s.tr.wire.shaking = nil
+	if err == nil && s.to == nil && s.tr.tls.ConnectionState().Version == tls.VersionTLS13 {
+		// What is left is a ticket. It can go out with what the engine says first.
+		_, _, err = s.tr.wire.out.try()
+		return err
+	}
 	if _, failed := s.tr.wire.out.finish(s.left()); err == nil {
 		err = failed
 	}
