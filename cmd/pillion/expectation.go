@@ -80,6 +80,7 @@ func (r *caseResult) compare(o *adminv1.Outcome, want *configv1.Expectation) {
 		r.differ("timeout", o.GetTimeout().AsDuration(), want.GetTimeout().AsDuration())
 	}
 	r.compareRepeats(o, want)
+	r.compareAccess(o, want)
 	for _, yes := range []struct {
 		field string
 		got   bool
@@ -104,6 +105,27 @@ func (r *caseResult) compare(o *adminv1.Outcome, want *configv1.Expectation) {
 			r.differ("metadata["+strconv.Quote(key)+"]", got, want.GetMetadata()[key])
 		}
 	}
+}
+
+// compareAccess looks at whether the RPC is let through. What no policy is about is.
+func (r *caseResult) compareAccess(o *adminv1.Outcome, want *configv1.Expectation) {
+	switch {
+	case want.GetAccess() == "":
+	case o.GetStatus() != "":
+		r.addf("it is answered %s and not sent, so nobody is asked whether it may be", o.GetStatus())
+	default:
+		if got := accessText(o.GetAccess()); got != want.GetAccess() {
+			r.differ("access", got, want.GetAccess())
+		}
+	}
+}
+
+// accessText is what access policies decide, as expectations say it.
+func accessText(a *adminv1.AccessSeen) string {
+	if a == nil || a.GetAllowed() {
+		return "allow"
+	}
+	return "deny"
 }
 
 func (r *caseResult) compareRepeats(o *adminv1.Outcome, want *configv1.Expectation) {

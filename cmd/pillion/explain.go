@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-proxy/pillion/cmd/pillion/explain"
+	"github.com/pillion-proxy/pillion/identity"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -31,6 +32,7 @@ type explainFlags struct {
 	metadata, policies     []string
 	config                 string
 	caller, random, output string
+	from                   string
 	admin                  adminFlags
 	cmd                    *cobra.Command
 	service, method        string
@@ -51,7 +53,8 @@ ejections and health. With --policies or --config files are asked instead.
 What is left to chance is told with how likely it is; --random decides it.`,
 		Example: `  pillion explain greeter helloworld.Greeter/SayHello -H user-id=42
   pillion explain greeter helloworld.Greeter/SayHello -f policies.yaml
-  pillion explain greeter helloworld.Greeter/SayHello -c pillion.yaml --caller web -o json`,
+  pillion explain greeter helloworld.Greeter/SayHello -c pillion.yaml --caller web -o json
+  pillion explain greeter helloworld.Greeter/SayHello --from spiffe://example.org/svc/web`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 {
 				return fmt.Errorf("%d arguments are given, but a service and a method are wanted, such as: pillion explain greeter helloworld.Greeter/SayHello", len(args))
@@ -66,13 +69,14 @@ What is left to chance is told with how likely it is; --random decides it.`,
 	flags := cmd.Flags()
 	flags.StringArrayVarP(&f.metadata, "header", "H", nil, "metadata of the RPC, `KEY=VALUE`, those of -bin keys in base64; may be repeated")
 	flags.StringVar(&f.caller, "caller", "", "the `SERVICE` that the RPC comes from; the local app, where that is known")
+	flags.StringVar(&f.from, "from", "", "the `SPIFFE-ID` that the caller proves beside the service; that of the sidecar, where it has one")
 	flags.StringVar(&f.random, "random", "", "decide what is left to chance by this `NUMBER`")
 	addPoliciesFlag(cmd, &f.policies, "ask the policies of this file or folder; may be repeated")
 	flags.StringVarP(&f.config, configFlag, "c", "", "ask the policies that this bootstrap `FILE` names")
 	f.admin.add(cmd)
 	addOutputFlag(cmd, &f.output, "text")
 	_ = cmd.MarkFlagFilename(configFlag, "yaml", "yml")
-	for _, name := range []string{"header", "caller", "random"} {
+	for _, name := range []string{"header", "caller", "from", "random"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	return cmd
@@ -99,7 +103,7 @@ func (f *explainFlags) run(ctx context.Context, out io.Writer) error {
 
 // request is the RPC that the flags describe.
 func (f *explainFlags) request() (*adminv1.ExplainRequest, error) {
-	request := &adminv1.ExplainRequest{Authority: f.service, Method: f.method, Caller: f.caller}
+	request := &adminv1.ExplainRequest{Authority: f.service, Method: f.method, Caller: f.caller, From: f.from}
 	if service, method, ok := strings.Cut(strings.TrimPrefix(f.method, "/"), "/"); !ok || service == "" || method == "" || strings.Contains(method, "/") {
 		return nil, fmt.Errorf("method %q: write it as pkg.Service/Method, such as helloworld.Greeter/SayHello", f.method)
 	}
@@ -112,6 +116,11 @@ func (f *explainFlags) request() (*adminv1.ExplainRequest, error) {
 			return nil, fmt.Errorf("--header: %w", err)
 		}
 		request.Metadata = append(request.Metadata, &adminv1.Metadata{Key: key, Value: value})
+	}
+	if f.from != "" {
+		if _, err := identity.ParseID(f.from); err != nil {
+			return nil, fmt.Errorf("--from: %w", err)
+		}
 	}
 	if f.random != "" {
 		n, err := strconv.ParseUint(f.random, 10, 64)
@@ -184,6 +193,7 @@ func filesWorld(set *policy.Set, p *policyFiles, b *configv1.Bootstrap) *explain
 			return c, "", done
 		},
 		Caller:         b.GetService().GetName(),
+		ServiceID:      b.GetIdentity().GetServiceId(),
 		DefaultTimeout: b.GetOutbound().GetDefaultTimeout().AsDuration(), MaxTimeout: b.GetOutbound().GetMaxTimeout().AsDuration(),
 		Now: time.Now(),
 	}

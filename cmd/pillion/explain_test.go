@@ -74,6 +74,26 @@ func TestExplainJSON(t *testing.T) {
 	}
 }
 
+// Who calls decides about access, beside the service that the RPC goes to.
+func TestExplainAccess(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{
+		"allowed": {"greeter", "helloworld.Greeter/SayHello", "--from", "spiffe://example.org/svc/web"},
+		"refused": {"greeter", "helloworld.Greeter/SayHello", "-H", "x-debug=1"},
+		"audited": {"greeter", "helloworld.Greeter/Reset", "--from", "spiffe://dc.consul/ns/default/dc/dc2/svc/operator"},
+		"moved":   {"old-greeter", "helloworld.Greeter/SayHello", "-H", "x-debug=1", "--from", "spiffe://example.org/svc/web"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			code, stdout, stderr := pillion(t, append([]string{"explain", "-f", "testdata/policies/access.yaml"}, args...)...)
+			if code != 0 || stderr != "" {
+				t.Fatalf("exit %d: %s", code, stderr)
+			}
+			golden(t, "explain/access-"+name, stdout)
+		})
+	}
+}
+
 func TestExplainErrors(t *testing.T) {
 	t.Parallel()
 	policies := "-f " + meshWithPolicies + " "
@@ -85,6 +105,7 @@ func TestExplainErrors(t *testing.T) {
 		policies + "g a.B/C -H a-bin=*":           `--header: metadata "a-bin": "*" is not base64, as the values of -bin keys are on the wire`,
 		policies + "g a.B/C -H grpc-timeout=soon": `metadata "grpc-timeout": grpc-timeout "soon": want 1 to 8 digits`,
 		policies + "g a.B/C --random x":           `--random: "x" is not a whole number from 0 on`,
+		policies + "g a.B/C --from web":           `--from: "web" is not a SPIFFE ID: it does not begin with spiffe://`,
 		policies + "g a.B/C -o xml":               `--output: "xml" is not known: use text or json`,
 		policies + "g a.B/C -c x":                 "--policies, --config and --admin exclude each other: give one",
 		policies + "g a.B/C --admin x":            "--policies, --config and --admin exclude each other: give one",

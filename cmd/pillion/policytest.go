@@ -159,13 +159,16 @@ func shortForm(e *adminv1.ExplainResponse) (lines []string) {
 			text += fmt.Sprintf(" (%.4g %%)", o.GetShare()*100)
 		}
 		lines = append(lines, text)
+		if a := o.GetAccess(); a != nil {
+			lines = append(lines, explain.Access(a))
+		}
 	}
 	return lines
 }
 
 // requestOf is the RPC of a case.
 func requestOf(c *configv1.PolicyCase) *adminv1.ExplainRequest {
-	request := &adminv1.ExplainRequest{Authority: c.GetService(), Method: c.GetMethod(), Caller: c.GetCaller()}
+	request := &adminv1.ExplainRequest{Authority: c.GetService(), Method: c.GetMethod(), Caller: c.GetCaller(), From: c.GetFrom()}
 	for _, key := range slices.Sorted(maps.Keys(c.GetMetadata())) {
 		request.Metadata = append(request.Metadata, &adminv1.Metadata{Key: key, Value: c.GetMetadata()[key]})
 	}

@@ -13,6 +13,7 @@ func TestPolicyTests(t *testing.T) {
 	}{
 		"good":    {[]string{"testdata/policies/good_test.yaml"}, 0},
 		"verbose": {[]string{"-v", "testdata/policies/good_test.yaml"}, 0},
+		"access":  {[]string{"-v", "testdata/policies/access_test.yaml"}, 1},
 		"bad":     {[]string{"testdata/policies/good_test.yaml", "testdata/policies/bad_test.yaml"}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -12,7 +12,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/pillion-proxy/pillion/identity"
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
+	"github.com/pillion-proxy/pillion/proxy/access"
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
@@ -33,6 +37,11 @@ type World struct {
 	// Cluster returns the instances of a service, and what there is to say of them; nil:
 	// there are none. done is called when they are not needed any more.
 	Cluster func(ctx context.Context, service string) (c *upstream.Cluster, note string, done func())
+	// ServiceID is `identity.service_id`, as [access.Names] wants it, and From the
+	// sidecar's own SPIFFE ID; zero: there is none. RPCs come from it unless the request
+	// says otherwise.
+	ServiceID string
+	From      spiffeid.ID
 	// Caller is the service that RPCs come from unless the request says otherwise.
 	Caller string
 	// DefaultTimeout and MaxTimeout are the outbound side's; 0: none.
@@ -41,6 +50,8 @@ type World struct {
 	Live bool
 	// Now is the present time.
 	Now time.Time
+
+	access map[accessKey]*access.Policy // those that were asked already
 }
 
 // asking is the explanation of one RPC.
@@ -48,6 +59,7 @@ type asking struct {
 	*World
 	ctx      context.Context
 	rpc      policy.RPC
+	from     spiffeid.ID   // zero: the caller proves nothing
 	asked    time.Duration // what the caller's grpc-timeout says; 0: nothing
 	answer   *adminv1.ExplainResponse
 	service  string // that the RPC is addressed to
@@ -120,6 +132,13 @@ func (a *asking) read(request *adminv1.ExplainRequest) error {
 		return fmt.Errorf("method %q: write it as pkg.Service/Method", request.GetMethod())
 	}
 	a.settled = request.Random != nil
+	if a.from = a.From; request.GetFrom() != "" {
+		id, err := identity.ParseID(request.GetFrom())
+		if err != nil {
+			return fmt.Errorf("from: %w", err)
+		}
+		a.from = id
+	}
 	for _, m := range request.GetMetadata() {
 		if err := CheckMetadata(m.GetKey(), m.GetValue()); err != nil {
 			return err

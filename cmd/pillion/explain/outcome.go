@@ -39,6 +39,7 @@ func (a *asking) outcome(chance policy.Chance) *adminv1.Outcome {
 		out.Fault = a.method.Fault.Look(&a.rpc)
 	}
 	a.request(out, &d)
+	a.beside(out)
 	a.destination(out)
 	return out
 }

@@ -70,6 +70,8 @@ func says(p *configv1.Policy) string {
 		}
 		s.addf("%s every %v, at most %v", way, h.GetInterval().AsDuration(), h.GetTimeout().AsDuration())
 		s.addf("unhealthy after %d, healthy after %d", h.GetUnhealthyThreshold(), h.GetHealthyThreshold())
+	case *configv1.Policy_Access:
+		s.access(kind.Access)
 	}
 	return strings.Join(s, "; ")
 }

@@ -214,6 +214,7 @@ func (p *page) outcome(o *adminv1.Outcome, several bool) {
 		p.table(inForceRows(o.GetDestination()))
 	}
 	p.candidates(o.GetCandidates())
+	p.access(o.GetAccess())
 }
 
 func deadline(o *adminv1.Outcome) string {

@@ -37,7 +37,10 @@ type ExplainRequest struct {
 	Caller string `protobuf:"bytes,4,opt,name=caller,proto3" json:"caller,omitempty"`
 	// What is left to chance is decided by this number; the same comes to the same.
 	// Left out: what may come of it is told, with how likely it is.
-	Random        *uint64 `protobuf:"varint,5,opt,name=random,proto3,oneof" json:"random,omitempty"`
+	Random *uint64 `protobuf:"varint,5,opt,name=random,proto3,oneof" json:"random,omitempty"`
+	// The SPIFFE ID that the caller proves beside the service. Default: that of the
+	// sidecar that is asked; where there is none, none.
+	From          string `protobuf:"bytes,6,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -105,6 +108,13 @@ func (x *ExplainRequest) GetRandom() uint64 {
 		return *x.Random
 	}
 	return 0
+}
+
+func (x *ExplainRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
 }
 
 // Metadata is one key of an RPC's metadata with its value.
@@ -290,6 +300,179 @@ func (x *ExplainResponse) GetNotes() []string {
 	return nil
 }
 
+// AccessSeen says what access policies decide.
+type AccessSeen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The SPIFFE ID that the caller proves; empty: none.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Whether the RPC is let through.
+	Allowed bool `protobuf:"varint,2,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// Who refuses it: `access policy "orders"`; empty where it is let through.
+	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// Who would refuse it if what is in mode "audit" were enforced; empty: nobody would.
+	Audit string `protobuf:"bytes,4,opt,name=audit,proto3" json:"audit,omitempty"`
+	// The rules that are not off. All of them are looked at.
+	Rules         []*AccessRuleSeen `protobuf:"bytes,5,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessSeen) Reset() {
+	*x = AccessSeen{}
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessSeen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessSeen) ProtoMessage() {}
+
+func (x *AccessSeen) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessSeen.ProtoReflect.Descriptor instead.
+func (*AccessSeen) Descriptor() ([]byte, []int) {
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AccessSeen) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *AccessSeen) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *AccessSeen) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *AccessSeen) GetAudit() string {
+	if x != nil {
+		return x.Audit
+	}
+	return ""
+}
+
+func (x *AccessSeen) GetRules() []*AccessRuleSeen {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+// AccessRuleSeen says what became of one rule of an access policy.
+type AccessRuleSeen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The access policy.
+	Policy string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// The rule's name, or its number from 1 on.
+	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	// "allow" or "deny".
+	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	// "enforce" or "audit".
+	Mode string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	// Whether it is for such an RPC.
+	Matched bool `protobuf:"varint,5,opt,name=matched,proto3" json:"matched,omitempty"`
+	// Why not.
+	Why           string `protobuf:"bytes,6,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessRuleSeen) Reset() {
+	*x = AccessRuleSeen{}
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessRuleSeen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessRuleSeen) ProtoMessage() {}
+
+func (x *AccessRuleSeen) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessRuleSeen.ProtoReflect.Descriptor instead.
+func (*AccessRuleSeen) Descriptor() ([]byte, []int) {
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AccessRuleSeen) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *AccessRuleSeen) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *AccessRuleSeen) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AccessRuleSeen) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *AccessRuleSeen) GetMatched() bool {
+	if x != nil {
+		return x.Matched
+	}
+	return false
+}
+
+func (x *AccessRuleSeen) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 // RuleSeen says what became of one rule of a route.
 type RuleSeen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -311,7 +494,7 @@ type RuleSeen struct {
 
 func (x *RuleSeen) Reset() {
 	*x = RuleSeen{}
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[3]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +506,7 @@ func (x *RuleSeen) String() string {
 func (*RuleSeen) ProtoMessage() {}
 
 func (x *RuleSeen) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[3]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +519,7 @@ func (x *RuleSeen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSeen.ProtoReflect.Descriptor instead.
 func (*RuleSeen) Descriptor() ([]byte, []int) {
-	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{3}
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RuleSeen) GetPolicy() string {
@@ -406,7 +589,7 @@ type SplitSeen struct {
 
 func (x *SplitSeen) Reset() {
 	*x = SplitSeen{}
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[4]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +601,7 @@ func (x *SplitSeen) String() string {
 func (*SplitSeen) ProtoMessage() {}
 
 func (x *SplitSeen) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[4]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +614,7 @@ func (x *SplitSeen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitSeen.ProtoReflect.Descriptor instead.
 func (*SplitSeen) Descriptor() ([]byte, []int) {
-	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{4}
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SplitSeen) GetPolicy() string {
@@ -505,7 +688,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[5]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +700,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[5]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +713,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{5}
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Segment) GetGroup() string {
@@ -581,7 +764,7 @@ type InForce struct {
 
 func (x *InForce) Reset() {
 	*x = InForce{}
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[6]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +776,7 @@ func (x *InForce) String() string {
 func (*InForce) ProtoMessage() {}
 
 func (x *InForce) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[6]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +789,7 @@ func (x *InForce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InForce.ProtoReflect.Descriptor instead.
 func (*InForce) Descriptor() ([]byte, []int) {
-	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{6}
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *InForce) GetKind() string {
@@ -680,7 +863,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[7]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +875,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[7]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +888,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{7}
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Lost) GetPolicy() string {
@@ -774,14 +957,17 @@ type Outcome struct {
 	// The instances that it may go to.
 	Candidates []*Candidate `protobuf:"bytes,20,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	// Where the RPC goes while none of them can be used, in order: "service/subset".
-	Failover      []string `protobuf:"bytes,21,rep,name=failover,proto3" json:"failover,omitempty"`
+	Failover []string `protobuf:"bytes,21,rep,name=failover,proto3" json:"failover,omitempty"`
+	// Whether access policies let it through beside the destination; not set where there
+	// are none for it.
+	Access        *AccessSeen `protobuf:"bytes,22,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[8]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +979,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[8]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +992,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{8}
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Outcome) GetShare() float64 {
@@ -956,6 +1142,13 @@ func (x *Outcome) GetFailover() []string {
 	return nil
 }
 
+func (x *Outcome) GetAccess() *AccessSeen {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
 // CircuitSeen is the circuit breaker of a method of a destination.
 type CircuitSeen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -979,7 +1172,7 @@ type CircuitSeen struct {
 
 func (x *CircuitSeen) Reset() {
 	*x = CircuitSeen{}
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[9]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1184,7 @@ func (x *CircuitSeen) String() string {
 func (*CircuitSeen) ProtoMessage() {}
 
 func (x *CircuitSeen) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[9]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1197,7 @@ func (x *CircuitSeen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircuitSeen.ProtoReflect.Descriptor instead.
 func (*CircuitSeen) Descriptor() ([]byte, []int) {
-	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{9}
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CircuitSeen) GetState() string {
@@ -1089,7 +1282,7 @@ type Candidate struct {
 
 func (x *Candidate) Reset() {
 	*x = Candidate{}
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[10]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1294,7 @@ func (x *Candidate) String() string {
 func (*Candidate) ProtoMessage() {}
 
 func (x *Candidate) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_admin_v1_explain_proto_msgTypes[10]
+	mi := &file_pillion_admin_v1_explain_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1307,7 @@ func (x *Candidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Candidate.ProtoReflect.Descriptor instead.
 func (*Candidate) Descriptor() ([]byte, []int) {
-	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{10}
+	return file_pillion_admin_v1_explain_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Candidate) GetAddress() string {
@@ -1198,13 +1391,14 @@ var File_pillion_admin_v1_explain_proto protoreflect.FileDescriptor
 
 const file_pillion_admin_v1_explain_proto_rawDesc = "" +
 	"\n" +
-	"\x1epillion/admin/v1/explain.proto\x12\x10pillion.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x01\n" +
+	"\x1epillion/admin/v1/explain.proto\x12\x10pillion.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x02\n" +
 	"\x0eExplainRequest\x12&\n" +
 	"\tauthority\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tauthority\x123\n" +
 	"\x06method\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x10\x03\x18\x80\b2\x0f^/?[^/]+/[^/]+$R\x06method\x12A\n" +
 	"\bmetadata\x18\x03 \x03(\v2\x1a.pillion.admin.v1.MetadataB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\bmetadata\x12 \n" +
 	"\x06caller\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\x06caller\x12\x1b\n" +
-	"\x06random\x18\x05 \x01(\x04H\x00R\x06random\x88\x01\x01B\t\n" +
+	"\x06random\x18\x05 \x01(\x04H\x00R\x06random\x88\x01\x01\x12.\n" +
+	"\x04from\x18\x06 \x01(\tB\x1a\xbaH\x17r\x15\x18\x80\x102\x10^(spiffe://.+)?$R\x04fromB\t\n" +
 	"\a_random\"I\n" +
 	"\bMetadata\x12\x1c\n" +
 	"\x03key\x18\x01 \x01(\tB\n" +
@@ -1222,7 +1416,21 @@ const file_pillion_admin_v1_explain_proto_rawDesc = "" +
 	"\boutcomes\x18\b \x03(\v2\x19.pillion.admin.v1.OutcomeR\boutcomes\x123\n" +
 	"\ainbound\x18\t \x03(\v2\x19.pillion.admin.v1.InForceR\ainbound\x12\x14\n" +
 	"\x05notes\x18\n" +
-	" \x03(\tR\x05notes\"\x92\x01\n" +
+	" \x03(\tR\x05notes\"\x98\x01\n" +
+	"\n" +
+	"AccessSeen\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x18\n" +
+	"\aallowed\x18\x02 \x01(\bR\aallowed\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x14\n" +
+	"\x05audit\x18\x04 \x01(\tR\x05audit\x126\n" +
+	"\x05rules\x18\x05 \x03(\v2 .pillion.admin.v1.AccessRuleSeenR\x05rules\"\x94\x01\n" +
+	"\x0eAccessRuleSeen\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\x18\n" +
+	"\amatched\x18\x05 \x01(\bR\amatched\x12\x10\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\"\x92\x01\n" +
 	"\bRuleSeen\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x14\n" +
@@ -1256,7 +1464,7 @@ const file_pillion_admin_v1_explain_proto_rawDesc = "" +
 	"\x04Lost\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x14\n" +
 	"\x05where\x18\x02 \x01(\tR\x05where\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\x9f\x06\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\xd5\x06\n" +
 	"\aOutcome\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\x01R\x05share\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x14\n" +
@@ -1282,7 +1490,8 @@ const file_pillion_admin_v1_explain_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\x14 \x03(\v2\x1b.pillion.admin.v1.CandidateR\n" +
 	"candidates\x12\x1a\n" +
-	"\bfailover\x18\x15 \x03(\tR\bfailover\"\xf0\x01\n" +
+	"\bfailover\x18\x15 \x03(\tR\bfailover\x124\n" +
+	"\x06access\x18\x16 \x01(\v2\x1c.pillion.admin.v1.AccessSeenR\x06access\"\xf0\x01\n" +
 	"\vCircuitSeen\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
@@ -1320,48 +1529,52 @@ func file_pillion_admin_v1_explain_proto_rawDescGZIP() []byte {
 	return file_pillion_admin_v1_explain_proto_rawDescData
 }
 
-var file_pillion_admin_v1_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_pillion_admin_v1_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_pillion_admin_v1_explain_proto_goTypes = []any{
 	(*ExplainRequest)(nil),        // 0: pillion.admin.v1.ExplainRequest
 	(*Metadata)(nil),              // 1: pillion.admin.v1.Metadata
 	(*ExplainResponse)(nil),       // 2: pillion.admin.v1.ExplainResponse
-	(*RuleSeen)(nil),              // 3: pillion.admin.v1.RuleSeen
-	(*SplitSeen)(nil),             // 4: pillion.admin.v1.SplitSeen
-	(*Segment)(nil),               // 5: pillion.admin.v1.Segment
-	(*InForce)(nil),               // 6: pillion.admin.v1.InForce
-	(*Lost)(nil),                  // 7: pillion.admin.v1.Lost
-	(*Outcome)(nil),               // 8: pillion.admin.v1.Outcome
-	(*CircuitSeen)(nil),           // 9: pillion.admin.v1.CircuitSeen
-	(*Candidate)(nil),             // 10: pillion.admin.v1.Candidate
-	nil,                           // 11: pillion.admin.v1.Candidate.MetaEntry
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*AccessSeen)(nil),            // 3: pillion.admin.v1.AccessSeen
+	(*AccessRuleSeen)(nil),        // 4: pillion.admin.v1.AccessRuleSeen
+	(*RuleSeen)(nil),              // 5: pillion.admin.v1.RuleSeen
+	(*SplitSeen)(nil),             // 6: pillion.admin.v1.SplitSeen
+	(*Segment)(nil),               // 7: pillion.admin.v1.Segment
+	(*InForce)(nil),               // 8: pillion.admin.v1.InForce
+	(*Lost)(nil),                  // 9: pillion.admin.v1.Lost
+	(*Outcome)(nil),               // 10: pillion.admin.v1.Outcome
+	(*CircuitSeen)(nil),           // 11: pillion.admin.v1.CircuitSeen
+	(*Candidate)(nil),             // 12: pillion.admin.v1.Candidate
+	nil,                           // 13: pillion.admin.v1.Candidate.MetaEntry
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_pillion_admin_v1_explain_proto_depIdxs = []int32{
 	1,  // 0: pillion.admin.v1.ExplainRequest.metadata:type_name -> pillion.admin.v1.Metadata
-	3,  // 1: pillion.admin.v1.ExplainResponse.rules:type_name -> pillion.admin.v1.RuleSeen
-	4,  // 2: pillion.admin.v1.ExplainResponse.split:type_name -> pillion.admin.v1.SplitSeen
-	6,  // 3: pillion.admin.v1.ExplainResponse.in_force:type_name -> pillion.admin.v1.InForce
-	8,  // 4: pillion.admin.v1.ExplainResponse.outcomes:type_name -> pillion.admin.v1.Outcome
-	6,  // 5: pillion.admin.v1.ExplainResponse.inbound:type_name -> pillion.admin.v1.InForce
-	5,  // 6: pillion.admin.v1.SplitSeen.segments:type_name -> pillion.admin.v1.Segment
-	7,  // 7: pillion.admin.v1.InForce.lost:type_name -> pillion.admin.v1.Lost
-	12, // 8: pillion.admin.v1.Outcome.timeout:type_name -> google.protobuf.Duration
-	12, // 9: pillion.admin.v1.Outcome.per_attempt_timeout:type_name -> google.protobuf.Duration
-	12, // 10: pillion.admin.v1.Outcome.hedging_delay:type_name -> google.protobuf.Duration
-	1,  // 11: pillion.admin.v1.Outcome.metadata:type_name -> pillion.admin.v1.Metadata
-	6,  // 12: pillion.admin.v1.Outcome.destination:type_name -> pillion.admin.v1.InForce
-	9,  // 13: pillion.admin.v1.Outcome.circuit:type_name -> pillion.admin.v1.CircuitSeen
-	10, // 14: pillion.admin.v1.Outcome.candidates:type_name -> pillion.admin.v1.Candidate
-	13, // 15: pillion.admin.v1.CircuitSeen.since:type_name -> google.protobuf.Timestamp
-	13, // 16: pillion.admin.v1.CircuitSeen.until:type_name -> google.protobuf.Timestamp
-	12, // 17: pillion.admin.v1.Candidate.latency:type_name -> google.protobuf.Duration
-	11, // 18: pillion.admin.v1.Candidate.meta:type_name -> pillion.admin.v1.Candidate.MetaEntry
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	5,  // 1: pillion.admin.v1.ExplainResponse.rules:type_name -> pillion.admin.v1.RuleSeen
+	6,  // 2: pillion.admin.v1.ExplainResponse.split:type_name -> pillion.admin.v1.SplitSeen
+	8,  // 3: pillion.admin.v1.ExplainResponse.in_force:type_name -> pillion.admin.v1.InForce
+	10, // 4: pillion.admin.v1.ExplainResponse.outcomes:type_name -> pillion.admin.v1.Outcome
+	8,  // 5: pillion.admin.v1.ExplainResponse.inbound:type_name -> pillion.admin.v1.InForce
+	4,  // 6: pillion.admin.v1.AccessSeen.rules:type_name -> pillion.admin.v1.AccessRuleSeen
+	7,  // 7: pillion.admin.v1.SplitSeen.segments:type_name -> pillion.admin.v1.Segment
+	9,  // 8: pillion.admin.v1.InForce.lost:type_name -> pillion.admin.v1.Lost
+	14, // 9: pillion.admin.v1.Outcome.timeout:type_name -> google.protobuf.Duration
+	14, // 10: pillion.admin.v1.Outcome.per_attempt_timeout:type_name -> google.protobuf.Duration
+	14, // 11: pillion.admin.v1.Outcome.hedging_delay:type_name -> google.protobuf.Duration
+	1,  // 12: pillion.admin.v1.Outcome.metadata:type_name -> pillion.admin.v1.Metadata
+	8,  // 13: pillion.admin.v1.Outcome.destination:type_name -> pillion.admin.v1.InForce
+	11, // 14: pillion.admin.v1.Outcome.circuit:type_name -> pillion.admin.v1.CircuitSeen
+	12, // 15: pillion.admin.v1.Outcome.candidates:type_name -> pillion.admin.v1.Candidate
+	3,  // 16: pillion.admin.v1.Outcome.access:type_name -> pillion.admin.v1.AccessSeen
+	15, // 17: pillion.admin.v1.CircuitSeen.since:type_name -> google.protobuf.Timestamp
+	15, // 18: pillion.admin.v1.CircuitSeen.until:type_name -> google.protobuf.Timestamp
+	14, // 19: pillion.admin.v1.Candidate.latency:type_name -> google.protobuf.Duration
+	13, // 20: pillion.admin.v1.Candidate.meta:type_name -> pillion.admin.v1.Candidate.MetaEntry
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_pillion_admin_v1_explain_proto_init() }
@@ -1370,14 +1583,14 @@ func file_pillion_admin_v1_explain_proto_init() {
 		return
 	}
 	file_pillion_admin_v1_explain_proto_msgTypes[0].OneofWrappers = []any{}
-	file_pillion_admin_v1_explain_proto_msgTypes[4].OneofWrappers = []any{}
+	file_pillion_admin_v1_explain_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pillion_admin_v1_explain_proto_rawDesc), len(file_pillion_admin_v1_explain_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

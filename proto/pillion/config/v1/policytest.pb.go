@@ -94,7 +94,9 @@ type PolicyCase struct {
 	// The service that the RPC comes from. Default: not known.
 	Caller string `protobuf:"bytes,5,opt,name=caller,proto3" json:"caller,omitempty"`
 	// What is expected. Only what is written here is looked at.
-	Expect        *Expectation `protobuf:"bytes,6,opt,name=expect,proto3" json:"expect,omitempty"`
+	Expect *Expectation `protobuf:"bytes,6,opt,name=expect,proto3" json:"expect,omitempty"`
+	// The SPIFFE ID that the caller proves, for `expect.access`. Default: none.
+	From          string `protobuf:"bytes,7,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -171,6 +173,13 @@ func (x *PolicyCase) GetExpect() *Expectation {
 	return nil
 }
 
+func (x *PolicyCase) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
 // Expectation is what is expected of policies for an RPC. Where chance decides, it has
 // to hold for all that may come of it; `shares` says how often each group comes.
 type Expectation struct {
@@ -208,6 +217,9 @@ type Expectation struct {
 	// A metadata key that has another value in each RPC for `shares`. Default: all are
 	// alike.
 	SharesBy string `protobuf:"bytes,15,opt,name=shares_by,json=sharesBy,proto3" json:"shares_by,omitempty"`
+	// Whether access policies let it through beside the service: "allow" or "deny". What
+	// is in mode "audit" denies nothing.
+	Access string `protobuf:"bytes,17,opt,name=access,proto3" json:"access,omitempty"`
 	// How many RPCs are tried for `shares`. Default: 20000.
 	SharesRpcs    *uint32 `protobuf:"varint,16,opt,name=shares_rpcs,json=sharesRpcs,proto3,oneof" json:"shares_rpcs,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -349,6 +361,13 @@ func (x *Expectation) GetSharesBy() string {
 	return ""
 }
 
+func (x *Expectation) GetAccess() string {
+	if x != nil {
+		return x.Access
+	}
+	return ""
+}
+
 func (x *Expectation) GetSharesRpcs() uint32 {
 	if x != nil && x.SharesRpcs != nil {
 		return *x.SharesRpcs
@@ -364,7 +383,7 @@ const file_pillion_config_v1_policytest_proto_rawDesc = "" +
 	"\n" +
 	"PolicyTest\x120\n" +
 	"\bpolicies\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\xe8\a\"\ar\x05\x10\x01\x18\x80 R\bpolicies\x12A\n" +
-	"\x05cases\x18\x02 \x03(\v2\x1d.pillion.config.v1.PolicyCaseB\f\xbaH\t\x92\x01\x06\b\x01\x10\xa0\x8d\x06R\x05cases\"\x8b\x03\n" +
+	"\x05cases\x18\x02 \x03(\v2\x1d.pillion.config.v1.PolicyCaseB\f\xbaH\t\x92\x01\x06\b\x01\x10\xa0\x8d\x06R\x05cases\"\xbb\x03\n" +
 	"\n" +
 	"PolicyCase\x12\x1c\n" +
 	"\x04name\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x04name\x12%\n" +
@@ -372,10 +391,11 @@ const file_pillion_config_v1_policytest_proto_rawDesc = "" +
 	"\x06method\x18\x03 \x01(\tB\x1c\xbaH\x19\xc8\x01\x01r\x14\x18\x80\b2\x0f^/?[^/]+/[^/]+$R\x06method\x12c\n" +
 	"\bmetadata\x18\x04 \x03(\v2+.pillion.config.v1.PolicyCase.MetadataEntryB\x1a\xbaH\x17\x9a\x01\x14\x10\xe8\a\"\ar\x05\x10\x01\x18\x80\b*\x06r\x04\x18\x80\x80\x04R\bmetadata\x12 \n" +
 	"\x06caller\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\x06caller\x12>\n" +
-	"\x06expect\x18\x06 \x01(\v2\x1e.pillion.config.v1.ExpectationB\x06\xbaH\x03\xc8\x01\x01R\x06expect\x1a;\n" +
+	"\x06expect\x18\x06 \x01(\v2\x1e.pillion.config.v1.ExpectationB\x06\xbaH\x03\xc8\x01\x01R\x06expect\x12.\n" +
+	"\x04from\x18\a \x01(\tB\x1a\xbaH\x17r\x15\x18\x80\x102\x10^(spiffe://.+)?$R\x04from\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xae\t\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdc\t\n" +
 	"\vExpectation\x12\x1d\n" +
 	"\aservice\x18\x01 \x01(\tH\x00R\aservice\x88\x01\x01\x12\x1b\n" +
 	"\x06subset\x18\x02 \x01(\tH\x01R\x06subset\x88\x01\x01\x12\x19\n" +
@@ -392,7 +412,8 @@ const file_pillion_config_v1_policytest_proto_rawDesc = "" +
 	"\bmirrored\x18\f \x01(\bH\tR\bmirrored\x88\x01\x01\x12S\n" +
 	"\bmetadata\x18\r \x03(\v2,.pillion.config.v1.Expectation.MetadataEntryB\t\xbaH\x06\x9a\x01\x03\x10\xe8\aR\bmetadata\x12b\n" +
 	"\x06shares\x18\x0e \x03(\v2*.pillion.config.v1.Expectation.SharesEntryB\x1e\xbaH\x1b\x9a\x01\x18\x10@*\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x06shares\x12%\n" +
-	"\tshares_by\x18\x0f \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\bsharesBy\x121\n" +
+	"\tshares_by\x18\x0f \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\bsharesBy\x12,\n" +
+	"\x06access\x18\x11 \x01(\tB\x14\xbaH\x11r\x0fR\x00R\x05allowR\x04denyR\x06access\x121\n" +
 	"\vshares_rpcs\x18\x10 \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(dH\n" +
 	"R\n" +
 	"sharesRpcs\x88\x01\x01\x1a;\n" +
