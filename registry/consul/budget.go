@@ -25,13 +25,15 @@ const (
 // budget shares the connections that may wait at the agent among the blocking
 // queries. While there are no more queries than slots each waits as long as it
 // likes; beyond that they take turns, first come, first served, so short that
-// everybody's comes round every second.
+// everybody's comes round every second. Urgent ones need not: they keep their slots,
+// up to half of all.
 type budget struct {
 	mu      sync.Mutex
 	most    int // slots as configured
 	slots   int // slots now: fewer after a 429
 	shrunk  time.Time
 	used    int
+	urgent  int             // of used: those that are kept
 	queries int             // that want turns over and over
 	queue   []chan struct{} // who waits, closed when a slot was handed over
 	running map[*turn]struct{}
@@ -44,8 +46,9 @@ type turn struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	// wait is how long the query may block.
-	wait time.Duration
-	long bool // it may be made to end early; under budget.mu
+	wait   time.Duration
+	long   bool // it may be made to end early; under budget.mu
+	urgent bool // it need not make room for others
 }
 
 // Why a turn ended early.
@@ -76,7 +79,7 @@ func (b *budget) join() (leave func()) {
 }
 
 // acquire waits for a slot.
-func (b *budget) acquire(ctx context.Context) (*turn, error) {
+func (b *budget) acquire(ctx context.Context, urgent bool) (*turn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -86,10 +89,14 @@ func (b *budget) acquire(ctx context.Context) (*turn, error) {
 		defer b.mu.Unlock()
 		b.used++
 
-		return b.begin(ctx), nil
+		return b.begin(ctx, urgent), nil
 	}
 	granted := make(chan struct{})
-	b.queue = append(b.queue, granted)
+	if urgent {
+		b.queue = slices.Insert(b.queue, 0, granted)
+	} else {
+		b.queue = append(b.queue, granted)
+	}
 	b.mu.Unlock()
 
 	select {
@@ -97,7 +104,7 @@ func (b *budget) acquire(ctx context.Context) (*turn, error) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 
-		return b.begin(ctx), nil
+		return b.begin(ctx, urgent), nil
 	case <-ctx.Done():
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -115,10 +122,14 @@ func (b *budget) acquire(ctx context.Context) (*turn, error) {
 }
 
 // begin starts a turn in a slot that is already counted. b.mu is held.
-func (b *budget) begin(ctx context.Context) *turn {
-	t := &turn{budget: b, wait: b.share()}
+func (b *budget) begin(ctx context.Context, urgent bool) *turn {
+	t := &turn{budget: b, wait: b.share(), urgent: urgent && 2*b.urgent < b.slots}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	t.long = t.wait == longWait
+	if t.urgent {
+		b.urgent++
+		t.wait, t.long = longWait, false
+	}
 	b.running[t] = struct{}{}
 
 	return t
@@ -129,9 +140,10 @@ func (b *budget) share() time.Duration {
 	if b.queries <= b.slots {
 		return longWait
 	}
-	round := max(freshness, time.Duration(b.queries)*time.Second/maxTurns)
+	queries, slots := b.queries-b.urgent, max(1, b.slots-b.urgent)
+	round := max(freshness, time.Duration(queries)*time.Second/maxTurns)
 
-	return round * time.Duration(b.slots) / time.Duration(b.queries)
+	return round * time.Duration(slots) / time.Duration(max(1, queries))
 }
 
 // preempt ends the long turns where queries have to take turns. b.mu is held.
@@ -168,6 +180,9 @@ func (t *turn) release() {
 
 	delete(b.running, t)
 	b.used--
+	if t.urgent {
+		b.urgent--
+	}
 	b.grant()
 }
 

@@ -18,7 +18,7 @@ func querying(ctx context.Context, b *budget, running *atomic.Int64, most *atomi
 	began := time.Now()
 	for {
 		asked := time.Now()
-		turn, err := b.acquire(ctx)
+		turn, err := b.acquire(ctx, false)
 		if err != nil {
 			return
 		}
@@ -83,7 +83,7 @@ func TestBudgetEndsLongWaitsWhereOthersWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := newBudget(1)
 		defer budget.join()()
-		first, err := budget.acquire(t.Context())
+		first, err := budget.acquire(t.Context(), false)
 		if err != nil || first.wait != longWait {
 			t.Fatalf("%v, %v", first, err)
 		}
@@ -93,7 +93,7 @@ func TestBudgetEndsLongWaitsWhereOthersWait(t *testing.T) {
 		}
 		got := make(chan *turn)
 		go func() {
-			turn, _ := budget.acquire(t.Context())
+			turn, _ := budget.acquire(t.Context(), false)
 			got <- turn
 		}()
 		synctest.Wait()
@@ -104,12 +104,12 @@ func TestBudgetEndsLongWaitsWhereOthersWait(t *testing.T) {
 		// Who gives up waiting does not keep the slot.
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if turn, err := budget.acquire(ctx); err == nil {
+		if turn, err := budget.acquire(ctx, false); err == nil {
 			t.Fatalf("got %v", turn)
 		}
 		second.release()
 		leave()
-		third, err := budget.acquire(t.Context())
+		third, err := budget.acquire(t.Context(), false)
 		if err != nil || third.wait != longWait {
 			t.Fatalf("%v, %v", third, err)
 		}
@@ -137,7 +137,7 @@ func TestBudgetShrinksAndGrowsAgain(t *testing.T) {
 		}
 		for range 56 {
 			time.Sleep(regrow)
-			turn, err := budget.acquire(t.Context())
+			turn, err := budget.acquire(t.Context(), false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,5 +145,61 @@ func TestBudgetShrinksAndGrowsAgain(t *testing.T) {
 		}
 		_, slots = budget.load()
 		want(t, "in the end", slots, 56)
+	})
+}
+
+// What is urgent keeps its slot while others take turns with the rest, and gets the
+// next one that is free once it has had news.
+func TestBudgetDoesNotLetTheUrgentWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const slots, others = 8, 100
+		ctx, cancel := context.WithCancel(t.Context())
+		var (
+			budget                 = newBudget(slots)
+			running, most, longest atomic.Int64
+			queries                sync.WaitGroup
+		)
+		for range others {
+			queries.Go(func() { querying(ctx, budget, &running, &most, &longest) })
+		}
+		time.Sleep(time.Second)
+		for range 20 {
+			asked := time.Now()
+			turn, err := budget.acquire(ctx, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if waited := time.Since(asked); waited > 2*freshness*slots/others {
+				t.Errorf("waited %v", waited)
+			}
+			want(t, "wait", turn.wait, longWait)
+			if !sleep(turn.ctx, 3*time.Second) {
+				t.Error("had to make room")
+			}
+			turn.release()
+		}
+		// No more than half of the slots are kept so.
+		var held []*turn
+		kept := 0
+		for range slots - 1 {
+			turn, err := budget.acquire(ctx, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if held = append(held, turn); turn.urgent {
+				kept++
+			}
+		}
+		want(t, "kept", kept, slots/2)
+		for _, turn := range held {
+			turn.release()
+		}
+		cancel()
+		queries.Wait()
+		if got := time.Duration(longest.Load()); got > 3*freshness {
+			t.Errorf("somebody else waited %v for a turn", got)
+		}
+		want(t, "left", budget.used+budget.urgent+len(budget.queue), 0)
 	})
 }

@@ -44,7 +44,7 @@ func (s *Source) WatchIntentions(ctx context.Context, service string, update fun
 	defer s.agent.troubles.forget(scope)
 	defer s.agent.troubles.forget(scope + byDefault)
 	answers := make(chan answer[*registry.Intentions])
-	poller := &poller[*registry.Intentions]{agent: s.agent, out: answers, most: intentionPause, ask: func(ctx context.Context, options *api.QueryOptions) asked[*registry.Intentions] {
+	poller := &poller[*registry.Intentions]{agent: s.agent, out: answers, most: intentionPause, urgent: true, ask: func(ctx context.Context, options *api.QueryOptions) asked[*registry.Intentions] {
 		return s.agent.askIntentions(ctx, service, options)
 	}}
 	polling.Go(func() { poller.run(ctx) })

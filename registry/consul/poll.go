@@ -54,7 +54,9 @@ type poller[T any] struct {
 	rest func(ctx context.Context) bool
 	// most bounds the pause between answers that come at once. 0: quickMost.
 	most time.Duration
-	out  chan<- answer[T]
+	// urgent says that its news may not wait for a turn; see budget.
+	urgent bool
+	out    chan<- answer[T]
 }
 
 // run asks until ctx ends and sends each answer that may say something new.
@@ -155,7 +157,7 @@ type asked[T any] struct {
 
 // turn makes one query, in a turn of its own.
 func (p *poller[T]) turn(ctx context.Context, index uint64) asked[T] {
-	turn, err := p.agent.budget.acquire(ctx)
+	turn, err := p.agent.budget.acquire(ctx, p.urgent)
 	if err != nil {
 		return asked[T]{preempted: err}
 	}
