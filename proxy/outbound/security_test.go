@@ -555,7 +555,7 @@ func TestFromPlaintextToStrict(t *testing.T) {
 	cc, p := meshOf(t, outbound.Options{
 		DefaultService: "greeter", Metrics: telemetry.NewMetrics(telemetry.Outbound), Counters: web.counters, Security: web.outbound(false), Source: source,
 	})
-	_, end := under(t, grpc_testing.NewTestServiceClient(cc))
+	rpcs, end := under(t, grpc_testing.NewTestServiceClient(cc))
 	counts := &web.counters.Security[telemetry.Outbound]
 	for _, step := range []struct {
 		says   registry.Security
@@ -565,6 +565,8 @@ func TestFromPlaintextToStrict(t *testing.T) {
 	} {
 		source.Replace(at(step.says))
 		eventually(t, func() bool { return counts.Secure.Load() == step.secure && counts.Plaintext.Load() == 1-step.secure })
+		before := rpcs.Load()
+		eventually(t, func() bool { return t.Failed() || rpcs.Load() > before+20 })
 	}
 	if n := web.handshakes(telemetry.Outbound, telemetry.HandshakeOK); n != 1 {
 		t.Errorf("%d handshakes: from permissive to mtls the connection should have stayed", n)
