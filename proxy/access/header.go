@@ -56,79 +56,60 @@ func compileHeader(in *registry.IntentionHeader) (h header, ok bool) {
 	return h, true
 }
 
-// joinBuffer is how long values that are joined may be for the buffer to be on the
-// stack.
-const joinBuffer = 512
-
 // holds says whether the condition holds for a request; unsure is what it says where
-// that cannot be told. A header that is missing meets none, also where it is turned
-// around, but for that which asks whether it is there (Envoy's HeaderMatcher).
+// that cannot be told. Each of several values is looked at by itself, and one that meets
+// the condition is enough: joined, one would hide another, which the app may well look
+// at (Envoy's GHSA-ghc4-35x6-crw5). A header that is missing meets none, also where it is
+// turned around, but for that which asks whether it is there (Envoy's HeaderMatcher).
 func (h *header) holds(fields []hpack.Field, unsure bool) bool {
-	at, count := 0, 0
-	for i := range fields {
-		if fields[i].Name == h.name {
-			if count == 0 {
-				at = i
-			}
-			count++
-		}
-	}
-	switch {
-	case h.test == headerPresent:
-		return count > 0 != h.invert
-	case count == 0:
-		return false
-	case h.test == headerRegex:
-		value := fields[at].Value
-		if count > 1 {
-			value = string(h.join(nil, fields[at:]))
-		}
-		matches, told := h.regex.Match(value)
-		if !told {
-			return unsure
-		}
-		return matches != h.invert
-	case count == 1:
-		return h.meets(fields[at].Value) != h.invert
-	}
-	var buf [joinBuffer]byte
-	return h.meets(string(h.join(buf[:0], fields[at:]))) != h.invert
-}
-
-// join joins the header's values by commas, as Envoy does.
-func (h *header) join(dst []byte, fields []hpack.Field) []byte {
-	first := true
+	there := false
 	for i := range fields {
 		if fields[i].Name != h.name {
 			continue
 		}
-		if !first {
-			dst = append(dst, ',')
+		there = true
+		meets, told := h.meets(fields[i].Value)
+		if !told {
+			return unsure
 		}
-		first = false
-		dst = append(dst, fields[i].Value...)
+		if meets {
+			return !h.invert
+		}
 	}
-	return dst
+	if h.test == headerPresent {
+		return h.invert
+	}
+	return there && h.invert
 }
 
-// meets says whether a value meets the condition before it is turned around.
-func (h *header) meets(value string) bool {
+// meets says whether a value meets the condition before it is turned around; told is
+// false where that cannot be told.
+func (h *header) meets(value string) (meets, told bool) {
 	n := len(h.text)
 	switch h.test {
+	case headerPresent:
+		return true, true
 	case headerExact:
-		return h.equal(value)
+		return h.equal(value), true
+	case headerRegex:
+		return h.regex.Match(value)
 	case headerPrefix:
-		return len(value) >= n && h.equal(value[:n])
+		return len(value) >= n && h.equal(value[:n]), true
 	case headerSuffix:
-		return len(value) >= n && h.equal(value[len(value)-n:])
+		return len(value) >= n && h.equal(value[len(value)-n:]), true
 	case headerContains:
-		if !h.ignoreCase {
-			return strings.Contains(value, h.text)
-		}
-		for i := 0; i+n <= len(value); i++ {
-			if h.equal(value[i : i+n]) {
-				return true
-			}
+		return h.contained(value), true
+	}
+	return false, true
+}
+
+func (h *header) contained(value string) bool {
+	if !h.ignoreCase {
+		return strings.Contains(value, h.text)
+	}
+	for i := 0; i+len(h.text) <= len(value); i++ {
+		if h.equal(value[i : i+len(h.text)]) {
+			return true
 		}
 	}
 	return false
