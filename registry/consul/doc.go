@@ -1,7 +1,8 @@
 // Package consul is the mesh's registry in HashiCorp Consul: it watches the
-// services that are in use and registers the local app with its sidecar, all
-// through the HTTP API of one agent. It never opens a connection to an
-// instance, and knows nothing of HTTP/2 or of RPCs.
+// services that are in use, registers the local app with its sidecar, and gets that
+// its certificates of Connect's CA and the intentions for it, all through the HTTP
+// API of one agent. It never opens a connection to an instance, knows nothing of
+// HTTP/2 or of RPCs, and neither verifies a peer nor decides whom to let in.
 //
 // # What is asked
 //
@@ -12,6 +13,12 @@
 // and a change of one does not wake a query for the other. Nothing is asked
 // about services that nobody watches.
 //
+// An identity costs two more: the agent's leaf, which the agent renews between 60 and
+// 90 % of its lifetime (those that live less than ten minutes we renew half-way, for
+// the agent makes one at each question), and the roots. Intentions cost one: the match
+// call. What holds without an intention it does not tell, so with each of its answers
+// the agent is asked for its verdict on a caller that cannot be.
+//
 // # What it costs the agent
 //
 // An agent allows 200 connections per client address and answers 429 beyond.
@@ -21,7 +28,8 @@
 // wait at the agent at the same time, and three sidecars on one machine stay
 // below 200. With more services, or more sidecars (a 429 says so), the queries
 // take turns: each gets one per second, at most 250 turns a second in all, so
-// news is at most a second late up to 125 services, and two up to 250.
+// news is at most a second late up to 125 services, and two up to 250. The
+// intentions' query keeps its slot: who is revoked has to be out within a second.
 //
 // # Whom to believe
 //
