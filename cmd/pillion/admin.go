@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/pillion-proxy/pillion/identity"
+	"github.com/pillion-proxy/pillion/identity/files"
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
 	"github.com/pillion-proxy/pillion/registry"
 )
@@ -100,9 +103,30 @@ func (f *adminFlags) credentials() (credentials.TransportCredentials, error) {
 	return credentials.NewTLS(config), nil
 }
 
-// clientTLS is a client's TLS that believes who has a SPIFFE ID from the roots.
+// clientTLS is a client's TLS that believes who has proven a SPIFFE ID of the client's
+// own trust domain, whose roots these are.
 func clientTLS(certificate, key, roots string) (*tls.Config, error) {
-	return nil, errors.New("not yet")
+	state, err := clientState(certificate, key, roots)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*state.Certificate},
+		// Names do not matter: who it is is found out in VerifyConnection.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(c tls.ConnectionState) error {
+			_, err := state.Verify(c.PeerCertificates, x509.ExtKeyUsageServerAuth, time.Now())
+			return err
+		},
+	}, nil
+}
+
+func clientState(certificate, key, roots string) (*identity.State, error) {
+	source, err := files.Open(files.Options{Certificate: certificate, Key: key, Roots: roots})
+	if err != nil {
+		return nil, err
+	}
+	return source.State(), nil
 }
 
 // adminError says in words what became of a question.

@@ -64,6 +64,9 @@ func Open(o Options) (*Source, error) {
 	return s, nil
 }
 
+// State is what the files said when they were opened.
+func (s *Source) State() *identity.State { return s.first }
+
 // Watch is that of [identity.Source].
 func (s *Source) Watch(ctx context.Context, update func(*identity.State)) {
 	watcher := filewatch.Watch(s.paths, s.o.Logger)

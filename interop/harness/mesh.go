@@ -25,6 +25,11 @@ type Service struct {
 	// GRPC is the full names of the gRPC services that it answers.
 	GRPC      []string   `json:"grpc,omitempty"`
 	Endpoints []Endpoint `json:"endpoints"`
+	// TLS is what the instances speak: "off", "permissive", "strict", or "" for not
+	// said.
+	TLS string `json:"tls,omitempty"`
+	// Identities are the SPIFFE IDs of which they have to prove one.
+	Identities []string `json:"identities,omitempty"`
 }
 
 // Endpoint is one instance of a [Service].

@@ -32,6 +32,20 @@ var Routes = []Route{
 
 		return Outbound(t, Inbound(t, app).Inbound).Outbound
 	}},
+	{"two sidecars by mutual TLS", 2, func(t testing.TB, app string) string {
+		t.Helper()
+
+		ca := NewCA(t)
+		inbound := StartSidecar(t, Config{
+			Service: RouteService, App: app, Mesh: NewMesh(t, nil), Settings: map[string]any{"identity": ca.Identity(RouteService)},
+		})
+
+		return StartSidecar(t, Config{
+			Outbound: true, Default: RouteService,
+			Mesh:     NewMesh(t, map[string]Service{RouteService: {Endpoints: Endpoints(inbound.Inbound)}}),
+			Settings: map[string]any{"identity": ca.Identity("client")},
+		}).Outbound
+	}},
 	{"two sidecars over unix sockets", 2, func(t testing.TB, app string) string {
 		t.Helper()
 

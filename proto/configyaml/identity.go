@@ -177,7 +177,7 @@ func checkAdminAccess(f *findings, b *configv1.Bootstrap) {
 			}
 		}
 	}
-	if admin == nil || isLocal(admin.GetListen()) {
+	if admin == nil || IsLocal(admin.GetListen()) {
 		return
 	}
 	const instead = "or listen on 127.0.0.1 or a Unix socket"
@@ -189,9 +189,9 @@ func checkAdminAccess(f *findings, b *configv1.Bootstrap) {
 	}
 }
 
-// isLocal says whether an address can only be reached from this machine. What is no
+// IsLocal says whether an address can only be reached from this machine. What is no
 // address at all is another check's business.
-func isLocal(address string) bool {
+func IsLocal(address string) bool {
 	network, address, err := registry.ParseAddress(address)
 	if err != nil || network == "unix" {
 		return true

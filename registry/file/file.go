@@ -5,6 +5,7 @@ package file
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"log/slog"
@@ -197,6 +198,13 @@ func (s *Source) fail(err error) {
 	}
 }
 
+// securities are what instances speak, as mesh files write it.
+var securities = map[string]registry.Security{
+	"off":        registry.SecurityPlaintext,
+	"permissive": registry.SecurityPermissive,
+	"strict":     registry.SecurityMTLS,
+}
+
 // Services returns the services of a mesh file whose defaults are filled in.
 func Services(mesh *configv1.MeshFile) []*registry.Service {
 	services := make([]*registry.Service, 0, len(mesh.GetServices()))
@@ -205,6 +213,7 @@ func Services(mesh *configv1.MeshFile) []*registry.Service {
 		for _, e := range service.GetEndpoints() {
 			endpoints = append(endpoints, registry.Endpoint{
 				ID: e.GetAddress(), Address: e.GetAddress(), Weight: e.GetWeight(), Meta: e.GetMeta(), Tags: e.GetTags(),
+				Security: securities[cmp.Or(e.GetTls(), service.GetTls())], Identities: service.GetIdentities(),
 			})
 		}
 		services = append(services, &registry.Service{Name: name, GRPC: service.GetGrpc(), Endpoints: endpoints})

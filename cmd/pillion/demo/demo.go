@@ -83,7 +83,7 @@ func Run(ctx context.Context, o Options) error {
 	if !whole {
 		findings = nil // the story has no end
 	}
-	summarize(o.Out, total, fleet.names, fleet.sentElsewhere(ctx), findings)
+	summarize(o.Out, total, fleet.names, fleet.sentElsewhere(ctx), fleet.whoCalls(ctx), findings)
 	if o.Serve && whole {
 		fmt.Fprintf(o.Out, serveHelp, fleet.clients[0].at["outbound"], fleet.clients[0].at["admin"])
 		<-ctx.Done()

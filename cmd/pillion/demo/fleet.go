@@ -35,6 +35,9 @@ func startFleet(ctx context.Context, o Options, dir string, s *scenario) (_ *fle
 			f.stop()
 		}
 	}()
+	if err := f.makeCA(); err != nil {
+		return nil, err
+	}
 	var mesh strings.Builder
 	mesh.WriteString("services:\n  greeter:\n    grpc: [helloworld.Greeter]\n    endpoints:\n")
 	for _, name := range f.names {
@@ -44,8 +47,8 @@ func startFleet(ctx context.Context, o Options, dir string, s *scenario) (_ *fle
 		}
 		f.apps, f.appAddrs = append(f.apps, app), append(f.appAddrs, at)
 		beside, err := f.startSidecar(ctx, "greeter-"+name, fmt.Sprintf(
-			"service: {name: greeter, address: %q, meta: {version: %s}}\ninbound: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\n",
-			at, name), "inbound", "admin")
+			"service: {name: greeter, address: %q, meta: {version: %s}}\ninbound: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\n%s",
+			at, name, f.identity("greeter")), "inbound", "admin")
 		if err != nil {
 			return nil, err
 		}
@@ -62,8 +65,8 @@ func startFleet(ctx context.Context, o Options, dir string, s *scenario) (_ *fle
 			name, outbound, admin = fmt.Sprintf("client %d", i+1), "127.0.0.1:0", "127.0.0.1:0"
 		}
 		client, err := f.startSidecar(ctx, name, fmt.Sprintf(
-			"outbound: {listen: %q}\nadmin: {listen: %q}\nregistry: {file: {path: mesh.yaml}}\n",
-			outbound, admin), "outbound", "admin")
+			"outbound: {listen: %q}\nadmin: {listen: %q}\nregistry: {file: {path: mesh.yaml}}\n%s",
+			outbound, admin, f.identity(strings.ReplaceAll(name, " ", "-"))), "outbound", "admin")
 		if err != nil {
 			return nil, err
 		}

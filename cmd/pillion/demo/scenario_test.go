@@ -86,10 +86,11 @@ func TestSummary(t *testing.T) {
 	var out bytes.Buffer
 	f := newFigures()
 	f.by["a"], f.failures["Unavailable"], f.latencies = 3, 1, []time.Duration{time.Millisecond}
-	summarize(&out, totals{figures: f, ok: 3, failed: 1}, []string{"a", "b"}, 0, []finding{{true, "it rains"}, {false, "it snows"}})
+	summarize(&out, totals{figures: f, ok: 3, failed: 1}, []string{"a", "b"}, 0, []string{"greeter a was called"}, []finding{{true, "it rains"}, {false, "it snows"}})
 	const want = `
 4 RPCs: 3 OK, 1 failed. greeter a answered 3. greeter b answered 0. p50 1.00 ms, p99 1.00 ms.
 Failed: Unavailable 1.
+greeter a was called.
 ✓ it rains
 ✗ not so: it snows
 `

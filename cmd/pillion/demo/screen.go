@@ -101,7 +101,7 @@ func (s *screen) picture(at time.Duration, f figures, by map[string]int, note st
 		sum += n
 	}
 	sum = max(1, sum, len(f.latencies)+f.failed())
-	rows := []string{bold.Render(fmt.Sprintf("client → sidecar → sidecar → greeter   %3.0f s", at.Seconds()))}
+	rows := []string{bold.Render(fmt.Sprintf("client → sidecar ═ mutual TLS ═ sidecar → greeter  %3.0f s", at.Seconds()))}
 	for i, name := range s.names {
 		n := by[name]
 		bar := bars[i%len(bars)].Render(strings.Repeat("█", n*barWidth/sum))
@@ -124,7 +124,7 @@ func (s *screen) picture(at time.Duration, f figures, by map[string]int, note st
 func rounded(d time.Duration) string { return fmt.Sprintf("%6.2f ms", d.Seconds()*1000) }
 
 // summarize says how it went.
-func summarize(out io.Writer, t totals, names []string, retries int, findings []finding) {
+func summarize(out io.Writer, t totals, names []string, retries int, callers []string, findings []finding) {
 	fmt.Fprintf(out, "\n%d RPCs: %d OK, %d failed.", t.ok+t.failed, t.ok, t.failed)
 	for _, name := range names {
 		fmt.Fprintf(out, " greeter %s answered %d.", name, t.by[name])
@@ -135,6 +135,9 @@ func summarize(out io.Writer, t totals, names []string, retries int, findings []
 	}
 	if t.failed > 0 {
 		fmt.Fprintf(out, "Failed: %s.\n", outcome(t.figures))
+	}
+	for _, caller := range callers {
+		fmt.Fprintf(out, "%s.\n", caller)
 	}
 	for _, f := range findings {
 		sign := "✓"

@@ -44,6 +44,7 @@ type Sidecar struct {
 
 	source    *source
 	policies  *policies
+	who       *who // nil: the sidecar has no identity
 	ready     *server.Readiness
 	counters  telemetry.Counters
 	accessLog *telemetry.AccessLog
@@ -85,7 +86,7 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 			s.closeAll()
 		}
 	}()
-	if s.source, err = openSource(cfg.GetRegistry(), o.LastKnown, o.Logger); err != nil {
+	if s.source, err = openSource(cfg.GetRegistry(), cfg.GetIdentity().GetConsul() != nil, o.LastKnown, o.Logger); err != nil {
 		return nil, err
 	}
 	if err = s.source.addPolicies(cfg.GetPolicies(), o.Logger); err != nil {
@@ -95,6 +96,9 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 		return nil, err
 	}
 	if s.accessLog, err = openAccessLog(cfg.GetAccessLog(), &s.counters, o.Logger); err != nil {
+		return nil, err
+	}
+	if s.who, err = openIdentity(cfg, s.source, &s.counters, o.Logger); err != nil {
 		return nil, err
 	}
 	s.counters.MaxServices = int(cfg.GetMetrics().GetMaxServices())
@@ -107,7 +111,8 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	if s.listeners[sideAdmin] != nil {
 		s.admin, err = server.New(server.Options{
 			Build: o.Build, Started: time.Now(), Readiness: s.ready,
-			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Policies: policiesView{s}, Listeners: listenersView{s},
+			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Policies: policiesView{s}, Identity: identityView{s}, Listeners: listenersView{s},
+			TLS:     s.adminTLS(),
 			Metrics: metrics, Logger: o.Logger, LogLevel: o.LogLevel,
 			Hosts: hostNames(cfg.GetAdmin().GetListen()), Limits: adminLimits(cfg.GetAdmin()),
 		})
@@ -142,7 +147,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			ResolveTimeout: out.GetResolveTimeout().AsDuration(), IdleTimeout: s.source.idleTimeout,
 			LearnNames: s.source.small, HTTP2: settings.http2, Upstream: settings.instances, Retry: retry, Gate: settings.gates[telemetry.Outbound],
 			MaxConns: maxConns, ConnsPerSecond: connRate, Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
-			Limits: outboundLimits(out), RefusalTimeout: refusal,
+			Limits: outboundLimits(out), RefusalTimeout: refusal, Security: s.outboundSecurity(),
 		})
 		s.policies.apply(s.outbound.SetPolicies)
 	}
@@ -154,6 +159,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			Service: service.GetName(), Address: service.GetAddress(),
 			HTTP2: settings.http2, Upstream: settings.app, Retry: retry, MaxConns: maxConns, ConnsPerSecond: connRate, Gate: settings.gates[telemetry.Inbound],
 			Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger, RefusalTimeout: refusal,
+			Security: s.inboundSecurity(), AwaitIntentions: s.needsIntentions(),
 		})
 		s.policies.apply(s.inbound.SetPolicies)
 		s.app = newAppReflection(service, m)
@@ -186,6 +192,9 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	if s.inbound != nil {
 		serve(sideInbound, s.inbound.Serve)
 		serving.Go(func() { s.app.describe(asking) })
+		if s.needsIntentions() {
+			serving.Go(func() { s.watchIntentions(asking) })
+		}
 	}
 	err := s.register()
 	if err != nil {
@@ -240,6 +249,7 @@ func (s *Sidecar) drain() error {
 		s.shutOutbound(ctx, note)
 	}
 	s.policies.close()
+	s.who.close()
 	s.source.Close()
 	last, cancelLast := context.WithTimeout(context.Background(), time.Second)
 	defer cancelLast()
@@ -295,6 +305,7 @@ func (s *Sidecar) closeAll() {
 		_ = l.Close()
 	}
 	s.policies.close()
+	s.who.close()
 	if s.source != nil {
 		s.source.Close()
 	}

@@ -34,13 +34,13 @@ type source struct {
 }
 
 // openSource opens what the configuration names; without any, a source that
-// knows no services.
-func openSource(cfg *configv1.Registry, lastKnown []*registry.Service, logger *slog.Logger) (*source, error) {
+// knows no services. connect says that the identity is Consul's.
+func openSource(cfg *configv1.Registry, connect bool, lastKnown []*registry.Service, logger *slog.Logger) (*source, error) {
 	switch r := cfg.GetSource().(type) {
 	case *configv1.Registry_File:
 		return openFile(r.File, logger)
 	case *configv1.Registry_Consul:
-		return openConsul(r.Consul, lastKnown, logger)
+		return openConsul(r.Consul, connect, lastKnown, logger)
 	default:
 		return openStatic(cfg.GetStatic()), nil
 	}
@@ -56,11 +56,11 @@ func openFile(cfg *configv1.FileRegistry, logger *slog.Logger) (*source, error) 
 	}}, nil
 }
 
-func openConsul(cfg *configv1.ConsulRegistry, lastKnown []*registry.Service, logger *slog.Logger) (*source, error) {
+func openConsul(cfg *configv1.ConsulRegistry, connect bool, lastKnown []*registry.Service, logger *slog.Logger) (*source, error) {
 	c, err := consul.New(consul.Config{
 		Address: cfg.GetAddress(), Scheme: cfg.GetScheme(), TokenFile: cfg.GetTokenFile(),
 		Datacenter: cfg.GetDatacenter(), Namespace: cfg.GetNamespace(), Partition: cfg.GetPartition(),
-		CacheDir: cfg.GetCacheDir(), RequireSidecar: !cfg.GetAllowPlaintext(),
+		CacheDir: cfg.GetCacheDir(), RequireSidecar: !cfg.GetAllowPlaintext(), Connect: connect,
 		MaxConnections: int(cfg.GetMaxConnections()), Limits: consulLimits(cfg),
 	}, consul.Deps{Log: logger, LastKnown: lastKnown})
 	if err != nil {
@@ -187,7 +187,7 @@ func (s *Sidecar) register() error {
 		if err != nil {
 			return err
 		}
-		r.Sidecar = &consul.Sidecar{Address: where, CheckAddress: checked(l)}
+		r.Sidecar = &consul.Sidecar{Address: where, CheckAddress: checked(l), Security: spoken[s.cfg.GetInbound().GetTls()]}
 	}
 	registrar, err := s.source.consul.Register(r)
 	if err != nil {

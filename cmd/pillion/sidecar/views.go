@@ -45,7 +45,7 @@ func describe(c *upstream.Cluster, side adminv1.Side) *adminv1.Service {
 			Id: in.Endpoint.ID, Address: in.Endpoint.Address, Weight: in.Endpoint.Weight,
 			Meta: maps.Clone(in.Endpoint.Meta), Tags: slices.Clone(in.Endpoint.Tags),
 			State: instanceState(in), InFlight: uint32(max(in.InFlight, 0)), Connections: uint32(in.Connections),
-			LastError: in.LastError, RetryAt: timestamp(in.RetryAt),
+			LastError: in.LastError, RetryAt: timestamp(in.RetryAt), Security: in.Endpoint.Security.String(),
 		}
 		judgement(shown, &in.Verdicts, now)
 		out.Instances = append(out.Instances, shown)
