@@ -35,6 +35,12 @@ var mtlsMicros = []struct {
 // rulesShare is what an RPC may cost under many access rules, over its cost under few.
 const rulesShare = 1.05
 
+// ruleKinds are what says who may call what.
+var ruleKinds = []struct {
+	what string
+	name func(int) string
+}{{"access rules", rulesName}, {"intentions", intentionsName}}
+
 // rulesShape is the load under which that is measured.
 var rulesShape = shape{8, 32}
 
@@ -43,6 +49,9 @@ const (
 	fewRules  = 10
 	manyRules = 10_000
 )
+
+// known says whether a contestant is a peer, and not a Pillion with rules.
+func known(name string) bool { _, ok := securePairs[name]; return ok }
 
 func rulesName(n int) string { return fmt.Sprintf("rules %d", n) }
 
@@ -83,10 +92,11 @@ func launchPillions(s secureSite) (near, far launch, err error) {
 	} {
 		errs = append(errs, os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600))
 	}
-	run := func(config, admin string) launch {
-		return launch{argv: []string{s.bin, "run", "-c", config}, env: goWorkers(s.workers), ready: httpOK("http://" + admin + "/ready")}
-	}
-	return run(nearConfig, s.admin), run(farConfig, s.farAdmin), errors.Join(errs...)
+	return s.runPillion(nearConfig, s.admin), s.runPillion(farConfig, s.farAdmin), errors.Join(errs...)
+}
+
+func (s secureSite) runPillion(config, admin string) launch {
+	return launch{argv: []string{s.bin, "run", "-c", config}, env: goWorkers(s.workers), ready: httpOK("http://" + admin + "/ready")}
 }
 
 // accessRules are policies of n rules, of which the last alone lets the load pass. Most
@@ -222,6 +232,25 @@ func (r *rig) mtls(ctx context.Context, all []participant) error {
 				return err
 			}
 		}
+		consul, err := findConsul()
+		if err != nil {
+			r.sayf("Consul's intentions are skipped, since there is no Consul: make tools")
+			continue
+		}
+		agent, err := r.joinIntentions(ctx, consul, p.bin)
+		if agent != nil {
+			defer agent.stop()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, c := range r.contestants {
+		if !known(c.name) {
+			if err := denies(ctx, c); err != nil {
+				return err
+			}
+		}
 	}
 	if err := r.measureMemory(); err != nil {
 		return err
@@ -230,7 +259,7 @@ func (r *rig) mtls(ctx context.Context, all []participant) error {
 		r.sayf("mtls: %s, round %d of %d", r.setting.title, round+1, r.opts.rounds)
 		for _, s := range r.opts.shapes {
 			for _, c := range r.turn(round) {
-				if s != rulesShape && strings.HasPrefix(c.name, "rules") {
+				if s != rulesShape && !known(c.name) {
 					continue
 				}
 				if err := r.insist(c, s.scene(), func() error { _, err := r.fullLoad(ctx, c, s); return err }); err != nil {
@@ -273,10 +302,12 @@ func mtlsTargets(r results, chosen []setting) []target {
 				limit: m.micros, digits: 1, unit: " µs", got: median(cost(pillionName, m.shape)),
 			})
 		}
-		all = append(all, target{
-			what:  fmt.Sprintf("%s: the same, %s, with %d access rules ÷ with %d", s.workersText(), rulesShape, manyRules, fewRules),
-			limit: rulesShare, digits: 3, got: share(cost(rulesName(manyRules), rulesShape), cost(rulesName(fewRules), rulesShape)),
-		})
+		for _, kind := range ruleKinds {
+			all = append(all, target{
+				what:  fmt.Sprintf("%s: the same, %s, with %d %s ÷ with %d", s.workersText(), rulesShape, manyRules, kind.what, fewRules),
+				limit: rulesShare, digits: 3, got: share(cost(kind.name(manyRules), rulesShape), cost(kind.name(fewRules), rulesShape)),
+			})
+		}
 		if s.pinned {
 			all = append(all, handshakeTarget(r, at))
 		}
@@ -310,15 +341,17 @@ func (o *outcome) writeMTLS(w *bytes.Buffer) {
 			t.row(append(cells, figure(of(c, sceneMemory, idleRSS), megabyte, 1), figure(of(c, sceneMemory, peakRSS), megabyte, 1))...)
 		}
 		for _, p := range o.participants {
-			if _, ok := securePairs[p.name]; !ok {
+			if !known(p.name) {
 				continue
 			}
 			row(p.name, p.label(), func(at scene) string { return o.ratioTo(p, s.name, at, cpuPerRPC) })
 			if p.name != pillionName {
 				continue
 			}
-			for _, n := range []int{fewRules, manyRules} {
-				row(rulesName(n), fmt.Sprintf("Pillion, %d access rules", n), func(scene) string { return "" })
+			for _, kind := range ruleKinds {
+				for _, n := range []int{fewRules, manyRules} {
+					row(kind.name(n), fmt.Sprintf("Pillion, %d %s", n, kind.what), func(scene) string { return "" })
+				}
 			}
 		}
 		t.write(w)
