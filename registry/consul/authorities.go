@@ -21,6 +21,9 @@ const scopeRoots = "roots"
 // maxRoots bounds the roots; during rotations there are two or three.
 const maxRoots = 100
 
+// errNoCA is what Consul's answer says until its CA has been set up.
+var errNoCA = errors.New("there is no CA yet")
+
 // authorities are whom Consul's Connect CA is made of: its trust domain, and its roots,
 // that of the present and those of the past whose leaves are still about.
 type authorities struct {
@@ -60,7 +63,7 @@ func (a *agent) askAuthorities(ctx context.Context, options *api.QueryOptions) a
 // one included, come with the leaves that they stand behind: only roots are believed.
 func authoritiesOf(list *api.CARootList) (*authorities, error) {
 	if list == nil || list.TrustDomain == "" || len(list.Roots) == 0 {
-		return nil, errors.New("Consul has no CA yet")
+		return nil, errNoCA
 	}
 	trustDomain, err := spiffeid.TrustDomainFromString(strings.ToLower(list.TrustDomain))
 	if err != nil {
@@ -86,7 +89,7 @@ func authoritiesOf(list *api.CARootList) (*authorities, error) {
 		}
 	}
 	if len(roots) == 0 {
-		return nil, errors.New("Consul has no CA yet")
+		return nil, errNoCA
 	}
 
 	return &authorities{trustDomain: trustDomain, bundle: identity.NewBundle(roots)}, nil

@@ -25,25 +25,38 @@ type intention struct {
 
 // jwtRequirement says which JSON web tokens a request must carry. Nothing here checks
 // any, so that what asks for one is never met.
-type jwtRequirement struct{ Providers []json.RawMessage }
+type jwtRequirement struct {
+	Providers []json.RawMessage `json:"Providers"`
+}
 
 // asks says that there is a requirement: an empty one asks for nothing.
 func (r *jwtRequirement) asks() bool { return r != nil && len(r.Providers) > 0 }
 
 // permission is what an intention says of single requests.
 type permission struct {
-	Action string
-	HTTP   *struct {
-		PathExact, PathPrefix, PathRegex string
-		Methods                          []string
-		Header                           []struct {
-			Name                                   string
-			Present                                bool
-			Exact, Prefix, Suffix, Contains, Regex string
-			Invert, IgnoreCase                     bool
-		}
-	}
-	JWT *jwtRequirement
+	Action string          `json:"Action"`
+	HTTP   *httpPermission `json:"HTTP"`
+	JWT    *jwtRequirement `json:"JWT"`
+}
+
+type httpPermission struct {
+	PathExact  string             `json:"PathExact"`
+	PathPrefix string             `json:"PathPrefix"`
+	PathRegex  string             `json:"PathRegex"`
+	Methods    []string           `json:"Methods"`
+	Header     []headerPermission `json:"Header"`
+}
+
+type headerPermission struct {
+	Name       string `json:"Name"`
+	Present    bool   `json:"Present"`
+	Exact      string `json:"Exact"`
+	Prefix     string `json:"Prefix"`
+	Suffix     string `json:"Suffix"`
+	Contains   string `json:"Contains"`
+	Regex      string `json:"Regex"`
+	Invert     bool   `json:"Invert"`
+	IgnoreCase bool   `json:"IgnoreCase"`
 }
 
 const (
