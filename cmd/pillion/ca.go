@@ -85,10 +85,10 @@ func newCAIssueCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "issue DIR",
 		Short: "Issue a certificate for development",
-		Long: `Issue a certificate by the CA that pillion ca init has made in a folder, for
-development. It is written to NAME.pem and its key to NAME-key.pem, where NAME is
-the last part of the SPIFFE ID. Nothing renews it but this command, with --overwrite:
-sidecars that read the files take the new ones without a restart.`,
+		Long: `Issue a certificate for development, by the CA that pillion ca init has made in a
+folder. It is written to NAME.pem and its key to NAME-key.pem, where NAME is the last
+part of the SPIFFE ID. Nothing renews it but this command, with --overwrite: sidecars
+that read the files take the new ones without a restart.`,
 		Example: `  pillion ca issue ca --service web
   pillion ca issue ca --id spiffe://example.org/svc/web --ttl 1h --out certificates`,
 		Args: oneFolder,

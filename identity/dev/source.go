@@ -19,8 +19,12 @@ const (
 	// and jitter by how much earlier it may be, so that sidecars which were started
 	// together do not go on together.
 	renewAt, jitter = 0.5, 0.1
-	// renewsBy leaves time for the signing itself.
-	renewsBy = 0.55
+	// renewsBy leaves time for the signing itself, and for the shortest certificates, whose
+	// times are whole seconds.
+	renewsBy = 0.6
+	// shortest is the least to wait between renewals, but where certificates are so short
+	// that a tenth of one is less.
+	shortest = 10 * time.Second
 	// retryEvery is how long to wait after a failure.
 	retryEvery = 5 * time.Second
 	// lookEvery is how long to go without looking at the clock: timers stand still while
@@ -105,7 +109,12 @@ func (s *Source) issue(update func(*identity.State)) (time.Time, error) {
 	update(state)
 	lifetime := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
 	share := renewAt - jitter*s.o.Random()
-	return cert.Leaf.NotBefore.Add(time.Duration(share * float64(lifetime))), nil
+	next := cert.Leaf.NotBefore.Add(time.Duration(share * float64(lifetime)))
+	// Near the CA's own end certificates become ever shorter.
+	if soonest := now.Add(min(s.o.TTL/10, shortest)); next.Before(soonest) {
+		next = soonest
+	}
+	return next, nil
 }
 
 // sleep waits for a moment; it returns false if ctx ends before.
