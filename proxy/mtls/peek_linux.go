@@ -39,9 +39,16 @@ func peekNow(fd int, buffer []byte) ([]byte, error) {
 		if want <= n {
 			return first, nil
 		}
-		if have, err := unix.IoctlGetInt(fd, unix.SIOCINQ); err != nil || have >= want {
+		if have, err := unix.IoctlGetInt(fd, unix.SIOCINQ); err != nil || have >= want || ended(fd) {
 			return first, nil
 		}
 		return nil, syscall.EAGAIN
 	}
+}
+
+// ended says whether nothing follows what has come.
+func ended(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
 }

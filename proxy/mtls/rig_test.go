@@ -141,7 +141,7 @@ func must(t testing.TB, n network, from, to *sidecar) (caller, instance *Conn) {
 
 // bare is a client of crypto/tls's own, to be spoilt.
 func bare(cert *tls.Certificate) *tls.Config {
-	c := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
+	c := &tls.Config{InsecureSkipVerify: true, DynamicRecordSizingDisabled: true, NextProtos: []string{"h2"}}
 	if cert != nil {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}

@@ -20,13 +20,16 @@ const (
 	// maxHandshake is the most that a peer may send before the handshake is over. With
 	// post-quantum keys and chains of four it is about 12 KiB.
 	maxHandshake = 128 << 10
+	// maxShakingRecords is how many records that may be; some make one of each message,
+	// and there are eight.
+	maxShakingRecords = 128
 	// maxWays is how often a handshake makes way for others. It takes three steps that
 	// cost something; more records than that only fill messages.
 	maxWays = 8
 )
 
 var (
-	errTooLong = errors.New("the peer's TLS handshake is longer than 128 KiB")
+	errTooLong = errors.New("the peer's TLS handshake is longer than 128 KiB, or in more than 128 pieces")
 	errSlow    = errors.New("the caller's TLS handshake took too long while others were waiting")
 )
 

@@ -20,6 +20,8 @@ const (
 	// answerStall is how long the peer may take nothing of what answers it, before
 	// nothing more is written to it.
 	answerStall = 30 * time.Second
+	// closeStall is the same for what is said last.
+	closeStall = time.Second
 )
 
 // wayMaker is a transport whose reader shares processors with others, see [h2.Conn.MakeWay].
@@ -239,12 +241,18 @@ func (t *transport) encrypt(p []byte) (int, error) {
 }
 
 // CloseWrite implements h2.Transport. The peer is told that nothing more comes (RFC 8446
-// section 6.1), if there is room for it.
+// section 6.1).
 func (t *transport) CloseWrite() error {
 	t.wire.sending.Store(true)
 	_ = t.tls.CloseWrite()
 	t.wire.sending.Store(false)
-	_, _, _ = t.wire.out.try()
+	if pending, _, err := t.wire.out.try(); pending && err == nil {
+		go func() {
+			_, _ = t.wire.out.finish(closeStall)
+			_ = t.under.CloseWrite()
+		}()
+		return nil
+	}
 	return t.under.CloseWrite()
 }
 

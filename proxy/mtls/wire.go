@@ -50,6 +50,9 @@ func (w *wire) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if w.shaking != nil && w.given.whole > maxShakingRecords {
+		return 0, errTooLong
+	}
 	n := w.given.take(w.in.rest, len(p))
 	copy(p, w.in.rest[:n])
 	w.in.used(n)
