@@ -121,7 +121,7 @@ func New(rules *Rules, in *registry.Intentions, env Env) *Policy {
 			p.has[c.kind] = true
 			p.look = p.look || rule.Metadata != nil
 			if rule.Allow {
-				if by := &allows[c.kind/2]; !slices.Contains(*by, policy.Name) {
+				if by := &allows[c.kind/2]; len(*by) == 0 || (*by)[len(*by)-1] != policy.Name {
 					*by = append(*by, policy.Name)
 				}
 			}
