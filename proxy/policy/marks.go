@@ -7,37 +7,34 @@ const maxMarked = 32
 // mostly without a look at a name: policies ask for several keys, most of which are not
 // there. They are written anew for each request, but not cleared.
 type marks struct {
-	// seen has a bit for each drawer that a field's mark is in, and twice for each in which
-	// there are several.
+	// seen has a bit for each drawer that a field is in, and twice for each in which there
+	// are several.
 	seen, twice uint64
-	n           int // fields that are marked, which is all or none: then names are compared
-	of          [maxMarked]uint16
+	n           int            // fields that are marked, which is all or none: then names are compared
 	first       [drawers]uint8 // the first field of each drawer that is seen
 }
 
-// drawers is how many marks are divided among, by their upper bits.
+// drawers is how many fields are divided among, by their names.
 const drawers = 64
 
-// key is a metadata key with its mark.
+// key is a metadata key and the drawer that it is in.
 type key struct {
-	text string
-	mark uint16
+	text   string
+	drawer uint8
 }
 
-func newKey(text string) key { return key{text, markOf(text)} }
+func newKey(text string) key { return key{text, drawerOf(text)} }
 
-// markOf makes a mark of what tells names apart most often: the length, and the first,
-// the middle and the last byte. Names of the same mark are compared.
-func markOf(name string) uint16 {
+// drawerOf goes by what tells names apart most often: the length, and the first, the
+// middle and the last byte.
+func drawerOf(name string) uint8 {
 	n := len(name)
 	if n == 0 {
 		return 0
 	}
 	bytes := uint32(name[0]) | uint32(name[n/2])<<8 | uint32(name[n-1])<<16 | uint32(n)<<24
-	return uint16(bytes * 0x9E3779B1 >> 16)
+	return uint8(bytes * 0x9E3779B1 >> 26)
 }
-
-func drawer(mark uint16) uint { return uint(mark>>10) % drawers }
 
 // Mark makes looks at the fields cheaper, which must not change from then on for as long
 // as policies look at them.
@@ -49,15 +46,14 @@ func (r *RPC) Mark() {
 	}
 	var seen, twice uint64
 	for i := range r.Fields {
-		mark := markOf(r.Fields[i].Name)
-		m.of[i%maxMarked] = mark
-		bit := uint64(1) << drawer(mark)
+		drawer := drawerOf(r.Fields[i].Name) % drawers
+		bit := uint64(1) << drawer
 		if seen&bit != 0 {
 			twice |= bit
 			continue
 		}
 		seen |= bit
-		m.first[drawer(mark)] = uint8(i)
+		m.first[drawer] = uint8(i)
 	}
 	m.n, m.seen, m.twice = len(r.Fields), seen, twice
 }
@@ -68,11 +64,11 @@ func (r *RPC) find(k *key) int {
 	if m.n == 0 {
 		return r.search(k, 0)
 	}
-	if m.seen>>drawer(k.mark)&1 == 0 {
+	if m.seen>>(k.drawer%drawers)&1 == 0 {
 		return -1
 	}
-	i := int(m.first[drawer(k.mark)])
-	if m.of[i%maxMarked] == k.mark && r.Fields[i].Name == k.text {
+	i := int(m.first[k.drawer%drawers])
+	if r.Fields[i].Name == k.text {
 		return i
 	}
 	return r.next(k, i)
@@ -88,13 +84,12 @@ func (r *RPC) next(k *key, after int) int {
 }
 
 // alone says that there is no other field in a key's drawer but one that was found.
-func (r *RPC) alone(k *key) bool { return r.marks.n > 0 && r.marks.twice>>drawer(k.mark)&1 == 0 }
+func (r *RPC) alone(k *key) bool { return r.marks.n > 0 && r.marks.twice>>(k.drawer%drawers)&1 == 0 }
 
 // search goes through the fields.
 func (r *RPC) search(k *key, from int) int {
-	marked := r.marks.n > 0
 	for i := from; i < len(r.Fields); i++ {
-		if (!marked || r.marks.of[i%maxMarked] == k.mark) && r.Fields[i].Name == k.text {
+		if r.Fields[i].Name == k.text {
 			return i
 		}
 	}

@@ -10,11 +10,11 @@ import (
 )
 
 // What is found by marks is what is found by names, in requests of any length, among
-// names that share marks and drawers.
+// names that share drawers.
 func TestMarksFindWhatNamesDo(t *testing.T) {
 	t.Parallel()
 	names := []string{":path", "a", "b", "cookie", "x-user-id", "x-uses-id", "x-usar-id", "user-agent", "x-tenant"}
-	if markOf("x-uses-id") != markOf("x-user-id") || markOf("x-user-id") == markOf("x-usar-id") {
+	if drawerOf("x-uses-id") != drawerOf("x-user-id") || drawerOf("x-user-id") == drawerOf("x-usar-id") {
 		t.Fatal("the test's names are not as alike as it believes")
 	}
 	for i := range 100 {

@@ -150,10 +150,14 @@ func (a *attempt) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bo
 	if gen != a.gen || !a.open || r.phase == phaseDone {
 		return
 	}
-	if r.pol != nil {
-		r.sendHeld(b, a)
+	if pol := r.pol; pol != nil {
+		if pol.held != nil {
+			r.sendHeld(b, a)
+		}
 		r.moved(b)
-		p, end = r.untilBoundary(p, end)
+		if pol.aged {
+			p, end = r.untilBoundary(p, end)
+		}
 	}
 	r.respBytes += uint64(len(p))
 	if n := r.resp.Feed(p); n > 0 {
@@ -163,7 +167,7 @@ func (a *attempt) OnData(b *h2.Batch, _ *h2.Stream, gen uint32, p []byte, end bo
 		}
 	}
 	taken := r.down.SendData(b, p, end)
-	if r.pol != nil && r.endAged(b) {
+	if r.pol != nil && r.pol.aged && r.endAged(b) {
 		return
 	}
 	if end { // an answer without trailers is no gRPC; the caller sees it as it is

@@ -232,17 +232,15 @@ func (r *RPC) tooOld(b *h2.Batch) {
 // untilBoundary returns what of these bytes of the answer a stream that is too old may
 // still pass on: the rest of the message. r.mu is held.
 func (r *RPC) untilBoundary(data []byte, end bool) ([]byte, bool) {
-	if r.pol.aged {
-		if n, ends := r.resp.Rest(data); ends {
-			return data[:n], false
-		}
+	if n, ends := r.resp.Rest(data); ends {
+		return data[:n], false
 	}
 	return data, end
 }
 
 // endAged ends a stream that is too old, if a message has ended. r.mu is held.
 func (r *RPC) endAged(b *h2.Batch) bool {
-	if !r.pol.aged || !r.resp.AtBoundary() {
+	if !r.resp.AtBoundary() {
 		return false
 	}
 	r.tooOld(b)
