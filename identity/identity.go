@@ -14,6 +14,8 @@ import (
 )
 
 // State is what a source knew at one moment. It is immutable once it was handed over.
+//
+//nolint:recvcheck // what prints has to hold for values too
 type State struct {
 	// Certificate is the sidecar's own X.509-SVID with its intermediates, its key and
 	// its parsed Leaf. It is nil while there is none, so that only others can be

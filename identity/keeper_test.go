@@ -254,13 +254,13 @@ func TestStalledRenewal(t *testing.T) {
 					t.Errorf("a second after: %v", err)
 				}
 				if c.stalls < 24*time.Hour {
-					at(c.stalls + time.Hour) //nolint:errcheck // asked before
+					at(c.stalls + time.Hour)
 					expect(t, log, "level=WARN msg=\"renewal of the certificate has stalled\"")
 				}
 				if err := at(24*time.Hour + 2*time.Second); err == nil || !strings.Contains(err.Error(), "has expired at ") {
 					t.Errorf("after its end: %v", err)
 				}
-				at(30 * time.Hour) //nolint:errcheck // asked before
+				at(30 * time.Hour)
 				expect(t, log, "level=ERROR msg=\"the own certificate has expired")
 				source.Fail(nil)
 				source.Set(ca.State(ca.Issue("/svc/web", life...)))

@@ -31,36 +31,37 @@ const (
 
 // ParsePattern reads a pattern.
 func ParsePattern(text string) (Pattern, error) {
-	p := Pattern{text: text}
-	if err := p.parse(); err != nil {
+	p, err := parsePattern(text)
+	if err != nil {
 		return Pattern{}, fmt.Errorf("%q is no pattern of SPIFFE IDs: %w", shorten(text), err)
 	}
 	return p, nil
 }
 
-func (p *Pattern) parse() error {
-	rest, ok := strings.CutPrefix(p.text, scheme)
+func parsePattern(text string) (Pattern, error) {
+	p := Pattern{text: text}
+	rest, ok := strings.CutPrefix(text, scheme)
 	if !ok {
-		return errors.New("it does not begin with spiffe://")
+		return Pattern{}, errors.New("it does not begin with spiffe://")
 	}
-	if len(p.text) > maxID {
-		return fmt.Errorf("it has %d bytes, and %d is the most", len(p.text), maxID)
+	if len(text) > maxID {
+		return Pattern{}, fmt.Errorf("it has %d bytes, and %d is the most", len(text), maxID)
 	}
 	if rest == "*" {
 		p.kind = patternAll
-		return nil
+		return p, nil
 	}
 	var hasPath bool
 	p.domain, p.path, hasPath = strings.Cut(rest, "/")
 	if strings.Contains(p.domain, "*") {
-		return errors.New(`"*" stands for segments of a path, not of a trust domain; "spiffe://*" are all who have an identity`)
+		return Pattern{}, errors.New(`"*" stands for segments of a path, not of a trust domain; "spiffe://*" are all who have an identity`)
 	}
 	if err := checkTrustDomain(p.domain); err != nil {
-		return err
+		return Pattern{}, err
 	}
 	p.kind = patternDomain
 	if !hasPath {
-		return nil
+		return p, nil
 	}
 	p.kind = patternExact
 	for rest, more := p.path, true; more; {
@@ -70,16 +71,16 @@ func (p *Pattern) parse() error {
 		case segment == "*", segment == "**" && !more:
 			p.kind = patternPath
 		case segment == "**":
-			return errors.New(`"**" may only be its last segment`)
+			return Pattern{}, errors.New(`"**" may only be its last segment`)
 		case strings.Contains(segment, "*"):
-			return fmt.Errorf(`"*" stands for a whole segment, not for a part of one as in %q`, segment)
+			return Pattern{}, fmt.Errorf(`"*" stands for a whole segment, not for a part of one as in %q`, segment)
 		default:
 			if err := checkSegment(segment); err != nil {
-				return err
+				return Pattern{}, err
 			}
 		}
 	}
-	return nil
+	return p, nil
 }
 
 // Matches says whether an ID is one of them. The zero ID, of who has proven none, never

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 
@@ -41,7 +42,7 @@ func TestStateHidesItsKey(t *testing.T) {
 	d := fmt.Sprintf("%x", secret)
 	for _, text := range texts {
 		for name, form := range map[string]string{
-			"hexadecimal": d, "decimal": key.D.String(), "base64": base64.StdEncoding.EncodeToString(secret), "bytes": strings.Trim(fmt.Sprint(secret), "[]"),
+			"hexadecimal": d, "decimal": new(big.Int).SetBytes(secret).String(), "base64": base64.StdEncoding.EncodeToString(secret), "bytes": strings.Trim(fmt.Sprintf("%d", secret), "[]"),
 		} {
 			if strings.Contains(strings.ToLower(text), strings.ToLower(form)) {
 				t.Errorf("the key is in %q, %s", text, name)

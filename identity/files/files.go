@@ -75,7 +75,7 @@ func (s *Source) Watch(ctx context.Context, update func(*identity.State)) {
 	reload := func() {
 		state, err := s.read()
 		s.note(err)
-		if err == nil && !(state.SameCertificate(held) && state.SameRoots(held)) {
+		if err == nil && (!state.SameCertificate(held) || !state.SameRoots(held)) {
 			held = state
 			update(held)
 		}

@@ -127,10 +127,10 @@ func TestOpenRefuses(t *testing.T) {
 		want  string
 	}{
 		"a key that everybody reads": {func(t *testing.T, folder string, _ *Options) {
-			must(t, os.Chmod(folder+"/key.pem", 0o644)) //nolint:gosec // that is the point
+			must(t, os.Chmod(folder+"/key.pem", 0o644))
 		}, "key file FOLDER/key.pem has mode 0644, so it can be read or changed by others than its owner and group: chmod 0600 FOLDER/key.pem"},
 		"a key that its group changes": {func(t *testing.T, folder string, _ *Options) {
-			must(t, os.Chmod(folder+"/key.pem", 0o660)) //nolint:gosec // that is the point
+			must(t, os.Chmod(folder+"/key.pem", 0o660))
 		}, "key file FOLDER/key.pem has mode 0660, so it can be changed by its group"},
 		"a missing certificate": {func(_ *testing.T, folder string, o *Options) { o.Certificate = folder + "/not.pem" },
 			"certificate file FOLDER/not.pem cannot be read: no such file or directory"},
@@ -286,7 +286,7 @@ func TestTornRenewal(t *testing.T) {
 		t.Errorf("logged %q, the status is %+v", line, s)
 	}
 	since := f.Status().Since
-	must(t, os.Chmod(folder+"/key.pem", 0o644)) //nolint:gosec // that is the point
+	must(t, os.Chmod(folder+"/key.pem", 0o644))
 	f.logged(t, "chmod 0600")
 	must(t, os.Remove(folder+"/key.pem"))
 	f.logged(t, "cannot be read")
@@ -321,7 +321,7 @@ func TestChangesBeforeTheWatch(t *testing.T) {
 			cancel()
 		}
 	})
-	if context.Cause(ctx) != context.Canceled { //nolint:errorlint // what a deadline would be
+	if context.Cause(ctx) != context.Canceled {
 		t.Error("the certificate that came before the watch is not handed over")
 	}
 }

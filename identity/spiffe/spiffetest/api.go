@@ -41,7 +41,7 @@ type API struct {
 // the test.
 func New(t testing.TB) *API {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "api") // t.TempDir's names are too long for some sockets
+	folder, err := os.MkdirTemp("", "api") //nolint:usetesting // t.TempDir's names may be too long for a socket
 	if err != nil {
 		t.Fatalf("spiffetest: %v", err)
 	}
