@@ -50,3 +50,6 @@ func (ca *CA) Issue(t testing.TB, id string) Files {
 
 // Roots is the file of the CA's certificate.
 func (ca *CA) Roots() string { return filepath.Join(ca.Dir, "roots.pem") }
+
+// Proven are the keys of metadata in which an app is told who calls.
+var Proven = []string{"pillion-peer", "x-forwarded-client-cert"}

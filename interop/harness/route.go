@@ -13,6 +13,9 @@ type Route struct {
 	Name string
 	// Sidecars is how many pillions an RPC goes through.
 	Sidecars int
+	// MTLS says that they talk by mutual TLS: the app is told who calls, as
+	// [Proven] names it.
+	MTLS bool
 	// Open starts what stands between and returns the address that the client
 	// dials, in the form that grpc.NewClient and pillion understand.
 	Open func(t testing.TB, app string) string
@@ -21,18 +24,18 @@ type Route struct {
 // Routes are the ways that every RPC must take unchanged. The first is without
 // Pillion: what fails there is the test's own fault.
 var Routes = []Route{
-	{"direct", 0, func(_ testing.TB, app string) string { return app }},
-	{"one sidecar", 1, func(t testing.TB, app string) string {
+	{"direct", 0, false, func(_ testing.TB, app string) string { return app }},
+	{"one sidecar", 1, false, func(t testing.TB, app string) string {
 		t.Helper()
 
 		return Outbound(t, app).Outbound
 	}},
-	{"two sidecars", 2, func(t testing.TB, app string) string {
+	{"two sidecars", 2, false, func(t testing.TB, app string) string {
 		t.Helper()
 
 		return Outbound(t, Inbound(t, app).Inbound).Outbound
 	}},
-	{"two sidecars by mutual TLS", 2, func(t testing.TB, app string) string {
+	{"two sidecars by mutual TLS", 2, true, func(t testing.TB, app string) string {
 		t.Helper()
 
 		ca := NewCA(t)
@@ -46,7 +49,7 @@ var Routes = []Route{
 			Settings: map[string]any{"identity": ca.Identity("client")},
 		}).Outbound
 	}},
-	{"two sidecars over unix sockets", 2, func(t testing.TB, app string) string {
+	{"two sidecars over unix sockets", 2, false, func(t testing.TB, app string) string {
 		t.Helper()
 
 		folder := SocketFolder(t)
