@@ -235,8 +235,9 @@ func (a *attending) verify(at *attended) {
 		return
 	}
 	a.mu.Unlock()
-	a.t.turns.take()
-	at.c.makeWay()
+	if a.t.turns.take() {
+		at.c.makeWay()
+	}
 	now := a.t.o.Now()
 	peer, err := state.Verify(at.c.peer.Chain, at.c.usage, now)
 	a.t.turns.giveBack()

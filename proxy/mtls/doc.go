@@ -15,10 +15,10 @@
 //
 // A handshake runs in the goroutine of its connection. A flood of them must not take
 // the processor from the RPCs of those who are connected: the steps that need the
-// processor take turns, as many at a time as there are processors, and before each
-// one the poller is looked at. How many are under way is bounded; a caller has a
-// place only from when his first message has come whole, and who keeps others waiting
-// loses it.
+// processor take turns, as many at a time as there are processors, and where they
+// follow one another the poller is looked at before each. How many are under way is
+// bounded; a caller has a place only from when his first message has come whole, and
+// who keeps others waiting loses it.
 //
 // # Trust
 //

@@ -100,9 +100,9 @@ func (s *shaking) await() error {
 
 // begin begins a step.
 func (s *shaking) begin() error {
-	s.t.turns.take()
+	many := s.t.turns.take()
 	s.holding = true
-	if s.ways < maxWays {
+	if many && s.ways < maxWays {
 		s.ways++
 		s.tr.MakeWay()
 	}

@@ -67,7 +67,7 @@ type Expected struct {
 // TLS speaks mutual TLS with what its options say. It is safe for concurrent use.
 type TLS struct {
 	o     Options
-	turns turns
+	turns *turns
 	slots *slots
 
 	// server is for callers, made for the state that it holds.
