@@ -217,7 +217,6 @@ func (h *holding) state(now time.Time) (*identity.State, error) {
 		if state, err := stateOf(h.held, bundles); err == nil {
 			return state, waits
 		}
-		h.held = nil
 	}
 
 	return &identity.State{TrustDomain: h.roots.trustDomain, Bundles: bundles}, waits
