@@ -11,11 +11,13 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/pillion-proxy/pillion/identity/dev"
 	"github.com/pillion-proxy/pillion/proto/helloworld"
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
@@ -55,12 +57,17 @@ func busySidecar(t *testing.T) string {
 	t.Helper()
 	greeter := app(t)
 	dir := t.TempDir()
+	if _, err := dev.Create(filepath.Join(dir, "ca"), spiffeid.RequireTrustDomainFromString("example.org")); err != nil {
+		t.Fatal(err)
+	}
 	for name, content := range map[string]string{
 		"pillion.yaml": "service: {name: greeter, address: \"" + greeter + "\"}\n" +
-			"outbound: {listen: \"127.0.0.1:0\"}\ninbound: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\n" +
-			"registry: {file: {path: mesh.yaml}}\noverload: {adaptive_concurrency: {}}\n",
+			"outbound: {listen: \"127.0.0.1:0\", tls: permissive}\ninbound: {listen: \"127.0.0.1:0\", tls: permissive}\nadmin: {listen: \"127.0.0.1:0\"}\n" +
+			"registry: {file: {path: mesh.yaml}}\noverload: {adaptive_concurrency: {}}\n" +
+			"identity: {dev: {ca: ca}}\n",
 		"mesh.yaml": "services: {greeter: {grpc: [helloworld.Greeter], endpoints: [{address: \"" + greeter + "\"}]}}\n" +
 			"policies:\n" +
+			"- {name: who, service: greeter, access: {rules: [{action: allow}]}}\n" +
 			"- {name: eject, service: greeter, outlier_ejection: {}}\n" +
 			"- {name: calm, service: greeter, circuit_breaker: {trip: {consecutive_failures: 9}, max_concurrent: 9}}\n" +
 			"- {name: few, service: greeter, rate_limit: {limits: [{requests: 9}]}}\n" +
