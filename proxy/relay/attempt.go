@@ -233,7 +233,7 @@ func (a *attempt) judge(b *h2.Batch, code codes.Code, trailers []hpack.Field) {
 	excused := false
 	if code != codes.OK {
 		switch flagOf(trailers) {
-		case wire.FlagOverload, wire.FlagRateLimited, wire.FlagOverflow:
+		case wire.FlagOverload, wire.FlagRateLimited, wire.FlagOverflow, wire.FlagAccessDenied:
 			excused = true // the sidecar beside it did not let the RPC through
 		}
 	}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -107,6 +108,35 @@ func TestJudgedByAnAnswerThatWasCutShort(t *testing.T) {
 				}
 				if broken != 1 {
 					t.Errorf("%d instances are left alone, want the one that answered 503", broken)
+				}
+			})
+		})
+	}
+}
+
+// What the sidecar beside an instance refuses by access rules tells nothing of the
+// instance, whatever counts as a failure.
+func TestAccessDeniedIsNoFailure(t *testing.T) {
+	for flag, broken := range map[string]bool{"UAEX": false, "": true} {
+		t.Run(flag, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				r := newRig(t, options{})
+				a := r.net.Listen("a:1")
+				r.cluster.Configure(&upstream.Policy{
+					Breaker: &breaker.Trip{ConsecutiveFailures: 1}, BreakerPolicy: "fuse",
+					BreakerFailures: wire.CodesOf(codes.PermissionDenied, codes.Unavailable),
+				})
+				for i, code := range []string{"7", "14"} {
+					r.Request(uint32(2*i+1), "/a.B/C", true)
+					r.Lines()
+					if i > 0 && broken {
+						break
+					}
+					a.Conn().TrailersOnly(uint32(2*i+1), code, "pillion-flags", flag)
+					r.Want("HEADERS " + strconv.Itoa(2*i+1) + " :status=200 grpc-status=" + code + " pillion-flags=" + flag + " end")
+				}
+				if got := r.cluster.Status().Instances[0].Blocked&upstream.Broken != 0; got != broken {
+					t.Errorf("the instance is broken: %v, want %v", got, broken)
 				}
 			})
 		})
