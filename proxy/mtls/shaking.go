@@ -100,9 +100,9 @@ func (s *shaking) await() error {
 
 // begin begins a step.
 func (s *shaking) begin() error {
-	many := s.t.turns.take()
+	long := s.t.turns.take()
 	s.holding = true
-	if many && s.ways < maxWays {
+	if long && s.ways < maxWays {
 		s.ways++
 		s.tr.MakeWay()
 	}
