@@ -2,7 +2,6 @@ package inbound
 
 import (
 	"log/slog"
-	"strings"
 	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -148,34 +147,8 @@ func (s *secure) ids(own *identity.State) func(service string) []identity.Patter
 	if s.Security == nil || own.TrustDomain.IsZero() {
 		return nil
 	}
-	return func(service string) []identity.Pattern {
-		text, err := s.idOf(own, service)
-		if err != nil {
-			return nil
-		}
-		pattern, err := identity.ParsePattern(text)
-		if err != nil {
-			return nil
-		}
-		return []identity.Pattern{pattern}
-	}
+	return access.Names(s.ServiceID, own.ID, own.TrustDomain)
 }
-
-// idOf is the SPIFFE ID of a service, or a pattern of several: where Consul names the
-// sidecar itself, those that it gives to the service in any datacenter.
-func (s *secure) idOf(own *identity.State, service string) (string, error) {
-	consul, is := identity.ParseConsulID(own.ID)
-	if s.ServiceID != "" || !is {
-		id, err := identity.ServiceID(s.ServiceID, own.TrustDomain, service)
-		return id.String(), err
-	}
-	consul.Service, consul.Datacenter = service, anyDatacenter
-	id, err := consul.ID(own.TrustDomain)
-	return strings.Replace(id.String(), "/dc/"+anyDatacenter+"/", "/dc/*/", 1), err
-}
-
-// anyDatacenter is a datacenter's name that stands for all, until it is replaced.
-const anyDatacenter = "any"
 
 // identityOf is the own SPIFFE ID; zero where there is none.
 func identityOf(state *identity.State) spiffeid.ID {

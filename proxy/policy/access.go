@@ -123,5 +123,9 @@ func (c *condition) untold(rpc *RPC) bool {
 	case c.test != testRegex:
 		return false
 	}
-	return c.tooLong(value) && (c.binary || strings.HasPrefix(value, c.front))
+	if c.binary {
+		return c.tooLong(value)
+	}
+	_, told := c.regex.Match(value)
+	return !told
 }

@@ -1,10 +1,10 @@
 package policy
 
 import (
-	"regexp"
 	"strings"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/internal/regex"
 )
 
 // test is what a condition compares by.
@@ -23,9 +23,8 @@ const (
 type condition struct {
 	key        key    // or a cookie's name
 	text       string // of exact, prefix and suffix; bytes as they are when decoded
-	regex      *regexp.Regexp
-	front      string // how all begin that the regex matches
-	longest    int    // bytes of a value that the regex is tried on
+	regex      *regex.Regex
+	longest    int // bytes of a value that the regex is tried on
 	start, end int64
 	test       test
 	cookie     bool

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -165,7 +164,7 @@ func (c *condition) opposite(other *condition) bool {
 
 func (c *condition) same(other *condition) bool {
 	a, b := *c, *other
-	a.regex, b.regex = (*regexp.Regexp)(nil), (*regexp.Regexp)(nil) // told by the text
+	a.regex, b.regex = nil, nil // told by the text
 	a.isBytes, b.isBytes = false, false
 	return a == b
 }

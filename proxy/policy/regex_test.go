@@ -25,7 +25,7 @@ func TestLongValuesMatchNoRegex(t *testing.T) {
 		longest int
 	}{{"a*", 4096}, {"a*b?.{200}", 315}} {
 		plain, binary := regexCondition(t, "a", c.regex), regexCondition(t, "a-bin", c.regex)
-		if plain.longest != c.longest || plain.longest*instructions(plain.regex.String()) > regexSteps {
+		if plain.longest != c.longest {
 			t.Errorf("%s is tried on %d bytes, want %d", c.regex, plain.longest, c.longest)
 		}
 		for n, want := range map[int]bool{c.longest: true, c.longest + 1: false, 60_000: false} {

@@ -38,6 +38,12 @@ func (v policiesView) Explain(ctx context.Context, request *adminv1.ExplainReque
 			return v.cluster(ctx, service, set)
 		},
 	}
+	if v.s.who != nil {
+		w.ServiceID = v.s.who.template
+		if own := v.s.who.keeper.Current(); own != nil {
+			w.From = own.ID
+		}
+	}
 	if written != nil {
 		w.Place = func(name string) string { return written.Places[name] }
 		w.Locate = func(name, field string) string {

@@ -43,6 +43,25 @@ func TestExpressionsThatAreRefused(t *testing.T) {
 	}
 }
 
+// What is looked at is less where each byte may cost more.
+func TestLongest(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{"a*": 4096, "a*b?.{200}": 315} {
+		r, err := Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Longest() != want || want*instructions(r.whole.String()) > steps {
+			t.Errorf("%s is tried on %d bytes, want %d", text, r.Longest(), want)
+		}
+		for n, want := range map[int]bool{want: true, want + 1: false} {
+			if _, told := r.Match(strings.Repeat("a", n)); told != want {
+				t.Errorf("%s is tried on %d bytes: %v", text, n, told)
+			}
+		}
+	}
+}
+
 // The longest text that is looked at takes a millisecond at most, with room for a slow
 // machine.
 func TestCostIsBounded(t *testing.T) {
