@@ -10,9 +10,23 @@ import (
 type Caller struct {
 	policy    *Policy
 	id        spiffeid.ID // zero: has proven none
-	indexes   [2]*index   // of the rules for everyone, and of those for such callers
-	intention *intention  // nil: none has to be passed
+	indexes   [numIndexes]*index
+	intention *intention // nil: none has to be passed
 }
+
+// The rules that are for a caller are in several indexes, so that callers share what is
+// for all of them.
+const (
+	forEveryone = iota
+	forProven   // who has proven an identity
+	forMembers  // of a trust domain
+	forSome     // who is named, or matches a pattern
+
+	numIndexes
+)
+
+// cells are what the indexes say of a method; nil: nothing.
+type cells [numIndexes]*cell
 
 // Policy returns the policy that says it.
 func (c *Caller) Policy() *Policy { return c.policy }
@@ -55,7 +69,10 @@ func (c *Caller) Decide(path string, fields []hpack.Field) Decision {
 	if len(p.rules) == 0 {
 		return Decision{Allowed: true}
 	}
-	cells := [2]*cell{c.indexes[0].find(path, odd), c.indexes[1].find(path, odd)}
+	var cells cells
+	for i, x := range c.indexes {
+		cells[i] = x.find(path, odd)
+	}
 	if refused := p.refusing(&cells, denyEnforced, allowEnforced, fields); refused != nil {
 		return refuse(refused)
 	}
@@ -70,7 +87,7 @@ func refuse(r *refusal) Decision { return Decision{By: r.by, refused: r} }
 // refusing returns who refuses an RPC by rules of one mode; nil: nobody. What is
 // enforced comes first: once it has allowed something by a rule, that is allowed as well
 // where rules in audit are added to it.
-func (p *Policy) refusing(cells *[2]*cell, deny, allow kind, fields []hpack.Field) *refusal {
+func (p *Policy) refusing(cells *cells, deny, allow kind, fields []hpack.Field) *refusal {
 	if p.has[deny] {
 		if i := p.first(cells, deny, fields); i != none {
 			return p.rules[i].refused
@@ -87,7 +104,7 @@ func (p *Policy) refusing(cells *[2]*cell, deny, allow kind, fields []hpack.Fiel
 
 // first returns a rule of a kind that matches: the first of those without conditions on
 // metadata, or else the first of those with; none where there is none.
-func (p *Policy) first(cells *[2]*cell, k kind, fields []hpack.Field) int32 {
+func (p *Policy) first(cells *cells, k kind, fields []hpack.Field) int32 {
 	best := int32(none)
 	for _, c := range cells {
 		if c != nil {

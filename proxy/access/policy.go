@@ -31,8 +31,9 @@ type Policy struct {
 
 	exact    map[spiffeid.ID][]int32  // rules that name just that one
 	domains  map[string][]patternRule // rules with patterns, by trust domain
-	proven   []int32                  // rules for all who have proven an identity
 	everyone *index                   // rules for all; nil: there are none
+	proven   *index                   // rules for all who have proven an identity
+	members  map[string]*index        // rules for all of a trust domain
 	defaults [numKinds / 2]*refusal   // of what no rule allows, by mode; nil: it is let through
 	has      [numKinds]bool           // whether there is any rule of that kind
 	look     bool                     // whether any rule looks at metadata
@@ -105,9 +106,10 @@ type tally struct {
 // New puts rules and intentions in force. Both may be nil: no rule holds, no intention
 // has to be passed.
 func New(rules *Rules, in *registry.Intentions, env Env) *Policy {
-	p := &Policy{exact: map[spiffeid.ID][]int32{}, domains: map[string][]patternRule{}, known: map[spiffeid.ID]*Caller{}, env: env}
+	p := &Policy{exact: map[spiffeid.ID][]int32{}, domains: map[string][]patternRule{}, members: map[string]*index{}, known: map[spiffeid.ID]*Caller{}, env: env}
 	var allows [len(p.defaults)][]string
-	var everyone []int32
+	var everyone, proven []int32
+	members := map[string][]int32{}
 	for _, policy := range rules.Policies() {
 		refused := &refusal{policyText(policy.Name), p.tally(policy.Name)}
 		for i := range policy.Rules {
@@ -129,13 +131,31 @@ func New(rules *Rules, in *registry.Intentions, env Env) *Policy {
 				everyone = append(everyone, number)
 				continue
 			}
-			p.putFrom(number, rule)
+			for _, from := range rule.From {
+				for _, pattern := range from.patterns(&p.env) {
+					domain, path, _ := strings.Cut(strings.TrimPrefix(pattern.String(), scheme), "/")
+					id, isOne := pattern.Exact()
+					switch {
+					case isOne:
+						put(p.exact, id, number)
+					case domain == "*":
+						proven = append(proven, number)
+					case path == "":
+						put(members, domain, number)
+					default:
+						put(p.domains, domain, patternRule{pattern, number})
+					}
+				}
+			}
 		}
 	}
 	for i, names := range allows {
 		p.defaults[i] = p.defaultOf(names)
 	}
-	p.everyone = p.newIndex(everyone)
+	p.everyone, p.proven = p.newIndex(everyone), p.newIndex(slices.Compact(proven))
+	for domain, rules := range members {
+		p.members[domain] = p.newIndex(slices.Compact(rules))
+	}
 	p.intentions = p.compileIntentions(in)
 	p.plain = p.caller(spiffeid.ID{})
 	return p
@@ -164,23 +184,7 @@ func (p *Policy) defaultOf(allowing []string) *refusal {
 	return &refusal{by, p.tallies[i]}
 }
 
-// putFrom puts a rule where those are found by that it is for.
-func (p *Policy) putFrom(number int32, rule *Rule) {
-	for _, from := range rule.From {
-		for _, pattern := range from.patterns(&p.env) {
-			if id, ok := pattern.Exact(); ok {
-				p.exact[id] = append(p.exact[id], number)
-				continue
-			}
-			domain, _, _ := strings.Cut(strings.TrimPrefix(pattern.String(), scheme), "/")
-			if domain == "*" {
-				p.proven = append(p.proven, number)
-				continue
-			}
-			p.domains[domain] = append(p.domains[domain], patternRule{pattern, number})
-		}
-	}
-}
+func put[K comparable, V any](m map[K][]V, key K, value V) { m[key] = append(m[key], value) }
 
 // For returns what the policy says of a caller; nil: of those who have proven no
 // identity.
@@ -215,18 +219,20 @@ func (p *Policy) ForID(id spiffeid.ID) *Caller {
 // caller finds what is for a caller.
 func (p *Policy) caller(id spiffeid.ID) *Caller {
 	c := &Caller{policy: p, id: id}
-	c.indexes[0] = p.everyone
+	c.indexes[forEveryone] = p.everyone
 	if id.IsZero() {
 		return c
 	}
-	rules := slices.Concat(p.exact[id], p.proven)
-	for _, candidate := range p.domains[id.TrustDomain().Name()] {
+	domain := id.TrustDomain().Name()
+	c.indexes[forProven], c.indexes[forMembers] = p.proven, p.members[domain]
+	rules := slices.Clone(p.exact[id])
+	for _, candidate := range p.domains[domain] {
 		if candidate.pattern.Matches(id) {
 			rules = append(rules, candidate.rule)
 		}
 	}
 	slices.Sort(rules)
-	c.indexes[1] = p.newIndex(slices.Compact(rules))
+	c.indexes[forSome] = p.newIndex(slices.Compact(rules))
 	c.intention = p.intentions.of(id)
 	return c
 }
