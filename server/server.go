@@ -1,10 +1,12 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -97,7 +99,7 @@ func New(o Options) (*Server, error) {
 			PingTimeout:          pingTimeout,
 			WriteByteTimeout:     o.Limits.StallTimeout,
 		},
-		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+		ErrorLog: log.New(complaints{o.Logger}, "", 0),
 	}
 	return s, nil
 }
@@ -180,4 +182,17 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.grpc.Stop()
 	})
 	return s.stopErr
+}
+
+// complaints are what net/http has to say. What strangers do at the port is no news.
+type complaints struct{ logger *slog.Logger }
+
+// Write implements io.Writer.
+func (c complaints) Write(line []byte) (int, error) {
+	level := slog.LevelWarn
+	if bytes.HasPrefix(line, []byte("http: TLS handshake error")) {
+		level = slog.LevelDebug
+	}
+	c.logger.Log(context.Background(), level, "admin: "+string(bytes.TrimSpace(line)))
+	return len(line), nil
 }

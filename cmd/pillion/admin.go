@@ -140,7 +140,7 @@ func adminError(address string, err error) error {
 		case strings.Contains(why, "connection refused"):
 			why = "connection refused"
 		case strings.Contains(why, "error reading server preface"), strings.Contains(why, "authentication handshake failed"), strings.Contains(why, "connection reset"):
-			return fmt.Errorf("%s: does not answer as a sidecar's admin port: %s", address, lastPart(why))
+			return fmt.Errorf("%s: does not answer as a sidecar's admin port: %s (beyond a sidecar's own machine it speaks TLS: give --tls-cert, --tls-key and --tls-ca)", address, lastPart(why))
 		}
 		return noSidecar(address, why)
 	case codes.DeadlineExceeded:
