@@ -14,6 +14,9 @@ type index struct {
 	// prefixes are in the order of their texts, so that those that a path begins with are
 	// found by following parents from the last one that is not after the path.
 	prefixes []prefixCell
+	// services has those of the prefixes that end in a slash, and that no other begins
+	// with: a path whose front is one of them begins with no longer one.
+	services map[string]*cell
 	all      *cell // what is said of all methods, and so of those that nothing else selects
 	odd      *cell // of paths that a server might take for others
 }
@@ -142,6 +145,13 @@ func (x *index) nest(cells map[string]*cell) {
 			x.prefixes[i].inherit(x.all)
 		}
 	}
+	x.services = make(map[string]*cell)
+	for i := range x.prefixes {
+		text := x.prefixes[i].text
+		if strings.HasSuffix(text, "/") && (i+1 == len(x.prefixes) || !strings.HasPrefix(x.prefixes[i+1].text, text)) {
+			x.services[text] = x.prefixes[i].cell
+		}
+	}
 }
 
 // find returns what is said of the method at a path. A nil index says nothing.
@@ -153,6 +163,9 @@ func (x *index) find(path string, odd bool) *cell {
 		return x.odd
 	}
 	if c := x.exact[path]; c != nil {
+		return c
+	}
+	if c := x.services[path[:strings.LastIndexByte(path, '/')+1]]; c != nil {
 		return c
 	}
 	return x.covering(path)
