@@ -77,18 +77,47 @@ func (t *transport) Read(l h2.Lender) (int, error) {
 				return 0, err
 			}
 		}
-		n, err := t.decrypt(l.Lend())
-		t.answer()
-		if n > 0 {
-			t.heard = true
-			return n, nil // an error comes again
-		}
-		l.Return()
-		if err != nil {
-			t.wire.in.Return()
-			return 0, t.explain(err)
+		if n, err := t.serveWhatCame(l); n > 0 || err != nil {
+			return n, err
 		}
 	}
+}
+
+// moreReader is a transport that can be read without waiting.
+type moreReader interface {
+	TryRead(l h2.Lender) (int, error)
+}
+
+// TryRead is Read, but returns 0 and no error where nothing has come that makes data,
+// or where the transport beneath cannot tell.
+func (t *transport) TryRead(l h2.Lender) (int, error) {
+	if !t.ready() {
+		under, is := t.under.(moreReader)
+		if !is {
+			return 0, nil
+		}
+		n, err := under.TryRead(&t.wire.in)
+		if err := t.filled(n, err); n == 0 || err != nil {
+			return 0, err
+		}
+	}
+	return t.serveWhatCame(l)
+}
+
+// serveWhatCame decrypts what has come into what l lends.
+func (t *transport) serveWhatCame(l h2.Lender) (int, error) {
+	n, err := t.decrypt(l.Lend())
+	t.answer()
+	if n > 0 {
+		t.heard = true
+		return n, nil // an error comes again
+	}
+	l.Return()
+	if err != nil {
+		t.wire.in.Return()
+		return 0, t.explain(err)
+	}
+	return 0, nil
 }
 
 // ready says whether there is something to decrypt or to hand over.
@@ -100,7 +129,12 @@ func (t *transport) ready() bool {
 func (t *transport) fill() error {
 	n, err := t.under.Read(&t.wire.in)
 	t.waited = t.way == nil || t.way.Waited()
-	if err == nil {
+	return t.filled(n, err)
+}
+
+// filled notes what a read of ciphertext has brought.
+func (t *transport) filled(n int, err error) error {
+	if n > 0 && err == nil {
 		t.wire.in.filled(n)
 		return nil
 	}

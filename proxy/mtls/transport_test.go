@@ -59,6 +59,16 @@ func (n *wireless) Read(l h2.Lender) (int, error) {
 	return m, nil
 }
 
+func (n *wireless) TryRead(l h2.Lender) (int, error) {
+	n.mu.Lock()
+	nothing := len(n.in) == 0 && !n.fin
+	n.mu.Unlock()
+	if nothing {
+		return 0, nil
+	}
+	return n.Read(l)
+}
+
 func (n *wireless) TryWrite(p []byte) (int, bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -433,4 +443,30 @@ func TestKeyUpdatesAreAnswered(t *testing.T) {
 	if _, err := io.ReadFull(s.peer, p); err != nil || string(p) != "hello" {
 		t.Errorf("the peer reads %q, %v", p, err)
 	}
+}
+
+// What has come can be read without waiting, and where nothing has, no buffer is held.
+func TestTryRead(t *testing.T) {
+	t.Parallel()
+	ca := identitytest.CA(t, domain)
+	s := speak(t, newSidecar(t, ca, "db"), ca.Issue("/svc/web"))
+	tr := s.ours.under.(*transport)
+	try := func(want int, end error) {
+		t.Helper()
+		l := &lender{p: make([]byte, 64<<10)}
+		n, err := tr.TryRead(l)
+		if n != want || err != end || l.lent != min(n, 1) || n == 0 && tr.wire.in.buffer != nil {
+			t.Errorf("read %d, %v, want %d, %v; %d buffers are lent", n, err, want, end, l.lent)
+		}
+	}
+	try(0, nil)
+	if _, err := s.peer.Write(make([]byte, 5000)); err != nil {
+		t.Fatal(err)
+	}
+	s.net.deliver(3000)
+	try(0, nil) // the first half of a record
+	try(5000, nil)
+	try(0, nil)
+	s.net.end()
+	try(0, io.EOF)
 }
