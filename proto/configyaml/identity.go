@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -81,7 +82,7 @@ func effectiveConsulIdentity(c *configv1.ConsulIdentity, b *configv1.Bootstrap) 
 func effectiveAccess(a *configv1.AccessPolicy) {
 	setText(&a.Mode, "enforce")
 	for i, rule := range a.GetRules() {
-		setText(&rule.Name, fmt.Sprint(i+1))
+		setText(&rule.Name, strconv.Itoa(i+1))
 		setText(&rule.Mode, a.GetMode())
 	}
 }
