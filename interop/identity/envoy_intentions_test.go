@@ -10,9 +10,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-proxy/pillion/interop/consul"
+	"github.com/pillion-proxy/pillion/interop/harness"
 	"github.com/pillion-proxy/pillion/interop/load"
 )
 
@@ -171,7 +173,7 @@ func (m *mixedMesh) obey(t *testing.T, c intentionCase) {
 func TestEnvoyMeshThatDeniesByDefault(t *testing.T) {
 	t.Parallel()
 
-	m := startMixedMesh(t, map[string]any{"default_intention_policy": "deny"})
+	m := startMixedMesh(t, tls12, map[string]any{"default_intention_policy": "deny"})
 	for _, c := range append(defaultCases(false), intentionCases[0], intentionCases[1]) {
 		t.Run(c.name, func(t *testing.T) { m.obey(t, c) })
 	}
@@ -182,7 +184,7 @@ func TestEnvoyMeshThatDeniesByDefault(t *testing.T) {
 func TestEnvoyMesh(t *testing.T) {
 	t.Parallel()
 
-	m := startMixedMesh(t, nil)
+	m := startMixedMesh(t, tls13, nil)
 	for _, c := range append(defaultCases(true), intentionCases...) {
 		t.Run(c.name, func(t *testing.T) { m.obey(t, c) })
 	}
@@ -190,23 +192,20 @@ func TestEnvoyMesh(t *testing.T) {
 	m.obey(t, intentionCase{of: allow, want: all(true)})
 	t.Run("apps are told who calls", m.appsAreTold)
 	t.Run("an impostor is found out", m.impostor)
+	t.Run("the root is replaced", m.newRoot)
 }
 
-// appsAreTold: an app beside an Envoy that a Pillion calls it, and the other way round.
+// appsAreTold: an app beside a Pillion that an Envoy calls it, whatever the caller
+// claims. (Consul's Envoys tell their apps nothing.)
 func (m *mixedMesh) appsAreTold(t *testing.T) {
-	if err := m.ways[pillionToEnvoy].call(t.Context(), calls[0]); err != nil {
-		t.Fatal(err)
-	}
-	if said := strings.Join((<-m.store.heads)["x-forwarded-client-cert"], ","); !strings.Contains(said, "/svc/"+greeterService) {
-		t.Errorf("Envoy tells its app of a caller that is a Pillion: %q", said)
-	}
-
-	if err := m.ways[envoyToPillion].call(t.Context(), calls[0]); err != nil {
+	const forged = "spiffe://evil.test/svc/admin"
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "pillion-peer", forged, "x-forwarded-client-cert", "URI="+forged)
+	if err := m.ways[envoyToPillion].call(ctx, calls[0]); err != nil {
 		t.Fatal(err)
 	}
 	head := <-m.greeter.heads
 	for _, name := range []string{"x-forwarded-client-cert", "pillion-peer"} {
-		if said := head[name]; len(said) != 1 || !strings.HasSuffix(said[0], "/svc/"+webService) {
+		if said := head[name]; len(said) != 1 || !strings.HasSuffix(said[0], "/svc/"+webService) || strings.Contains(said[0], forged) {
 			t.Errorf("Pillion tells its app of a caller that is an Envoy: %s: %q", name, said)
 		}
 	}
@@ -241,6 +240,9 @@ const streamPatience = 30 * time.Second
 // service's is not sent anything.
 func (m *mixedMesh) impostor(t *testing.T) {
 	const bank = "bank"
+	if err := m.agent.Client.Agent().ServiceRegister(&api.AgentServiceRegistration{Name: bank, Address: "127.0.0.1", Port: harness.FreePort(t)}); err != nil {
+		t.Fatal(err)
+	}
 	err := m.agent.Client.Agent().ServiceRegister(&api.AgentServiceRegistration{
 		Kind: api.ServiceKindConnectProxy, Name: bank + "-sidecar-proxy", Address: "127.0.0.1", Port: portOf(t, m.storeEnvoy.public),
 		Proxy: &api.AgentServiceConnectProxyConfig{DestinationServiceName: bank},
@@ -251,6 +253,11 @@ func (m *mixedMesh) impostor(t *testing.T) {
 
 	before := m.store.Calls()
 	w := way{conn: load.Dial(t, m.pillion.Outbound, grpc.WithAuthority(bank))}
+	defer func() {
+		if t.Failed() {
+			t.Logf("last: %v", err)
+		}
+	}()
 	consul.Eventually(t, "the impostor is found out", func() bool {
 		err = w.call(t.Context(), calls[0])
 
@@ -262,4 +269,41 @@ func (m *mixedMesh) impostor(t *testing.T) {
 	if m.store.Calls() != before {
 		t.Error("an app was called by the name of another service")
 	}
+}
+
+// newRoot: Consul's CA gets a new root while RPCs run on all ways, and nobody notices.
+func (m *mixedMesh) newRoot(t *testing.T) {
+	var loads []*load.Load
+	for _, w := range m.ways {
+		loads = append(loads, load.Start(t, w.conn, load.Options{PerSecond: 50, StreamEvery: 10}))
+	}
+	before := m.root(t)
+	const renewed = "certificate is in force"
+	had := strings.Count(m.pillion.Output(), renewed)
+	consul.Eventually(t, "the root is replaced", func() bool {
+		config := &api.CAConfig{Provider: "consul", Config: map[string]any{"PrivateKeyType": "ec", "PrivateKeyBits": 384}}
+		_, err := m.agent.Client.Connect().CASetConfig(config, nil)
+
+		return err == nil && m.root(t) != before
+	})
+	consul.Eventually(t, "the Pillion has a certificate of the new root", func() bool {
+		return strings.Count(m.pillion.Output(), renewed) > had
+	})
+	loads[0].More(t, 2*time.Second)
+	for i, l := range loads {
+		l.Check(t, m.ways[i].name)
+		l.End(t)
+	}
+}
+
+// root is the ID of the root that Consul signs by.
+func (m *mixedMesh) root(t testing.TB) string {
+	t.Helper()
+
+	list, _, err := m.agent.Client.Agent().ConnectCARoots(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	return list.ActiveRootID
 }

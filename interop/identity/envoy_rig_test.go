@@ -27,16 +27,26 @@ type envoyMesh struct {
 	agent *consul.Agent
 	// grpc is where the agent serves xDS.
 	grpc string
+	// tls is the version of TLS that Envoys speak when they call.
+	tls string
 }
 
-// startEnvoyMesh starts an agent with these further settings. The test is skipped where
-// there is no Consul or Envoy.
-func startEnvoyMesh(t testing.TB, settings map[string]any) *envoyMesh {
+// Versions of TLS. An Envoy that calls speaks 1.2 at most, unless Consul's mesh entry has
+// it speak 1.3; where it does not, the Pillions have to be told to accept 1.2.
+const (
+	tls12 = "1.2"
+	tls13 = "1.3"
+)
+
+// startEnvoyMesh starts an agent with these further settings, for a mesh in which Envoys
+// speak at most this version of TLS when they call. The test is skipped where there is no
+// Consul or Envoy.
+func startEnvoyMesh(t testing.TB, tls string, settings map[string]any) *envoyMesh {
 	t.Helper()
 
 	harness.Tool(t, "envoy")
 	port := harness.FreePort(t)
-	m := &envoyMesh{grpc: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
+	m := &envoyMesh{tls: tls, grpc: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 	m.agent = consul.Start(t, func(config map[string]any) {
 		config["connect"] = map[string]any{"enabled": true}
 		maps.Copy(config, settings)
@@ -44,6 +54,9 @@ func startEnvoyMesh(t testing.TB, settings map[string]any) *envoyMesh {
 	})
 	// Else Consul's Envoys speak TCP: they offer no ALPN, and know no paths.
 	m.write(t, &api.ProxyConfigEntry{Kind: api.ProxyDefaults, Name: api.ProxyConfigGlobal, Config: map[string]any{"protocol": "grpc"}})
+	if tls != tls12 {
+		m.write(t, &api.MeshConfigEntry{TLS: &api.MeshTLSConfig{Outgoing: &api.MeshDirectionalTLSConfig{TLSMaxVersion: "TLSv1_3"}}})
+	}
 
 	return m
 }
@@ -175,9 +188,9 @@ func (m *envoyMesh) startPillion(t testing.TB, service, app string) *harness.Sid
 	return harness.StartSidecar(t, harness.Config{
 		Outbound: true, Service: service, App: app,
 		Settings: map[string]any{
-			"service":  map[string]any{"name": service, "port": portOf(t, app), "health_check": map[string]any{"interval": "1s"}},
+			"service":  map[string]any{"name": service, "port": portOf(t, app), "health_check": map[string]any{"disabled": true}},
 			"registry": map[string]any{"consul": map[string]any{"address": m.agent.Address}},
-			"identity": map[string]any{"consul": map[string]any{}},
+			"identity": map[string]any{"consul": map[string]any{}, "min_tls_version": m.tls},
 		},
 	})
 }

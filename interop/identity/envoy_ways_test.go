@@ -51,11 +51,11 @@ type mixedMesh struct {
 	pillion    *harness.Sidecar
 }
 
-// startMixedMesh starts the services. Settings are further ones of Consul's agent.
-func startMixedMesh(t testing.TB, settings map[string]any) *mixedMesh {
+// startMixedMesh starts the services, as [startEnvoyMesh] says.
+func startMixedMesh(t *testing.T, tls string, settings map[string]any) *mixedMesh {
 	t.Helper()
 
-	m := &mixedMesh{envoyMesh: startEnvoyMesh(t, settings)}
+	m := &mixedMesh{envoyMesh: startEnvoyMesh(t, tls, settings)}
 	web := startMeshApp(t, webService)
 	m.store, m.greeter = startMeshApp(t, storeService), startMeshApp(t, greeterService)
 	caller := m.startEnvoy(t, webService, web.Address, storeService, greeterService)
@@ -66,6 +66,8 @@ func startMixedMesh(t testing.TB, settings map[string]any) *mixedMesh {
 		envoyToPillion: {"Envoy to Pillion", webService, greeterService, load.Dial(t, caller.upstreams[greeterService])},
 		pillionToEnvoy: {"Pillion to Envoy", greeterService, storeService, load.Dial(t, m.pillion.Outbound, grpc.WithAuthority(storeService))},
 	}
+	// All have found each other, so that what fails from here on is about who may call.
+	m.obey(t, intentionCase{of: allow, want: all(true)})
 
 	return m
 }
