@@ -578,20 +578,44 @@ func TestFromPlaintextToStrict(t *testing.T) {
 	}
 }
 
+// Rules that change, and go on to allow what is under way, disturb nothing.
+func TestRulesChangeUnderLoad(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, &app{name: "one"}, nil)
+	var sets []*policy.Set
+	for _, rules := range []string{
+		"[{action: allow, from: [web], metadata: [{key: user-agent, prefix: grpc-go}]}]",
+		"[{action: allow, from: [web, admin]}, {action: deny, metadata: [{key: x-bad, present: true}]}]",
+	} {
+		sets = append(sets, compile(t, "- {name: who, service: greeter, access: {rules: "+rules+"}}"))
+	}
+	p.in.SetPolicies(sets[0])
+	rpcs, end := under(t, p)
+	for i := range 200 {
+		before := rpcs.Load()
+		p.in.SetPolicies(sets[(i+1)%2])
+		eventually(t, func() bool { return t.Failed() || rpcs.Load() > before })
+	}
+	end()
+}
+
+// compile compiles policies, written as people write them.
+func compile(t *testing.T, yaml string) *policy.Set {
+	t.Helper()
+	mesh, err := configyaml.ParseMesh("mesh.yaml", []byte("policies:\n"+yaml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, refused := policy.Compile(mesh.GetPolicies(), nil, policy.Env{})
+	if len(refused) > 0 {
+		t.Fatal(refused)
+	}
+	return set
+}
+
 // Streams of callers whose access is taken away end, be it by rules, intentions or roots.
 func TestRevoked(t *testing.T) {
 	t.Parallel()
-	compile := func(yaml string) *policy.Set {
-		mesh, err := configyaml.ParseMesh("mesh.yaml", []byte("policies:\n"+yaml))
-		if err != nil {
-			t.Fatal(err)
-		}
-		set, refused := policy.Compile(mesh.GetPolicies(), nil, policy.Env{})
-		if len(refused) > 0 {
-			t.Fatal(refused)
-		}
-		return set
-	}
 	for name, c := range map[string]struct {
 		await  bool
 		allow  func(*pair)
@@ -601,10 +625,10 @@ func TestRevoked(t *testing.T) {
 	}{
 		"rules": {
 			allow: func(p *pair) {
-				p.in.SetPolicies(compile("- {name: who, service: greeter, access: {rules: [{action: allow, from: [web, admin]}]}}"))
+				p.in.SetPolicies(compile(t, "- {name: who, service: greeter, access: {rules: [{action: allow, from: [web, admin]}]}}"))
 			},
 			revoke: func(_ *testing.T, p *pair) {
-				p.in.SetPolicies(compile("- {name: who, service: greeter, access: {rules: [{action: allow, from: [admin]}]}}"))
+				p.in.SetPolicies(compile(t, "- {name: who, service: greeter, access: {rules: [{action: allow, from: [admin]}]}}"))
 			},
 			code: codes.PermissionDenied, says: `access policy "who" refuses spiffe://mesh.test/svc/web`,
 		},
