@@ -73,35 +73,87 @@ func (r *reader) run() {
 	for {
 		n, err := c.t.Read(r)
 		if err != nil {
-			if r.lent != nil {
-				r.Return()
-			}
-			r.drop()
-			c.end(&r.batch, c.reason(err))
-			_ = c.t.Close()
-			r.batch.Done()
+			r.end(err)
 			return
 		}
-		if !r.ended() {
-			all := r.lent[:r.have+n]
-			rest, err := r.consume(all)
-			if err == nil {
-				err = r.keep(rest, len(rest) < len(all))
-			}
-			if err != nil {
-				r.drop()
-				c.abort(&r.batch, err)
-			}
-		}
-		r.Return()
+		r.feed(n)
 		began := r.batch.Now()
 		waited := r.letOthersJoin()
+		if err := r.readOn(); err != nil {
+			r.end(err)
+			return
+		}
 		r.batch.Done()
 		if r.turn.over(began, waited) {
 			r.c.MakeWay()
 		}
 		r.awaitRoom()
 	}
+}
+
+// feed handles the n bytes that were read into what was lent.
+func (r *reader) feed(n int) {
+	if !r.ended() {
+		all := r.lent[:r.have+n]
+		rest, err := r.consume(all)
+		if err == nil {
+			err = r.keep(rest, len(rest) < len(all))
+		}
+		if err != nil {
+			r.drop()
+			r.c.abort(&r.batch, err)
+		}
+	}
+	r.Return()
+}
+
+// end ends the connection, which err says that there is nothing more to read from.
+func (r *reader) end(err error) {
+	if r.lent != nil {
+		r.Return()
+	}
+	r.drop()
+	r.c.end(&r.batch, r.c.reason(err))
+	_ = r.c.t.Close()
+	r.batch.Done()
+}
+
+const (
+	// manyFlushes is how many connections a batch has to have something for, so that
+	// a read that may bring nothing costs little beside their writes.
+	manyFlushes = 8
+	// maxReadOns is how often more is read before a batch is done: what is ready for
+	// others must not wait for what may still come.
+	maxReadOns = 2
+)
+
+// moreReader is a transport that can be read without waiting.
+type moreReader interface {
+	// TryRead is Read, but returns 0 and no error where there is nothing to read yet.
+	TryRead(l Lender) (int, error)
+}
+
+// readOn has a batch that many connections would be flushed for take along what has
+// come since. An instance's answers are for many callers, few for each, and those to
+// RPCs that came together come apart from each other: each write saved is one less
+// for the caller to read, and one more request that comes together with others.
+func (r *reader) readOn() error {
+	m, ok := r.c.t.(moreReader)
+	if !ok {
+		return nil
+	}
+	for range maxReadOns {
+		if len(r.batch.flush) < manyFlushes {
+			return nil
+		}
+		n, err := m.TryRead(r)
+		if n == 0 || err != nil {
+			return err
+		}
+		r.feed(n)
+		runtime.Gosched()
+	}
+	return nil
 }
 
 // letOthersJoin lets readers that became readable together with this one run

@@ -83,6 +83,7 @@ type socket struct {
 	readN      int
 	readErr    error
 	waited     bool
+	tries      bool // readOnce does not have the runtime wait
 
 	onWritable func(fd uintptr) bool
 	writeP     []byte
@@ -108,6 +109,10 @@ func (s *socket) readOnce(fd uintptr) bool {
 			continue
 		case err == syscall.EAGAIN:
 			s.lender.Return()
+			if s.tries {
+				s.readN, s.readErr = 0, err
+				return true
+			}
 			s.waited = true
 			return false
 		case n < 0:
@@ -119,7 +124,23 @@ func (s *socket) readOnce(fd uintptr) bool {
 }
 
 func (s *socket) Read(l Lender) (int, error) {
-	s.lender, s.waited = l, false
+	s.waited = false
+	return s.read(l)
+}
+
+// TryRead implements moreReader.
+func (s *socket) TryRead(l Lender) (int, error) {
+	s.tries = true
+	n, err := s.read(l)
+	s.tries = false
+	if err == syscall.EAGAIN {
+		return 0, nil
+	}
+	return n, err
+}
+
+func (s *socket) read(l Lender) (int, error) {
+	s.lender = l
 	if err := s.rc.Read(s.onReadable); err != nil {
 		return 0, err
 	}

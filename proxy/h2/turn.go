@@ -13,7 +13,7 @@ import (
 // and every 10 ms otherwise: a reader that always finds something more to do would
 // hold up all others for as long. It belongs to the reader.
 type turn struct {
-	began time.Time // zero: its first batch is still to come
+	began time.Time // zero: its first batch that was not waited for is still to come
 	work  int       // in the present batch
 }
 
@@ -38,11 +38,14 @@ func (t *turn) decoded(size int) { t.work += size + sectionWork }
 func (t *turn) long() bool { return t.work >= turnWork }
 
 // over says whether the turn of a reader is over that is done with a batch, which
-// began at now, and that had waited for it or not.
+// began at now, and that had waited for it or not. One that had waited has let others
+// run since: a turn begins with the first batch that did not.
 func (t *turn) over(now time.Time, waited bool) bool {
 	t.work = 0
 	switch {
-	case waited || t.began.IsZero():
+	case waited:
+		t.began = time.Time{}
+	case t.began.IsZero():
 		t.began = now
 	case now.Sub(t.began) >= turnTime:
 		t.began = time.Time{}

@@ -126,6 +126,32 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// The time that others took while a reader waited for them is not of its turn.
+func TestTurnBeginsAfterTheWait(t *testing.T) {
+	t.Parallel()
+	var u turn
+	now := time.Now()
+	for _, step := range []struct {
+		what   string
+		after  time.Duration
+		waited bool
+		over   bool
+	}{
+		{"it waits", 0, true, false},
+		{"others had their turns meanwhile", 5 * turnTime, false, false},
+		{"it goes on for a part of a turn", turnTime / 2, false, false},
+		{"its turn is over", turnTime / 2, false, true},
+		{"it begins anew", turnTime, false, false},
+		{"it waits in the middle of a turn", turnTime, true, false},
+		{"which has the next one begin with what follows", turnTime, false, false},
+	} {
+		now = now.Add(step.after)
+		if got := u.over(now, step.waited); got != step.over {
+			t.Errorf("%s: over is %v, want %v", step.what, got, step.over)
+		}
+	}
+}
+
 // Long header sections that waited for a peer are not encoded all at once.
 func TestParkedSectionsTakeTurns(t *testing.T) {
 	simulated(t, func(t *testing.T) {
