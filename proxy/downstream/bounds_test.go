@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pillion-proxy/pillion/proxy/internal/fewlines"
 )
 
 // logged is what a server says.
@@ -42,7 +44,7 @@ func (l *logged) lines() []string {
 func (r *rig) listen() *logged {
 	l := new(logged)
 	logger := slog.New(slog.NewTextHandler(l, nil))
-	r.s.offences.logger, r.s.refusals.logger = logger, logger
+	r.s.offences.Logger, r.s.refusals.Logger = logger, logger
 	return l
 }
 
@@ -66,14 +68,14 @@ func TestOffencesAreLoggedWithinABound(t *testing.T) {
 			r.offend(strings.Repeat("garbage ", 10))
 		}
 		lines := log.lines()
-		if len(lines) != linesPerPeriod {
-			t.Errorf("%d lines, want %d: %q", len(lines), linesPerPeriod, lines)
+		if len(lines) != fewlines.Each {
+			t.Errorf("%d lines, want %d: %q", len(lines), fewlines.Each, lines)
 		}
 		want := `level=INFO msg="a caller's connection was ended" peer=pipe err="PROTOCOL_ERROR: the connection preface of HTTP/2 is missing"`
 		if lines[0] != want {
 			t.Errorf("the first line is\n%s\nwant\n%s", lines[0], want)
 		}
-		time.Sleep(period)
+		time.Sleep(fewlines.Period)
 		synctest.Wait()
 		lines = log.lines()
 		want = `level=INFO msg="more callers' connections were ended" left_out=995 last_peer=pipe last_err=`
@@ -100,7 +102,7 @@ func TestOffencesAreToldAtTheEnd(t *testing.T) {
 			r.offend(strings.Repeat("garbage ", 10))
 		}
 		_ = r.shutdown(time.Second)
-		if lines := log.lines(); len(lines) != linesPerPeriod+1 || !strings.Contains(lines[linesPerPeriod], "left_out=2") {
+		if lines := log.lines(); len(lines) != fewlines.Each+1 || !strings.Contains(lines[fewlines.Each], "left_out=2") {
 			t.Errorf("%q, want the last line to say that two were left out", lines)
 		}
 	})
@@ -159,10 +161,10 @@ func TestSocketsAreBounded(t *testing.T) {
 		if n := r.open.Load(); n != most || open < most {
 			t.Errorf("%d connections are open, want %d; %d clients are not closed", n, most, open)
 		}
-		time.Sleep(period)
+		time.Sleep(fewlines.Period)
 		synctest.Wait()
 		lines := slices.DeleteFunc(log.lines(), func(l string) bool { return !strings.Contains(l, "refused") })
-		if last := lines[len(lines)-1]; len(lines) != linesPerPeriod+1 || !strings.Contains(last, fmt.Sprintf("left_out=%d", len(closed)-most-linesPerPeriod)) {
+		if last := lines[len(lines)-1]; len(lines) != fewlines.Each+1 || !strings.Contains(last, fmt.Sprintf("left_out=%d", len(closed)-most-fewlines.Each)) {
 			t.Errorf("the log says %q", lines)
 		}
 		for _, c := range mine {

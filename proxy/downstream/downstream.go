@@ -16,6 +16,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/proxy/deadpeer"
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/internal/fewlines"
 )
 
 // Options configure a Server.
@@ -72,7 +73,7 @@ type Server struct {
 	opts Options
 	// offences are connections ended for an error of the caller's, refusals those
 	// that were not taken at all.
-	offences, refusals endings
+	offences, refusals fewlines.Log
 	credits            credits
 	pace               pace
 
@@ -102,13 +103,13 @@ func New(o Options) *Server {
 		stopping: make(chan struct{}), idle: make(chan struct{}),
 		credits: credits{cfg: o.HTTP2},
 		pace:    pace{perSecond: float64(o.ConnsPerSecond)},
-		offences: endings{
-			logger: o.Logger, level: slog.LevelInfo,
-			one: "a caller's connection was ended", more: "more callers' connections were ended",
+		offences: fewlines.Log{
+			Logger: o.Logger, Level: slog.LevelInfo,
+			One: "a caller's connection was ended", More: "more callers' connections were ended",
 		},
-		refusals: endings{
-			logger: o.Logger, level: slog.LevelWarn,
-			one: "a caller's connection was refused", more: "more callers' connections were refused",
+		refusals: fewlines.Log{
+			Logger: o.Logger, Level: slog.LevelWarn,
+			One: "a caller's connection was refused", More: "more callers' connections were refused",
 		},
 	}
 }
@@ -162,7 +163,7 @@ func (s *Server) serve(nc net.Conn) {
 	s.mu.Lock()
 	if most > 0 && s.held >= Sockets(most) {
 		s.mu.Unlock()
-		s.refusals.note(nc.RemoteAddr().String(), errNoRoom)
+		s.refusals.Note("peer", nc.RemoteAddr().String(), "err", errNoRoom)
 		_ = nc.Close()
 		return
 	}
@@ -195,7 +196,7 @@ func (s *Server) secure(nc net.Conn) {
 		s.mu.Unlock()
 		_ = nc.Close()
 		if s.opts.Silent == nil || !s.opts.Silent(err) {
-			s.offences.note(nc.RemoteAddr().String(), err)
+			s.offences.Note("peer", nc.RemoteAddr().String(), "err", err)
 		}
 		return
 	}
@@ -222,7 +223,7 @@ func (s *Server) open(nc net.Conn) (c *h2.Conn, full bool) {
 // run serves a connection until it ends.
 func (s *Server) run(c *h2.Conn, nc, secured net.Conn, full bool) {
 	if full {
-		s.refusals.note(nc.RemoteAddr().String(), errTooMany)
+		s.refusals.Note("peer", nc.RemoteAddr().String(), "err", errTooMany)
 		var b h2.Batch
 		c.Abort(&b, h2.EnhanceYourCalm, errTooMany.Error())
 		b.Done()
@@ -312,8 +313,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		b.Done()
 	}
 	s.serving.Wait()
-	s.offences.close()
-	s.refusals.close()
+	s.offences.Close()
+	s.refusals.Close()
 	return err
 }
 
@@ -370,7 +371,7 @@ func (h *handler) OnConnClosed(_ *h2.Batch, c *h2.Conn, err error) {
 		h.credits.charge(c.RemoteAddr(), now, c.Spent(now))
 	}
 	if offends(err) {
-		h.offences.note(c.RemoteAddr().String(), err)
+		h.offences.Note("peer", c.RemoteAddr().String(), "err", err)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

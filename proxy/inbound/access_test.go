@@ -202,7 +202,7 @@ func TestAuditIsLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := log.String()
-	if n := strings.Count(text, "\n"); n != 6 || !strings.Contains(text, "left_out=2 caller=spiffe://mesh.test/svc/web method=/a.B/C") {
+	if n := strings.Count(text, "\n"); n != 6 || !strings.Contains(text, "left_out=2 last_caller=spiffe://mesh.test/svc/web last_method=/a.B/C") {
 		t.Errorf("%d lines, want 5 and one about 2 more:\n%s", n, text)
 	}
 }

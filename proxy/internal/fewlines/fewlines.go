@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// each is how many lines there are of a kind in each period. A log that is full is
-	// an outage of its own.
-	each   = 5
-	period = 10 * time.Second
+	// Each is how many lines there are of a kind in each period. Somebody who attacks
+	// causes thousands a second, and a log that is full is an outage of its own.
+	Each   = 5
+	Period = 10 * time.Second
 )
 
 // Log logs things of one kind. It is safe for concurrent use.
@@ -33,14 +33,14 @@ type Log struct {
 	closed bool
 }
 
-// Note logs a thing, or counts it.
+// Note logs a thing, or counts it. The arguments are keys and values by turns.
 func (l *Log) Note(args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.timer == nil && !l.closed {
-		l.timer = time.AfterFunc(period, l.sum)
+		l.timer = time.AfterFunc(Period, l.sum)
 	}
-	if l.told++; l.told <= each {
+	if l.told++; l.told <= Each {
 		l.log(l.One, args...)
 		return
 	}
@@ -70,7 +70,14 @@ func (l *Log) Close() {
 
 func (l *Log) tellRest() {
 	if l.untold > 0 {
-		l.log(l.More, append([]any{"left_out", l.untold}, l.last...)...)
+		args := []any{"left_out", l.untold}
+		for i, arg := range l.last {
+			if key, is := arg.(string); is && i%2 == 0 {
+				arg = "last_" + key
+			}
+			args = append(args, arg)
+		}
+		l.log(l.More, args...)
 	}
 	l.untold, l.last = 0, nil
 }

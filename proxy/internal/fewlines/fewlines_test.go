@@ -34,24 +34,24 @@ func TestFewLines(t *testing.T) {
 		}
 		for i := range 8 {
 			l.Note("n", i)
-			if i < each {
+			if i < Each {
 				want += fmt.Sprintf("level=WARN msg=one n=%d\n", i)
 			}
 		}
 		check()
-		time.Sleep(period)
+		time.Sleep(Period)
 		synctest.Wait()
-		want += "level=WARN msg=more left_out=3 n=7\n"
+		want += "level=WARN msg=more left_out=3 last_n=7\n"
 		check()
 		for i := range 6 {
 			l.Note("n", i)
-			if i < each {
+			if i < Each {
 				want += fmt.Sprintf("level=WARN msg=one n=%d\n", i)
 			}
 		}
 		check()
 		l.Close()
-		want += "level=WARN msg=more left_out=1 n=5\n"
+		want += "level=WARN msg=more left_out=1 last_n=5\n"
 		check()
 		l.Close()
 		time.Sleep(time.Hour)
