@@ -158,6 +158,12 @@ func (p *pair) replaceAuthority(t *testing.T, l *load.Load) {
 
 	var shown struct{ Active authority }
 	p.decode(t, &shown, "localauthority", "x509", "show", "-output", "json")
+	const told = "roots are in force"
+	sidecars := []*harness.Sidecar{p.web, p.greeter}
+	var before []int
+	for _, sidecar := range sidecars {
+		before = append(before, strings.Count(sidecar.Output(), told))
+	}
 	var prepared struct {
 		Prepared authority `json:"prepared_authority"`
 	}
@@ -165,6 +171,16 @@ func (p *pair) replaceAuthority(t *testing.T, l *load.Load) {
 	if shown.Active.ID == "" || prepared.Prepared.ID == "" {
 		t.Fatalf("SPIRE's authorities: active %+v, prepared %+v", shown.Active, prepared.Prepared)
 	}
+	// An agent that is shown a certificate of a root that it has not heard of gives up.
+	consul.Eventually(t, "the sidecars know the second root", func() bool {
+		for i, sidecar := range sidecars {
+			if strings.Count(sidecar.Output(), told) == before[i] {
+				return false
+			}
+		}
+
+		return true
+	})
 	l.Check(t, "a second root")
 
 	old := p.shown(t)
