@@ -44,6 +44,11 @@ func (r *rig) joinIntentions(ctx context.Context, consul, pillion string) (*proc
 	if err != nil {
 		return agent, err
 	}
+	// Else Consul takes no intentions of methods.
+	grpcMesh := &api.ProxyConfigEntry{Kind: api.ProxyDefaults, Name: api.ProxyConfigGlobal, Config: map[string]any{"protocol": "grpc"}}
+	if _, _, err := client.ConfigEntries().Set(grpcMesh, nil); err != nil {
+		return agent, agent.failed("protocol: %w", err)
+	}
 	for _, n := range []int{fewRules, manyRules} {
 		if _, _, err := client.ConfigEntries().Set(intentions(n), nil); err != nil {
 			return agent, agent.failed("%d intentions: %w", n, err)
