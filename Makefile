@@ -14,6 +14,8 @@ LANGUAGES ?= all
 # How many seeds `make model` plays, and the first of them.
 SEEDS    ?= 1000
 FIRST    ?= 1
+# How long `make rotation` goes on.
+ROTATEFOR ?= 3m
 # What `make soak` is told, such as -for=4h, -seed=7, -detector (see docs/testing.md).
 SOAKFLAGS ?=
 
@@ -85,6 +87,10 @@ languages: race tool-grpc tool-buf ## Drive it with gRPC in Python, Node, Java a
 spire: race ## Drive it with a real SPIRE: certificates from its agent, and their rotation
 	@interop/tools/build spire $(cache)/spire
 	cd interop/identity/spire && $(interop_env) PILLION_SPIRE=$(cache)/spire $(GO) test -race -count=1 -timeout=15m -v $(TESTFLAGS) .
+
+.PHONY: rotation
+rotation: race tool-consul ## Rotate the root of Consul's CA under load for ROTATEFOR (3m), again and again
+	cd interop/identity && $(interop_env) $(GO) test -race -count=1 -timeout=0 -v -run='^TestRootsRotateUnderLoad$$' $(TESTFLAGS) . -rotate=$(ROTATEFOR)
 
 .PHONY: race
 race:
