@@ -70,7 +70,7 @@ func (c *Caller) isFrom(r *compiledRule) bool {
 		return true
 	}
 	for _, from := range r.From {
-		for _, pattern := range from.patterns(&c.policy.env) {
+		for _, pattern := range from.Patterns(c.policy.env.IDs) {
 			if pattern.Matches(c.id) {
 				return true
 			}

@@ -39,13 +39,14 @@ func (f From) String() string {
 // Service returns the service's name, if it is one.
 func (f From) Service() string { return f.service }
 
-// patterns returns what the caller's SPIFFE ID has to match one of.
-func (f From) patterns(env *Env) []identity.Pattern {
+// Patterns returns what the caller's SPIFFE ID has to match one of, given what the
+// instances of a service prove (see [Env]); nil: no service proves anything.
+func (f From) Patterns(ids func(service string) []identity.Pattern) []identity.Pattern {
 	if f.service == "" {
 		return []identity.Pattern{f.pattern}
 	}
-	if env.IDs == nil {
+	if ids == nil {
 		return nil
 	}
-	return env.IDs(f.service)
+	return ids(f.service)
 }

@@ -132,7 +132,7 @@ func New(rules *Rules, in *registry.Intentions, env Env) *Policy {
 				continue
 			}
 			for _, from := range rule.From {
-				for _, pattern := range from.patterns(&p.env) {
+				for _, pattern := range from.Patterns(p.env.IDs) {
 					domain, path, _ := strings.Cut(strings.TrimPrefix(pattern.String(), scheme), "/")
 					id, isOne := pattern.Exact()
 					switch {

@@ -1,13 +1,12 @@
 package sidecar
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -18,6 +17,7 @@ import (
 	"github.com/pillion-proxy/pillion/identity/spiffe"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	"github.com/pillion-proxy/pillion/proxy/access"
 	"github.com/pillion-proxy/pillion/proxy/inbound"
 	"github.com/pillion-proxy/pillion/proxy/mtls"
 	"github.com/pillion-proxy/pillion/proxy/outbound"
@@ -31,13 +31,14 @@ type who struct {
 	keeper   *identity.Keeper
 	tls      *mtls.TLS
 	template string         // of services' SPIFFE IDs, as it is written; "": the default, or Consul's form
-	dialled  string         // the one by which instances are dialled of which the registry does not say it
 	consul   *consul.Source // where the identity is Consul's; nil: it is not
 	unwatch  func()
+
+	intentions intentions
 }
 
-// openIdentity opens the source that the configuration names, and waits for a
-// certificate. It returns nil where none is named.
+// openIdentity opens the source that the configuration names. It returns nil where none
+// is named.
 func openIdentity(cfg *configv1.Bootstrap, source *source, counters *telemetry.Counters, logger *slog.Logger) (_ *who, err error) {
 	id := cfg.GetIdentity()
 	w := &who{template: id.GetServiceId()}
@@ -73,11 +74,6 @@ func openIdentity(cfg *configv1.Bootstrap, source *source, counters *telemetry.C
 		Inbound: &counters.Security[telemetry.Inbound], Outbound: &counters.Security[telemetry.Outbound],
 	})
 	w.unwatch = w.keeper.Watch(func(s *identity.State) { counters.CertificateExpiry.Set(s.Expiry()) })
-	w.await(id.GetStartTimeout().AsDuration(), logger)
-	w.dialled = w.template
-	if state := w.keeper.Current(); state != nil && w.consul != nil && w.template == "" {
-		w.dialled = inConsulsForm(state.ID)
-	}
 	return w, nil
 }
 
@@ -124,15 +120,6 @@ func consulOf(cfg *configv1.ConsulIdentity, r *configv1.ConsulRegistry, source *
 	}, consul.Deps{Log: logger})
 }
 
-// await gives the source its time for a first certificate.
-func (w *who) await(timeout time.Duration, logger *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	if _, err := w.keeper.Wait(ctx); err != nil {
-		logger.Error("there is no certificate yet, mutual TLS has to wait for it", "err", err)
-	}
-}
-
 // spoken is what a side's `tls` means to who connects with it.
 var spoken = map[string]registry.Security{
 	tlsOff:        registry.SecurityPlaintext,
@@ -145,6 +132,7 @@ func (w *who) close() {
 	if w == nil {
 		return
 	}
+	w.intentions.close()
 	w.unwatch()
 	w.tls.Close()
 	w.keeper.Close()
@@ -153,27 +141,13 @@ func (w *who) close() {
 	}
 }
 
-// inConsulsForm is the template of the SPIFFE IDs of services in the own datacentre.
-func inConsulsForm(own spiffeid.ID) string {
-	c, ok := identity.ParseConsulID(own)
-	if !ok {
-		return ""
-	}
-	c.Service = "service-"
-	id, err := c.ID(own.TrustDomain())
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSuffix(id.String(), c.Service) + "{service}"
-}
-
 // outboundSecurity is how instances are spoken with; nil: in plaintext.
 func (s *Sidecar) outboundSecurity() *outbound.Security {
 	mode := s.cfg.GetOutbound().GetTls()
 	if s.who == nil || mode == tlsOff {
 		return nil
 	}
-	return &outbound.Security{TLS: s.who.tls, Keeper: s.who.keeper, ServiceID: s.who.dialled, Strict: mode == tlsStrict}
+	return &outbound.Security{TLS: s.who.tls, Keeper: s.who.keeper, ServiceID: s.who.template, Strict: mode == tlsStrict}
 }
 
 // inboundSecurity is how callers are spoken with; nil: in plaintext.
@@ -189,23 +163,20 @@ func (s *Sidecar) inboundSecurity() *inbound.Security {
 	return security
 }
 
-// needsIntentions says whether callers have to pass Consul's intentions.
-func (s *Sidecar) needsIntentions() bool {
-	return s.who != nil && s.who.consul != nil && s.cfg.GetIdentity().GetConsul().GetIntentions() && s.inboundSecurity() != nil
-}
-
-// watchIntentions puts Consul's intentions for the app in force, until ctx ends.
-func (s *Sidecar) watchIntentions(ctx context.Context) {
-	s.who.consul.WatchIntentions(ctx, s.cfg.GetService().GetName(), s.inbound.SetIntentions)
-}
-
-// adminTLS is what the admin port speaks; nil: plaintext, on this machine.
-func (s *Sidecar) adminTLS() *tls.Config {
-	admin := s.cfg.GetAdmin()
-	if s.who == nil || configyaml.IsLocal(admin.GetListen()) {
-		return nil
+// adminTLS is what the admin port speaks; nil: plaintext, on this machine. A socket that
+// somebody else has opened may be reached from further than the configuration says.
+func (s *Sidecar) adminTLS() (*tls.Config, error) {
+	admin, where := s.cfg.GetAdmin(), address(s.listeners[sideAdmin])
+	isLocal := configyaml.IsLocal(where)
+	switch {
+	case isLocal && configyaml.IsLocal(admin.GetListen()):
+		return nil, nil
+	case s.who != nil && len(admin.GetAllow()) > 0:
+		return s.who.adminTLS(admin.GetAllow()), nil
+	case isLocal: // and whoever checks the configuration has refused it
+		return nil, nil
 	}
-	return s.who.adminTLS(admin.GetAllow())
+	return nil, fmt.Errorf("admin: the socket that this process was given listens on %s, which can be reached from elsewhere, so it needs identity and admin.allow: write both, or have it listen on 127.0.0.1 or a Unix socket", where)
 }
 
 // What the `tls` of a side may be.
@@ -239,15 +210,10 @@ func (w *who) mayAdminister(state *identity.State, c tls.ConnectionState, allow 
 	if err != nil {
 		return err
 	}
+	services := access.Names(w.template, state.ID, state.TrustDomain)
 	for _, text := range allow {
-		if !strings.Contains(text, "://") {
-			id, err := identity.ServiceID(w.dialled, state.TrustDomain, text)
-			if err != nil {
-				continue
-			}
-			text = id.String()
-		}
-		if pattern, err := identity.ParsePattern(text); err == nil && pattern.Matches(peer.ID) {
+		from, err := access.ParseFrom(text)
+		if err == nil && slices.ContainsFunc(from.Patterns(services), func(p identity.Pattern) bool { return p.Matches(peer.ID) }) {
 			return nil
 		}
 	}

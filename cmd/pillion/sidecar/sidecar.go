@@ -34,6 +34,8 @@ type Options struct {
 	Sockets []Sockets
 	// LastKnown are the services that a process knew which this one replaces.
 	LastKnown []*registry.Service
+	// Replaces says that this process is to take the place of one that serves.
+	Replaces bool
 }
 
 // Sidecar is a sidecar that listens. It is made by New and lives until Run
@@ -101,6 +103,9 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	if s.who, err = openIdentity(cfg, s.source, &s.counters, o.Logger); err != nil {
 		return nil, err
 	}
+	if err = s.awaitIdentity(o.Replaces); err != nil {
+		return nil, err
+	}
 	s.counters.MaxServices = int(cfg.GetMetrics().GetMaxServices())
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(&s.counters, telemetry.NewBuildInfo(o.Build.Version, o.Build.Revision, o.Build.Go))
@@ -109,10 +114,14 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 		s.ready.Set(side, "starting")
 	}
 	if s.listeners[sideAdmin] != nil {
+		adminTLS, err := s.adminTLS()
+		if err != nil {
+			return nil, err
+		}
 		s.admin, err = server.New(server.Options{
 			Build: o.Build, Started: time.Now(), Readiness: s.ready,
 			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Policies: policiesView{s}, Identity: identityView{s}, Listeners: listenersView{s},
-			TLS:     s.adminTLS(),
+			TLS:     adminTLS,
 			Metrics: metrics, Logger: o.Logger, LogLevel: o.LogLevel,
 			Hosts: hostNames(cfg.GetAdmin().GetListen()), Limits: adminLimits(cfg.GetAdmin()),
 		})
@@ -162,6 +171,9 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			Security: s.inboundSecurity(), AwaitIntentions: s.needsIntentions(),
 		})
 		s.policies.apply(s.inbound.SetPolicies)
+		if s.who != nil {
+			s.who.intentions.apply(s.inbound.SetIntentions)
+		}
 		s.app = newAppReflection(service, m)
 	}
 }
@@ -192,9 +204,6 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	if s.inbound != nil {
 		serve(sideInbound, s.inbound.Serve)
 		serving.Go(func() { s.app.describe(asking) })
-		if s.needsIntentions() {
-			serving.Go(func() { s.watchIntentions(asking) })
-		}
 	}
 	err := s.register()
 	if err != nil {
