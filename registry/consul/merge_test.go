@@ -43,8 +43,8 @@ func TestMerge(t *testing.T) {
 		{name: "its sidecar, required", apps: entries{appEntry("a", 1)}, sidecars: entries{sidecarEntry("a", 2)}, requireSidecar: true, endpoints: "[10.0.0.1:2*1]"},
 		{name: "a sidecar known by its id", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), func(e *api.ServiceEntry) { e.Service.Proxy = nil })}, endpoints: "[10.0.0.1:2*1]"},
 		{name: "a sidecar that wants mTLS", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("mtls"))}, endpoints: "[10.0.0.1:2*1]"},
-		{name: "a sidecar that speaks something new", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("quic"))}, endpoints: "[10.0.0.1:1*1]"},
-		{name: "the same, required", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("quic"))}, requireSidecar: true, endpoints: "[]"},
+		{name: "a sidecar that speaks something new", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("quic"))}, endpoints: "[10.0.0.1:2*1]"},
+		{name: "the same, required", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), sidecarMeta("quic"))}, requireSidecar: true, endpoints: "[10.0.0.1:2*1]"},
 		{name: "Envoy", apps: entries{appEntry("a", 1)}, sidecars: entries{with(sidecarEntry("a", 2), func(e *api.ServiceEntry) { e.Service.Meta = nil })}, endpoints: "[10.0.0.1:1*1]"},
 		{name: "Envoy and Pillion", apps: entries{appEntry("a", 1)}, sidecars: entries{
 			with(sidecarEntry("a", 3), func(e *api.ServiceEntry) { e.Service.Meta = nil; e.Service.ID = "0-envoy" }), sidecarEntry("a", 2),

@@ -41,7 +41,8 @@ func spoken(security registry.Security) string {
 
 // speaks is what a sidecar's inbound speaks, and whether it can be dialled at all.
 // Sidecars that do not say so are not Pillions: Consul's speak mTLS alone, and with
-// certificates of its Connect CA.
+// certificates of its Connect CA. What is not understood, a later Pillion's, is dialled by
+// mTLS or not at all: least of all is its app called in plaintext past it.
 func (i *instance) speaks(connect bool) (security registry.Security, usable bool) {
 	switch i.meta[metaPillion] {
 	case speaksPlain:
@@ -53,7 +54,7 @@ func (i *instance) speaks(connect bool) (security registry.Security, usable bool
 	case "":
 		return registry.SecurityMTLS, connect
 	default:
-		return registry.SecurityUnknown, false
+		return registry.SecurityMTLS, true
 	}
 }
 

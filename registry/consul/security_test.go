@@ -34,7 +34,7 @@ func TestMergeSaysWhatInstancesSpeak(t *testing.T) {
 		{name: "a plain Pillion", sidecars: []*api.ServiceEntry{speaking("plain")}, without: "10.0.0.1:2 plaintext", with: "10.0.0.1:2 plaintext"},
 		{name: "a permissive Pillion", sidecars: []*api.ServiceEntry{speaking("permissive")}, without: "10.0.0.1:2 permissive", with: "10.0.0.1:2 permissive" + proves},
 		{name: "a Pillion with mTLS", sidecars: []*api.ServiceEntry{speaking("mtls")}, requireSidecar: true, without: "10.0.0.1:2 mtls", with: "10.0.0.1:2 mtls" + proves},
-		{name: "a Pillion that speaks something new", sidecars: []*api.ServiceEntry{speaking("quic")}, without: "10.0.0.1:1 plaintext", with: "10.0.0.1:1 plaintext"},
+		{name: "a Pillion that speaks something new", sidecars: []*api.ServiceEntry{speaking("quic")}, without: "10.0.0.1:2 mtls", with: "10.0.0.1:2 mtls" + proves},
 		{name: "Envoy", sidecars: []*api.ServiceEntry{envoy}, without: "10.0.0.1:1 plaintext", with: "10.0.0.1:3 mtls" + proves},
 		{name: "Envoy, required", sidecars: []*api.ServiceEntry{envoy}, requireSidecar: true, with: "10.0.0.1:3 mtls" + proves},
 		{name: "Envoy beside a Pillion", sidecars: []*api.ServiceEntry{envoy, speaking("plain")}, without: "10.0.0.1:2 plaintext", with: "10.0.0.1:2 plaintext"},
