@@ -9,11 +9,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pillion-proxy/pillion/proxy/h2"
 )
 
 const (
@@ -24,8 +28,10 @@ const (
 	shakers = 16
 	// shakerHosts is how many addresses they come from, so that none runs out of ports.
 	shakerHosts = 8
-	// bareTLSName is who crypto/tls alone is in the results.
+	// bareTLSName is who crypto/tls alone is in the results, engineName the same with
+	// Pillion's HTTP/2 behind it, which every connection has to begin and to end.
 	bareTLSName = "crypto/tls"
+	engineName  = "crypto/tls, engine"
 )
 
 // settingsFrame is an empty SETTINGS frame, all that the bare server ever says.
@@ -111,10 +117,16 @@ func shake(ctx context.Context, dialer *tls.Dialer, addr string) error {
 	return greet(nc)
 }
 
-// runBareTLS serves handshakes and nothing else, as fast as crypto/tls makes them.
+// runBareTLS serves handshakes as fast as crypto/tls makes them. args are a folder of
+// certificates, and engineName where there shall be HTTP/2 behind it.
 func runBareTLS(ctx context.Context, args []string, out io.Writer) error {
-	if len(args) != 1 {
-		return fmt.Errorf("%s: want a folder of certificates", roleBareTLS)
+	if len(args) != 2 {
+		return fmt.Errorf("%s: want a folder of certificates, and what is behind TLS", roleBareTLS)
+	}
+	serve := serveBareTLS
+	if args[1] == engineName {
+		h2Config := h2.Config{}.WithDefaults()
+		serve = func(nc net.Conn) { h2.New(h2.NewTransport(nc), h2.Server, &h2Config, noRPCs{}).Serve() }
 	}
 	certificates := certificates{args[0]}
 	config, err := certificates.config(calledName)
@@ -149,7 +161,7 @@ func runBareTLS(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", roleBareTLS, err)
 		}
-		go serveBareTLS(nc)
+		go serve(nc)
 	}
 }
 
@@ -175,13 +187,22 @@ func (r *rig) handshakes(ctx context.Context, all []participant, certificates ce
 			s.proc.stop()
 		}
 	}()
-	bare, err := startProcess(command{name: roleBareTLS, argv: []string{r.self, roleBareTLS, certificates.folder}, env: goWorkers(r.setting.workers), dir: r.dir, core: r.where.proxy})
-	if err != nil {
-		return err
-	}
-	servers = append(servers, server{bareTLSName, bare, ""})
-	if servers[0].addr, err = bare.firstLine(ctx); err != nil {
-		return err
+	for _, name := range []string{bareTLSName, engineName} {
+		dir := filepath.Join(r.dir, roleBareTLS+strconv.Itoa(len(servers)))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		bare, err := startProcess(command{
+			name: roleBareTLS, argv: []string{r.self, roleBareTLS, certificates.folder, name},
+			env: goWorkers(r.setting.workers), dir: dir, core: r.where.proxy,
+		})
+		if err != nil {
+			return err
+		}
+		servers = append(servers, server{name, bare, ""})
+		if servers[len(servers)-1].addr, err = bare.firstLine(ctx); err != nil {
+			return err
+		}
 	}
 	for _, c := range r.contestants {
 		pair, ok := securePairs[c.name]
@@ -288,6 +309,8 @@ func (o *outcome) writeHandshakes(w *bytes.Buffer, s setting) {
 			t.row(p.label(), figure(of(p.name), 1, 0), r.text(ok, false))
 		}
 	}
+	r, ok := compare(of(engineName), of(bareTLSName))
+	t.row("crypto/tls, with Pillion's HTTP/2 behind it", figure(of(engineName), 1, 0), r.text(ok, false))
 	t.row("crypto/tls alone", figure(of(bareTLSName), 1, 0), "")
 	t.write(w)
 }

@@ -153,9 +153,13 @@ func denies(ctx context.Context, c *contestant) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	err = conn.Invoke(ctx, strings.TrimSuffix(rpcPath, "Hello")+"Goodbye", &emptypb.Empty{}, &emptypb.Empty{})
-	if status.Code(err) != codes.PermissionDenied {
-		return c.proc.failed("%w: another method's RPC ended: %v", errDenies, err)
+	// Until Consul knows the service the RPC ends otherwise.
+	err = c.proc.poll(ctx, "refuse another method's RPC", func(ctx context.Context) bool {
+		err := conn.Invoke(ctx, strings.TrimSuffix(rpcPath, "Hello")+"Goodbye", &emptypb.Empty{}, &emptypb.Empty{})
+		return status.Code(err) == codes.PermissionDenied
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDenies, err)
 	}
 	return nil
 }
