@@ -66,7 +66,8 @@ func TestRootsRotateUnderLoad(t *testing.T) {
 
 	l := load.Start(t, conn, load.Options{PerSecond: 300, StreamEvery: 50})
 	began := time.Now()
-	for n := 0; n == 0 || time.Since(began) < *rotateFor; n++ {
+	n := 0
+	for ; n == 0 || time.Since(began) < *rotateFor; n++ {
 		key := rotationKeys[n%len(rotationKeys)]
 		before, certified := roots(t, agent), certificates(sidecars)
 		consul.Eventually(t, "the root is rotated", func() bool { return rotateRoot(agent, key.kind, key.bits) })
@@ -91,6 +92,7 @@ func TestRootsRotateUnderLoad(t *testing.T) {
 		l.Check(t, "certificates of the new root are in use")
 	}
 	l.End(t)
+	t.Logf("%d rotations; each sidecar's certificates: %v", n, certificates(sidecars))
 	for _, s := range sidecars {
 		if strings.Contains(s.Output(), "PRIVATE KEY") {
 			t.Error("the log holds a key")
