@@ -22,6 +22,7 @@ var noLimits = []string{
 	"service",           // what the registry is told of the app
 	"access_log.sample", // a share
 	"overload.adaptive_concurrency.tolerance",
+	"identity.dev", // how long certificates live that the sidecar signs itself
 }
 
 // limits returns the default of every limit of the schema by its path, "none" where
@@ -37,6 +38,7 @@ func limits(t *testing.T) map[string]string {
 			Service: &configv1.Service{Port: proto.Uint32(1)}, Outbound: &configv1.Outbound{}, Inbound: &configv1.Inbound{},
 			Admin: &configv1.Admin{}, AccessLog: &configv1.AccessLog{}, Registry: registry,
 			Overload: &configv1.Overload{AdaptiveConcurrency: &configv1.AdaptiveConcurrency{}}, Policies: &configv1.PolicyFiles{},
+			Identity: &configv1.Identity{Source: &configv1.Identity_Dev{Dev: &configv1.DevIdentity{}}},
 		}).ProtoReflect())
 	}
 	return found
