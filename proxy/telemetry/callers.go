@@ -101,7 +101,7 @@ func (c *Callers) add(cc *CallerConn) {
 			c.known = make(map[CallerKey]*callerEntry)
 		}
 		if len(c.known) >= cmp.Or(c.Max, maxCallers) {
-			c.forgetOne()
+			c.forget()
 		}
 		e = &callerEntry{CallerReport: CallerReport{CallerKey: cc.key}, conns: make(map[*CallerConn]bool)}
 		c.known[cc.key] = e
@@ -110,20 +110,35 @@ func (c *Callers) add(cc *CallerConn) {
 	cc.listed.Store(true)
 }
 
-// forgetOne makes room. c.mu is held.
-func (c *Callers) forgetOne() {
-	var oldest *callerEntry
-	var at time.Time
+// forget makes room for a tenth, so that it costs those who share that tenth next to
+// nothing each: in a large mesh callers that were forgotten come back all the time. Those
+// who have proven who they are go first, since whether anybody comes without that must not
+// be forgotten; and then who has not called for the longest. c.mu is held.
+func (c *Callers) forget() {
+	type candidate struct {
+		*callerEntry
+		last time.Time
+	}
+	all := make([]candidate, 0, len(c.known))
 	for _, e := range c.known {
-		if last := e.report().Last; oldest == nil || last.Before(at) {
-			oldest, at = e, last
+		all = append(all, candidate{e, e.report().Last})
+	}
+	plain := func(e candidate) int {
+		if e.ID == "" {
+			return 1
 		}
+		return 0
 	}
-	for cc := range oldest.conns {
-		cc.listed.Store(false) // it comes back with its next RPC
+	slices.SortFunc(all, func(a, b candidate) int {
+		return cmp.Or(plain(a)-plain(b), a.last.Compare(b.last))
+	})
+	for _, e := range all[:max(1, len(all)/10)] {
+		for cc := range e.conns {
+			cc.listed.Store(false) // it comes back with its next RPC
+		}
+		delete(c.known, e.CallerKey)
+		c.forgotten++
 	}
-	delete(c.known, oldest.CallerKey)
-	c.forgotten++
 }
 
 // add adds what a connection has counted.

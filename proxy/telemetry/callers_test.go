@@ -58,6 +58,44 @@ func TestCallersAreBounded(t *testing.T) {
 	}
 }
 
+// However many others there are, somebody who comes without TLS is remembered: where the
+// report has nobody, there was nobody.
+func TestCallersWithoutTLSAreForgottenLast(t *testing.T) {
+	t.Parallel()
+	c := Callers{Max: 10}
+	c.Connected(CallerKey{Host: "plain"}).RPC(time.Unix(1, 0))
+	for i := range 25 {
+		c.Connected(CallerKey{ID: fmt.Sprint("spiffe://a.test/", i), Host: "proven"}).RPC(time.Unix(int64(i+2), 0))
+	}
+	got, forgotten := c.Report()
+	if !slices.ContainsFunc(got, func(r CallerReport) bool { return r.Host == "plain" }) || len(got) != 10 || forgotten != 16 {
+		t.Errorf("%d forgotten, got %v", forgotten, got)
+	}
+}
+
+// Where there are more callers than are remembered, each of their RPCs may find its own
+// forgotten: that costs it no look at all of them.
+func TestForgottenCallersComeBackForLittle(t *testing.T) {
+	t.Parallel()
+	var c Callers
+	conns := make([]*CallerConn, 2*maxCallers)
+	for i := range conns {
+		conns[i] = c.Connected(CallerKey{ID: "spiffe://a.test/x", Host: fmt.Sprint(i)})
+		conns[i].RPC(time.Unix(int64(i), 0))
+	}
+	before := c.forgotten
+	looks := 0
+	for i, cc := range conns {
+		known := c.forgotten
+		if cc.RPC(time.Unix(int64(len(conns)+i), 0)); c.forgotten != known {
+			looks++
+		}
+	}
+	if c.forgotten == before || looks > len(conns)/(maxCallers/10)+1 {
+		t.Errorf("%d RPCs have looked through all callers %d times", len(conns), looks)
+	}
+}
+
 // No RPC is lost or counted twice, whatever ends meanwhile.
 func TestCallersInParallel(t *testing.T) {
 	t.Parallel()
