@@ -2,6 +2,7 @@ package identity
 
 import (
 	"crypto/tls"
+	"maps"
 	"net"
 	"path/filepath"
 	"testing"
@@ -53,9 +54,7 @@ func (f identityFiles) settings(further map[string]any) map[string]any {
 	identity := map[string]any{"files": map[string]any{
 		"certificate": filepath.Join(f.folder, "leaf.pem"), "key": filepath.Join(f.folder, "key.pem"), "roots": filepath.Join(f.folder, "roots.pem"),
 	}}
-	for name, value := range further {
-		identity[name] = value
-	}
+	maps.Copy(identity, further)
 
 	return map[string]any{"identity": identity}
 }
@@ -75,7 +74,7 @@ func startStrict(t testing.TB, ca *identitytest.Authority, app string, further m
 // shows is the TLS of a client that shows a certificate, or none, and believes everybody.
 // Changes make it a bad one.
 func shows(certificate *tls.Certificate, changes ...func(*tls.Config)) *tls.Config {
-	config := &tls.Config{NextProtos: []string{"h2"}, InsecureSkipVerify: true} //nolint:gosec // whom a client believes is not what is looked at
+	config := &tls.Config{NextProtos: []string{"h2"}, InsecureSkipVerify: true}
 	if certificate != nil {
 		// Whatever authorities the server names.
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate, nil }

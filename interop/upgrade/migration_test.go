@@ -48,7 +48,7 @@ func TestMigrationToMutualTLS(t *testing.T) {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprintf("%x", seed), func(t *testing.T) {
 			t.Parallel()
-			migrate(t, agent, rand.New(rand.NewPCG(seed, 0)), fmt.Sprintf("-%x", seed)) //nolint:gosec // it only has to differ
+			migrate(t, agent, rand.New(rand.NewPCG(seed, 0)), fmt.Sprintf("-%x", seed))
 		})
 	}
 }
