@@ -59,9 +59,11 @@ func TestConsulIntentionsChangeUnderLoad(t *testing.T) {
 
 		return err == nil
 	})
-	if _, err := load.Who(t.Context(), web); status.Code(err) != codes.PermissionDenied {
-		t.Errorf("without an intention for web: %v", err)
-	}
+	consul.Eventually(t, "greeter is found, and does not let web in", func() bool {
+		_, err := load.Who(t.Context(), web)
+
+		return status.Code(err) == codes.PermissionDenied
+	})
 
 	l := load.Start(t, batch, load.Options{PerSecond: 200, StreamEvery: 10})
 	control := load.StartControl(t)
