@@ -1,7 +1,6 @@
 package inbound
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
@@ -122,22 +121,12 @@ func (s *secure) attend(hc *h2.Conn, c *mtls.Conn) (stop func()) {
 	}
 }
 
-// Peer is a caller who has proven who it is on a connection that is open.
-type Peer struct {
-	// Address is the caller's.
-	Address string
-	Peer    *identity.Peer
-	TLS     tls.ConnectionState
-	// Since is when it connected.
-	Since time.Time
-}
-
 // Peers returns who is connected by mutual TLS, one for each connection.
-func (p *Proxy) Peers() (all []Peer) {
+func (p *Proxy) Peers() (all []mtls.Connected) {
 	p.secure.mu.Lock()
 	defer p.secure.mu.Unlock()
 	for c, since := range p.secure.peers {
-		all = append(all, Peer{c.RemoteAddr().String(), c.Peer(), c.ConnectionState(), since})
+		all = append(all, c.Connected(c.RemoteAddr().String(), since))
 	}
 	return all
 }

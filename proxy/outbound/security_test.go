@@ -502,8 +502,8 @@ func TestRotation(t *testing.T) {
 		eventually(t, func() bool {
 			out, in := p.out.Peers(), p.in.Peers()
 			return len(out) > 0 && len(in) > 0 &&
-				!slices.ContainsFunc(out, func(o outbound.Peer) bool { return !o.Peer.Leaf.Equal(greeter.Leaf) }) &&
-				!slices.ContainsFunc(in, func(i inbound.Peer) bool { return !i.Peer.Leaf.Equal(web.Leaf) })
+				!slices.ContainsFunc(out, func(o mtls.Connected) bool { return !o.Peer.Leaf.Equal(greeter.Leaf) }) &&
+				!slices.ContainsFunc(in, func(i mtls.Connected) bool { return !i.Peer.Leaf.Equal(web.Leaf) })
 		})
 	}
 	ca, next := p.ca, identitytest.CA(t, "mesh.test")

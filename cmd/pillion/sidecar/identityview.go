@@ -9,12 +9,11 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/pillion-proxy/pillion/identity"
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
+	"github.com/pillion-proxy/pillion/proxy/mtls"
 )
 
 // identityView shows who the sidecar is, and who calls, to the admin API.
@@ -65,35 +64,35 @@ func (v identityView) peers() []*adminv1.PeerIdentity {
 		host, hash string
 	}
 	known := map[key]*adminv1.PeerIdentity{}
-	add := func(side adminv1.Side, address string, peer *identity.Peer, state tls.ConnectionState, since time.Time) {
-		host, _, err := net.SplitHostPort(address)
+	add := func(side adminv1.Side, c mtls.Connected) {
+		host, _, err := net.SplitHostPort(c.Address)
 		if err != nil || side == adminv1.Side_SIDE_OUTBOUND {
-			host = address
+			host = c.Address
 		}
-		shown := certificate(peer.Leaf)
+		shown := certificate(c.Peer.Leaf)
 		k := key{side, host, shown.GetSha256()}
 		if known[k] == nil {
 			if len(known) >= maxShownPeers {
 				return
 			}
 			known[k] = &adminv1.PeerIdentity{
-				Side: side, Address: address, Certificate: shown,
-				TlsVersion: tls.VersionName(state.Version), ConnectedAt: timestamppb.New(since),
+				Side: side, Address: c.Address, Certificate: shown,
+				TlsVersion: tls.VersionName(c.TLS.Version), ConnectedAt: timestamppb.New(c.Since),
 			}
 		}
 		known[k].Connections++
-		if since.Before(known[k].GetConnectedAt().AsTime()) {
-			known[k].ConnectedAt = timestamppb.New(since)
+		if c.Since.Before(known[k].GetConnectedAt().AsTime()) {
+			known[k].ConnectedAt = timestamppb.New(c.Since)
 		}
 	}
 	if v.s.outbound != nil {
 		for _, p := range v.s.outbound.Peers() {
-			add(adminv1.Side_SIDE_OUTBOUND, p.Address, p.Peer, p.TLS, p.Since)
+			add(adminv1.Side_SIDE_OUTBOUND, p)
 		}
 	}
 	if v.s.inbound != nil {
 		for _, p := range v.s.inbound.Peers() {
-			add(adminv1.Side_SIDE_INBOUND, p.Address, p.Peer, p.TLS, p.Since)
+			add(adminv1.Side_SIDE_INBOUND, p)
 		}
 	}
 	peers := make([]*adminv1.PeerIdentity, 0, len(known))
