@@ -53,58 +53,47 @@ func refuses(t *testing.T, err error, result telemetry.Handshake, text string) {
 // leaves are certificates that nobody may get through with.
 var leaves = []struct {
 	name   string
-	issue  func(ca *identitytest.Authority, id string) *tls.Certificate
+	issue  func(t *testing.T, ca *identitytest.Authority, id string) *tls.Certificate
 	server bool // refused of an instance too
 	result telemetry.Handshake
 	text   string
 }{
-	{"of a stranger with the same trust domain", func(ca *identitytest.Authority, id string) *tls.Certificate {
-		return identitytest.CA(tb(ca), domain).Issue(id)
+	{"of a stranger with the same trust domain", func(t *testing.T, _ *identitytest.Authority, id string) *tls.Certificate {
+		return identitytest.CA(t, domain).Issue(id)
 	}, true, telemetry.HandshakeUntrusted, "does not chain to the roots"},
-	{"of another trust domain", func(ca *identitytest.Authority, _ string) *tls.Certificate {
-		return identitytest.CA(tb(ca), "evil.test").Issue("/svc/web")
+	{"of another trust domain", func(t *testing.T, _ *identitytest.Authority, _ string) *tls.Certificate {
+		return identitytest.CA(t, "evil.test").Issue("/svc/web")
 	}, true, telemetry.HandshakeUntrusted, `trust domain "evil.test", for which there are no roots`},
-	{"of another trust domain, issued by our authority", func(ca *identitytest.Authority, _ string) *tls.Certificate {
+	{"of another trust domain, issued by our authority", func(_ *testing.T, ca *identitytest.Authority, _ string) *tls.Certificate {
 		return ca.Issue("spiffe://evil.test/svc/web")
 	}, true, telemetry.HandshakeUntrusted, `trust domain "evil.test"`},
-	{"expired", func(ca *identitytest.Authority, id string) *tls.Certificate {
+	{"expired", func(_ *testing.T, ca *identitytest.Authority, id string) *tls.Certificate {
 		return ca.Issue(id, identitytest.From(-time.Hour), identitytest.TTL(-time.Minute))
 	}, true, telemetry.HandshakeUntrusted, "has expired"},
-	{"not yet valid", func(ca *identitytest.Authority, id string) *tls.Certificate {
+	{"not yet valid", func(_ *testing.T, ca *identitytest.Authority, id string) *tls.Certificate {
 		return ca.Issue(id, identitytest.From(time.Hour), identitytest.TTL(2*time.Hour))
 	}, true, telemetry.HandshakeUntrusted, "is not valid yet"},
-	{"for servers only", func(ca *identitytest.Authority, id string) *tls.Certificate {
+	{"for servers only", func(_ *testing.T, ca *identitytest.Authority, id string) *tls.Certificate {
 		return ca.Issue(id, identitytest.Usage(x509.ExtKeyUsageServerAuth))
 	}, false, telemetry.HandshakeUntrusted, "clientAuth"},
-	{"with the key usage of a CA", func(ca *identitytest.Authority, id string) *tls.Certificate {
+	{"with the key usage of a CA", func(_ *testing.T, ca *identitytest.Authority, id string) *tls.Certificate {
 		return ca.Issue(id, func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign })
 	}, true, telemetry.HandshakeUntrusted, "keyCertSign"},
-	{"a CA's own", func(ca *identitytest.Authority, id string) *tls.Certificate {
+	{"a CA's own", func(_ *testing.T, ca *identitytest.Authority, id string) *tls.Certificate {
 		return ca.Issue(id, func(c *x509.Certificate) {
 			c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign|x509.KeyUsageDigitalSignature
 		})
 	}, true, telemetry.HandshakeUntrusted, "CA"},
-	{"with several URI SANs", func(ca *identitytest.Authority, id string) *tls.Certificate {
+	{"with several URI SANs", func(_ *testing.T, ca *identitytest.Authority, id string) *tls.Certificate {
 		return ca.Issue(id, identitytest.URIs(id, "spiffe://"+domain+"/svc/admin"))
 	}, true, telemetry.HandshakeUntrusted, "URI"},
-	{"with a DNS SAN only", func(ca *identitytest.Authority, id string) *tls.Certificate {
+	{"with a DNS SAN only", func(_ *testing.T, ca *identitytest.Authority, id string) *tls.Certificate {
 		return ca.Issue(id, identitytest.URIs(), identitytest.DNS("web.mesh.test"))
 	}, true, telemetry.HandshakeUntrusted, "URI"},
 }
 
-var tbs = map[*identitytest.Authority]testing.TB{}
-
-// tb is whose test an authority belongs to.
-func tb(ca *identitytest.Authority) testing.TB { return tbs[ca] }
-
-func authority(t *testing.T) *identitytest.Authority {
-	ca := identitytest.CA(t, domain)
-	tbs[ca] = t
-	return ca
-}
-
 func TestCallersThatAreRefused(t *testing.T) {
-	ca := authority(t)
+	ca := identitytest.CA(t, domain)
 	db := newSidecar(t, ca, "db")
 	const id = "spiffe://" + domain + "/svc/web"
 	handshake := func(c *tls.Config) func(nc net.Conn) {
@@ -123,7 +112,7 @@ func TestCallersThatAreRefused(t *testing.T) {
 		for _, version := range []uint16{tls.VersionTLS13, tls.VersionTLS12} {
 			t.Run(leaf.name+", "+tls.VersionName(version), func(t *testing.T) {
 				db := newSidecar(t, ca, "db", lowest(tls.VersionTLS12))
-				c := bare(leaf.issue(ca, id))
+				c := bare(leaf.issue(t, ca, id))
 				c.MaxVersion = version
 				refuses(t, attack(t, db, handshake(c)), leaf.result, leaf.text)
 			})
@@ -157,7 +146,7 @@ func TestCallersThatAreRefused(t *testing.T) {
 }
 
 func TestInstancesThatAreRefused(t *testing.T) {
-	ca := authority(t)
+	ca := identitytest.CA(t, domain)
 	web, db := newSidecar(t, ca, "web"), newSidecar(t, ca, "db")
 	dial := func(serve func(nc net.Conn)) error {
 		a, b := connectTCP(t)
@@ -181,7 +170,7 @@ func TestInstancesThatAreRefused(t *testing.T) {
 	for _, leaf := range leaves {
 		if leaf.server {
 			t.Run(leaf.name, func(t *testing.T) {
-				refuses(t, dial(server(leaf.issue(ca, db.id.String()))), leaf.result, leaf.text)
+				refuses(t, dial(server(leaf.issue(t, ca, db.id.String()))), leaf.result, leaf.text)
 			})
 		}
 	}
