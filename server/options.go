@@ -76,6 +76,10 @@ type Options struct {
 	// TLS has the port speak TLS alone. It decides whom to let in, and must offer "h2"
 	// and "http/1.1".
 	TLS *tls.Config
+	// MayUse is asked for each request that comes by TLS: what the client has proven may
+	// hold no longer on a connection that stays open. Its error is what the client is
+	// told. nil: nobody is refused.
+	MayUse func(tls.ConnectionState) error
 
 	// Metrics is what /metrics shows. New adds the collectors of the Go runtime
 	// and of the process to it.

@@ -108,6 +108,12 @@ func New(o Options) (*Server, error) {
 func (s *Server) handler() http.Handler {
 	pages := s.admin.pages()
 	return s.hosts.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if mayUse := s.admin.MayUse; mayUse != nil && r.TLS != nil {
+			if err := mayUse(*r.TLS); err != nil {
+				http.Error(w, "admin: "+err.Error(), http.StatusForbidden)
+				return
+			}
+		}
 		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 			s.grpc.ServeHTTP(w, r)
 			return

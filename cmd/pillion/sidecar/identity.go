@@ -199,23 +199,27 @@ func (w *who) adminTLS(allow []string) *tls.Config {
 			Certificates: []tls.Certificate{*state.Certificate},
 			// Whom to believe is found out in VerifyConnection.
 			ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
-			VerifyConnection: func(c tls.ConnectionState) error { return w.mayAdminister(state, c, allow) },
+			VerifyConnection: w.mayAdminister(allow),
 		}, nil
 	}}
 }
 
-// mayAdminister says why a client may not use the admin port.
-func (w *who) mayAdminister(state *identity.State, c tls.ConnectionState, allow []string) error {
-	peer, err := state.Verify(c.PeerCertificates, x509.ExtKeyUsageClientAuth, time.Now())
-	if err != nil {
-		return err
-	}
-	services := access.Names(w.template, state.ID, state.TrustDomain)
-	for _, text := range allow {
-		from, err := access.ParseFrom(text)
-		if err == nil && slices.ContainsFunc(from.Patterns(services), func(p identity.Pattern) bool { return p.Matches(peer.ID) }) {
-			return nil
+// mayAdminister says why a client may not use the admin port, by what is known at that
+// moment.
+func (w *who) mayAdminister(allow []string) func(tls.ConnectionState) error {
+	return func(c tls.ConnectionState) error {
+		state := w.keeper.Current() // there was one to shake hands with
+		peer, err := state.Verify(c.PeerCertificates, x509.ExtKeyUsageClientAuth, time.Now())
+		if err != nil {
+			return fmt.Errorf("the certificate %w", err)
 		}
+		services := access.Names(w.template, state.ID, state.TrustDomain)
+		for _, text := range allow {
+			from, err := access.ParseFrom(text)
+			if err == nil && slices.ContainsFunc(from.Patterns(services), func(p identity.Pattern) bool { return p.Matches(peer.ID) }) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s may not use the admin port: admin.allow does not name it", peer.ID)
 	}
-	return fmt.Errorf("%s may not use the admin port: admin.allow does not name it", peer.ID)
 }

@@ -4,6 +4,7 @@ package sidecar
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -118,10 +119,14 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 		if err != nil {
 			return nil, err
 		}
+		var mayUse func(tls.ConnectionState) error
+		if adminTLS != nil {
+			mayUse = s.who.mayAdminister(cfg.GetAdmin().GetAllow())
+		}
 		s.admin, err = server.New(server.Options{
 			Build: o.Build, Started: time.Now(), Readiness: s.ready,
 			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Policies: policiesView{s}, Identity: identityView{s}, Listeners: listenersView{s},
-			TLS:     adminTLS,
+			TLS: adminTLS, MayUse: mayUse,
 			Metrics: metrics, Logger: o.Logger, LogLevel: o.LogLevel,
 			Hosts: hostNames(cfg.GetAdmin().GetListen()), Limits: adminLimits(cfg.GetAdmin()),
 		})
