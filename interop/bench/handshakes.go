@@ -175,7 +175,7 @@ func serveBareTLS(nc net.Conn) {
 
 // handshakes measures how many full handshakes with callers the far one of each pair
 // makes in a second of CPU time, and crypto/tls alone.
-func (r *rig) handshakes(ctx context.Context, all []participant, certificates certificates) error {
+func (r *rig) handshakes(ctx context.Context, certificates certificates) error {
 	type server struct {
 		name string
 		proc *process

@@ -24,15 +24,6 @@ func intentionsName(n int) string { return fmt.Sprintf("intentions %d", n) }
 // intentionsService is the service that so many intentions are for.
 func intentionsService(n int) string { return fmt.Sprintf("b%d", n) }
 
-// findConsul looks where PILLION_TOOLS says, and at what make tools leaves above this
-// module.
-func findConsul() (string, error) {
-	if tools := os.Getenv("PILLION_TOOLS"); tools != "" {
-		return executable(filepath.Join(tools, "consul"))
-	}
-	return executable("../.cache/tools/consul")
-}
-
 // joinIntentions starts an agent and pairs of Pillions whose inbound side has few and
 // many of Consul's intentions. The agent is left to the caller to stop.
 func (r *rig) joinIntentions(ctx context.Context, consul, pillion string) (*process, error) {
@@ -49,7 +40,7 @@ func (r *rig) joinIntentions(ctx context.Context, consul, pillion string) (*proc
 	if _, _, err := client.ConfigEntries().Set(grpcMesh, nil); err != nil {
 		return agent, agent.failed("protocol: %w", err)
 	}
-	for _, n := range []int{fewRules, manyRules} {
+	for _, n := range r.opts.ruleCounts() {
 		if _, _, err := client.ConfigEntries().Set(intentions(n), nil); err != nil {
 			return agent, agent.failed("%d intentions: %w", n, err)
 		}

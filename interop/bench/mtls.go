@@ -48,7 +48,17 @@ var rulesShape = shape{8, 32}
 const (
 	fewRules  = 10
 	manyRules = 10_000
+	// A smoke test does not wait for so many.
+	quickRules = 100
 )
+
+// ruleCounts are how many rules pairs have: few, and many.
+func (o *options) ruleCounts() [2]int {
+	if o.quick {
+		return [2]int{fewRules, quickRules}
+	}
+	return [2]int{fewRules, manyRules}
+}
 
 // known says whether a contestant is a peer, and not a Pillion with rules.
 func known(name string) bool { _, ok := securePairs[name]; return ok }
@@ -189,10 +199,10 @@ var errInsecure = errors.New("it lets in who has no certificate")
 func isSecure(ctx context.Context, c *contestant, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	plain := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}} //nolint:gosec // whom it reaches does not matter
+	plain := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
 	nc, err := (&tls.Dialer{Config: plain}).DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil //nolint:nilerr // refused, as it should be
+		return nil // refused, as it should be
 	}
 	defer func() { _ = nc.Close() }()
 	// The server's verdict on the certificate comes after the client's handshake is over.
@@ -227,17 +237,7 @@ func (r *rig) mtls(ctx context.Context, all []participant) error {
 			c.forgiven = forgivenRuns
 			continue
 		}
-		for _, n := range []int{fewRules, manyRules} {
-			if _, err := r.joinPair(ctx, rulesName(n), p.bin, certificates, n, pair); err != nil {
-				return err
-			}
-		}
-		consul, err := findConsul()
-		if err != nil {
-			r.sayf("Consul's intentions are skipped, since there is no Consul: make tools")
-			continue
-		}
-		agent, err := r.joinIntentions(ctx, consul, p.bin)
+		agent, err := r.joinRuled(ctx, p.bin, certificates)
 		if agent != nil {
 			defer agent.stop()
 		}
@@ -245,27 +245,12 @@ func (r *rig) mtls(ctx context.Context, all []participant) error {
 			return err
 		}
 	}
-	for _, c := range r.contestants {
-		if !known(c.name) {
-			if err := denies(ctx, c); err != nil {
-				return err
-			}
-		}
-	}
 	if err := r.measureMemory(); err != nil {
 		return err
 	}
 	for round := range r.opts.rounds {
-		r.sayf("mtls: %s, round %d of %d", r.setting.title, round+1, r.opts.rounds)
-		for _, s := range r.opts.shapes {
-			for _, c := range r.turn(round) {
-				if s != rulesShape && !known(c.name) {
-					continue
-				}
-				if err := r.insist(c, s.scene(), func() error { _, err := r.fullLoad(ctx, c, s); return err }); err != nil {
-					return err
-				}
-			}
+		if err := r.mtlsRound(ctx, round); err != nil {
+			return err
 		}
 	}
 	if err := r.measurePeak(sceneMemory); err != nil {
@@ -274,11 +259,50 @@ func (r *rig) mtls(ctx context.Context, all []participant) error {
 	if !r.setting.pinned {
 		return nil
 	}
-	return r.handshakes(ctx, all, certificates)
+	return r.handshakes(ctx, certificates)
+}
+
+// joinRuled starts pairs of Pillions with few and many access rules, and, where there is
+// a Consul, intentions. The agent is left to the caller to stop.
+func (r *rig) joinRuled(ctx context.Context, pillion string, c certificates) (agent *process, err error) {
+	first := len(r.contestants)
+	for _, n := range r.opts.ruleCounts() {
+		if _, err := r.joinPair(ctx, rulesName(n), pillion, c, n, launchPillions); err != nil {
+			return nil, err
+		}
+	}
+	if consul, err := findTool("consul"); err != nil {
+		r.sayf("Consul's intentions are skipped, since there is no Consul: make tools")
+	} else if agent, err = r.joinIntentions(ctx, consul, pillion); err != nil {
+		return agent, err
+	}
+	for _, c := range r.contestants[first:] {
+		if err := denies(ctx, c); err != nil {
+			return agent, err
+		}
+	}
+	return agent, nil
+}
+
+func (r *rig) mtlsRound(ctx context.Context, round int) error {
+	r.sayf("mtls: %s, round %d of %d", r.setting.title, round+1, r.opts.rounds)
+	for _, s := range r.opts.shapes {
+		for _, c := range r.turn(round) {
+			if s != rulesShape && !known(c.name) {
+				continue
+			}
+			if err := r.insist(c, s.scene(), func() error { _, err := r.fullLoad(ctx, c, s); return err }); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // mtlsTargets judges the part.
-func mtlsTargets(r results, chosen []setting) []target {
+func mtlsTargets(r results, chosen []setting, o *options) []target {
+	counts := o.ruleCounts()
+	few, many := counts[0], counts[1]
 	var all []target
 	for _, s := range chosen {
 		at := mtlsSettings[s.name]
@@ -304,8 +328,8 @@ func mtlsTargets(r results, chosen []setting) []target {
 		}
 		for _, kind := range ruleKinds {
 			all = append(all, target{
-				what:  fmt.Sprintf("%s: the same, %s, with %d %s ÷ with %d", s.workersText(), rulesShape, manyRules, kind.what, fewRules),
-				limit: rulesShare, digits: 3, got: share(cost(kind.name(manyRules), rulesShape), cost(kind.name(fewRules), rulesShape)),
+				what:  fmt.Sprintf("%s: the same, %s, with %d %s ÷ with %d", s.workersText(), rulesShape, many, kind.what, few),
+				limit: rulesShare, digits: 3, got: share(cost(kind.name(many), rulesShape), cost(kind.name(few), rulesShape)),
 			})
 		}
 		if s.pinned {
@@ -349,7 +373,7 @@ func (o *outcome) writeMTLS(w *bytes.Buffer) {
 				continue
 			}
 			for _, kind := range ruleKinds {
-				for _, n := range []int{fewRules, manyRules} {
+				for _, n := range o.opts.ruleCounts() {
 					row(kind.name(n), fmt.Sprintf("Pillion, %d %s", n, kind.what), func(scene) string { return "" })
 				}
 			}

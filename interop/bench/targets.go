@@ -105,7 +105,7 @@ func targets(r results, chosen []setting, o *options) []target {
 		}
 	}
 	all = append(all, policyTargets(r, chosen)...)
-	all = append(all, mtlsTargets(r, chosen)...)
+	all = append(all, mtlsTargets(r, chosen, o)...)
 	all = append(all, abuseTargets(r, o)...)
 	return append(all, scaleTargets(r)...)
 }

@@ -150,8 +150,7 @@ func (m *envoyMesh) bootstrap(t testing.TB, service, admin string) []byte {
 		"-sidecar-for="+service, "-http-addr="+m.agent.Address, "-grpc-addr="+m.grpc, "-admin-bind="+admin)
 	out, err := cmd.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, is := errors.AsType[*exec.ExitError](err); is {
 			t.Fatalf("consul connect envoy: %v\n%s", err, exit.Stderr)
 		}
 		t.Fatalf("consul connect envoy: %v", err)

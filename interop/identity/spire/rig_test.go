@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,8 +116,7 @@ func (s *spire) ask(t testing.TB, command ...string) []byte {
 	cmd := exec.CommandContext(t.Context(), s.server, append(command, "-socketPath", s.admin())...)
 	out, err := cmd.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, is := errors.AsType[*exec.ExitError](err); is {
 			t.Fatalf("%s: %v\n%s%s", strings.Join(command, " "), err, out, exit.Stderr)
 		}
 		t.Fatalf("%s: %v", strings.Join(command, " "), err)
@@ -173,9 +173,7 @@ func copyFile(from, to string) (err error) {
 // identity is a bootstrap's, from SPIRE.
 func (s *spire) identity(more map[string]any) map[string]any {
 	spiffe := map[string]any{"socket": s.socket}
-	for name, value := range more {
-		spiffe[name] = value
-	}
+	maps.Copy(spiffe, more)
 
 	return map[string]any{"spiffe": spiffe}
 }

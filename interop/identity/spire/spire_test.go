@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,13 +111,8 @@ func (p *pair) awaitNew(t testing.TB, olds ...*x509.Certificate) *x509.Certifica
 	var leaf *x509.Certificate
 	consul.Eventually(t, "another certificate", func() bool {
 		leaf = p.shown(t)
-		for _, old := range olds {
-			if leaf.Equal(old) {
-				return false
-			}
-		}
 
-		return true
+		return !slices.ContainsFunc(olds, leaf.Equal)
 	})
 
 	return leaf
