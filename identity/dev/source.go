@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -47,12 +46,11 @@ type Options struct {
 // Source is an [identity.Source] that issues certificates to itself, and renews
 // them at about half of their lifetime.
 type Source struct {
+	*identity.Condition
+
 	ca *CA
 	id spiffeid.ID
 	o  Options
-
-	mu     sync.Mutex
-	status identity.Status
 }
 
 var _ identity.Source = (*Source)(nil)
@@ -71,7 +69,10 @@ func (ca *CA) Source(id spiffeid.ID, o Options) (*Source, error) {
 	if o.Random == nil {
 		o.Random = rand.Float64
 	}
-	s := &Source{ca: ca, id: id, o: o, status: identity.Status{Kind: "dev", Location: ca.folder, RenewsBy: renewsBy}}
+	s := &Source{ca: ca, id: id, o: o, Condition: identity.NewCondition(identity.Status{Kind: "dev", Location: ca.folder, RenewsBy: renewsBy}, identity.ConditionOptions{
+		Logger: o.Logger, Now: o.Now, Args: []any{"id", id.String()},
+		Fails: "certificate cannot be renewed", Well: "certificate is renewed again",
+	})}
 	if _, err := ca.Issue(id, o.TTL, o.Now()); err != nil {
 		return nil, err
 	}
@@ -84,7 +85,7 @@ func (s *Source) Watch(ctx context.Context, update func(*identity.State)) {
 		"id", s.id.String(), "ca", s.ca.folder)
 	for {
 		next, err := s.issue(update)
-		s.note(err)
+		s.Note(err)
 		if err != nil {
 			next = s.o.Now().Add(retryEvery)
 		}
@@ -131,27 +132,5 @@ func (s *Source) sleep(ctx context.Context, until time.Time) bool {
 			return false
 		case <-timer.C:
 		}
-	}
-}
-
-// Status is that of [identity.Source].
-func (s *Source) Status() identity.Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.status
-}
-
-func (s *Source) note(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case err == nil:
-		s.status.Err, s.status.Since = nil, time.Time{}
-	case s.status.Err == nil:
-		s.status.Since = s.o.Now()
-		s.o.Logger.Error("certificate cannot be renewed", "id", s.id.String(), "error", err)
-		fallthrough
-	default:
-		s.status.Err = err
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -37,11 +36,10 @@ type Options struct {
 // Source is an [identity.Source]. What cannot be used of changed files leaves what was
 // there before in force.
 type Source struct {
+	*identity.Condition
+
 	o     Options
 	first *identity.State
-
-	mu     sync.Mutex
-	status identity.Status
 }
 
 var _ identity.Source = (*Source)(nil)
@@ -55,7 +53,11 @@ func Open(o Options) (*Source, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Source{o: o, status: identity.Status{Kind: "files", Location: o.Certificate}}
+	s := &Source{o: o, Condition: identity.NewCondition(identity.Status{Kind: "files", Location: o.Certificate}, identity.ConditionOptions{
+		Logger: o.Logger, Now: o.Now, Args: []any{"certificate", o.Certificate},
+		Fails: "files of the identity are not taken over, what they said before stays in force",
+		Well:  "files of the identity can be used again",
+	})}
 	state, err := s.read()
 	if err != nil {
 		return nil, err
@@ -74,7 +76,7 @@ func (s *Source) Watch(ctx context.Context, update func(*identity.State)) {
 	update(held)
 	reload := func() {
 		state, err := s.read()
-		s.note(err)
+		s.Note(err)
 		if err == nil && (!state.SameCertificate(held) || !state.SameRoots(held)) {
 			held = state
 			update(held)
@@ -83,31 +85,6 @@ func (s *Source) Watch(ctx context.Context, update func(*identity.State)) {
 	// They may have changed since they were opened, when nobody watched.
 	reload()
 	watcher.Run(ctx, reload)
-}
-
-// Status is that of [identity.Source].
-func (s *Source) Status() identity.Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.status
-}
-
-// note keeps and logs what is wrong with the files, if that is news.
-func (s *Source) note(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before := s.status.Err
-	s.status.Err = err
-	switch {
-	case err == nil && before != nil:
-		s.status.Since = time.Time{}
-		s.o.Logger.Info("files of the identity can be used again", "certificate", s.o.Certificate)
-	case err != nil && (before == nil || before.Error() != err.Error()):
-		if before == nil {
-			s.status.Since = s.o.Now()
-		}
-		s.o.Logger.Warn("files of the identity are not taken over, what they said before stays in force", "error", err)
-	}
 }
 
 func (s *Source) paths() []string {

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -47,11 +46,10 @@ type Options struct {
 
 // Source is an [identity.Source].
 type Source struct {
+	*identity.Condition
+
 	o     Options
 	first time.Duration // firstRetry, but in tests
-
-	mu     sync.Mutex
-	status identity.Status
 }
 
 var _ identity.Source = (*Source)(nil)
@@ -75,7 +73,11 @@ func Open(o Options) (*Source, error) {
 	if err := workloadapi.ValidateAddress(o.Socket); err != nil {
 		return nil, fmt.Errorf("address %q of the SPIFFE Workload API: %w", o.Socket, err)
 	}
-	return &Source{o: o, first: firstRetry, status: identity.Status{Kind: "spiffe", Location: o.Socket}}, nil
+	return &Source{o: o, first: firstRetry, Condition: identity.NewCondition(identity.Status{Kind: "spiffe", Location: o.Socket}, identity.ConditionOptions{
+		Logger: o.Logger, Now: o.Now, Args: []any{"socket", o.Socket},
+		Fails: "SPIFFE Workload API fails, what it said before stays in force",
+		Well:  "SPIFFE Workload API answers again",
+	})}, nil
 }
 
 // Watch is that of [identity.Source].
@@ -91,7 +93,7 @@ func (s *Source) Watch(ctx context.Context, update func(*identity.State)) {
 				MinConnectTimeout: lastRetry,
 			})))
 		if err != nil {
-			s.note(err)
+			s.Note(err)
 		} else {
 			// It returns when ctx ends, and also after errors that go-spiffe holds to be final.
 			// To us none is: an agent may be configured otherwise meanwhile.
@@ -102,31 +104,6 @@ func (s *Source) Watch(ctx context.Context, update func(*identity.State)) {
 		case <-ctx.Done():
 		case <-time.After(pauses.Next()):
 		}
-	}
-}
-
-// Status is that of [identity.Source].
-func (s *Source) Status() identity.Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.status
-}
-
-// note keeps and logs what is wrong with the API, if that is news.
-func (s *Source) note(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before := s.status.Err
-	s.status.Err = err
-	switch {
-	case err == nil && before != nil:
-		s.status.Since = time.Time{}
-		s.o.Logger.Info("SPIFFE Workload API answers again", "socket", s.o.Socket)
-	case err != nil && (before == nil || before.Error() != err.Error()):
-		if before == nil {
-			s.status.Since = s.o.Now()
-		}
-		s.o.Logger.Warn("SPIFFE Workload API fails, what it said before stays in force", "socket", s.o.Socket, "error", err)
 	}
 }
 
@@ -142,7 +119,7 @@ type watcher struct {
 func (w *watcher) OnX509ContextUpdate(x *workloadapi.X509Context) {
 	w.pauses.Reset()
 	state, err := w.s.state(x)
-	w.s.note(err)
+	w.s.Note(err)
 	if err == nil && w.ctx.Err() == nil {
 		w.update(state)
 	}
@@ -151,7 +128,7 @@ func (w *watcher) OnX509ContextUpdate(x *workloadapi.X509Context) {
 // OnX509ContextWatchError is that of [workloadapi.X509ContextWatcher].
 func (w *watcher) OnX509ContextWatchError(err error) {
 	if w.ctx.Err() == nil {
-		w.s.note(plain(err))
+		w.s.Note(plain(err))
 	}
 }
 
