@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,8 @@ import (
 const (
 	// maxFile is the most bytes of a file of certificates.
 	maxFile = 1 << 20
+	// maxReads is how often a file is read again that changes meanwhile.
+	maxReads = 5
 	// forbidden are the permissions that a key's file may not give: to the group any but
 	// reading, to others any.
 	forbidden fs.FileMode = 0o037
@@ -41,7 +44,9 @@ func readFile(path string, check func(path string, info fs.FileInfo) error) ([]b
 			return nil, err
 		}
 	}
-	text, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	text, err := readSettled(func() ([]byte, error) {
+		return io.ReadAll(io.NewSectionReader(file, 0, maxFile+1))
+	})
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%s cannot be read: %w", path, withoutPath(err))
@@ -49,6 +54,27 @@ func readFile(path string, check func(path string, info fs.FileInfo) error) ([]b
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
 	}
 	return text, nil
+}
+
+// readSettled reads until it comes to the same twice in a row. A file that somebody writes
+// in place meanwhile may be read with its old beginning and its new end, and if those
+// are of two certificates for the same service, that may look like one.
+func readSettled(read func() ([]byte, error)) ([]byte, error) {
+	before, err := read()
+	for range maxReads {
+		if err != nil {
+			return nil, err
+		}
+		var text []byte
+		if text, err = read(); err == nil && bytes.Equal(before, text) {
+			return text, nil
+		}
+		before = text
+	}
+	if err == nil {
+		err = errors.New("it is being written over and over")
+	}
+	return nil, err
 }
 
 // withoutPath leaves out what the message around it says already.
