@@ -177,7 +177,8 @@ func TestConfigurations(t *testing.T) {
 			case "# mesh.yaml":
 				var mesh *configv1.MeshFile
 				mesh, err = configyaml.ReadMesh(path, configyaml.DefaultMeshSize)
-				for _, refusal := range policy.Validate(mesh.GetPolicies()) {
+				_, refused := policy.Compile(mesh.GetPolicies(), nil, policy.Env{})
+				for _, refusal := range refused {
 					t.Errorf("%s: %v", p.path, refusal)
 				}
 			case "# policies.yaml":

@@ -46,7 +46,7 @@ func CA(t testing.TB, trustDomain string, options ...Option) *Authority {
 	}
 	a := &Authority{t: t, TrustDomain: td}
 	template := authorityTemplate(td, options)
-	a.Key = NewKey(t)
+	a.Key = newKey(t)
 	a.Root = sign(t, template, template, a.Key.Public(), a.Key)
 	a.signer = a.Root
 	return a
@@ -70,7 +70,7 @@ func authorityTemplate(td spiffeid.TrustDomain, options []Option) *x509.Certific
 // certificate, and chains to this one's root.
 func (a *Authority) Intermediate(options ...Option) *Authority {
 	a.t.Helper()
-	key := NewKey(a.t)
+	key := newKey(a.t)
 	cert := sign(a.t, authorityTemplate(a.TrustDomain, options), a.signer, key.Public(), a.Key)
 	return &Authority{
 		t: a.t, TrustDomain: a.TrustDomain, Root: a.Root, Key: key,
@@ -169,7 +169,7 @@ func (a *Authority) Issue(id string, options ...Option) *tls.Certificate {
 	for _, option := range options {
 		option(template)
 	}
-	key := NewKey(a.t)
+	key := newKey(a.t)
 	leaf := sign(a.t, template, a.signer, key.Public(), a.Key)
 	cert := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 	for _, c := range a.between {
@@ -249,8 +249,8 @@ func KeyPEM(t testing.TB, cert *tls.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// NewKey returns a new key, of ECDSA on P-256.
-func NewKey(t testing.TB) crypto.Signer {
+// newKey returns a new key, of ECDSA on P-256.
+func newKey(t testing.TB) crypto.Signer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

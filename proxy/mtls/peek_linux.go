@@ -1,6 +1,7 @@
 package mtls
 
 import (
+	"errors"
 	"io"
 	"syscall"
 
@@ -14,7 +15,7 @@ func peek(rc syscall.RawConn) (first []byte, err error) {
 	var buffer [firstSize]byte
 	failed := rc.Read(func(fd uintptr) (done bool) {
 		first, err = peekNow(int(fd), buffer[:])
-		return err != syscall.EAGAIN
+		return !errors.Is(err, syscall.EAGAIN)
 	})
 	if failed != nil {
 		return nil, failed
@@ -27,7 +28,7 @@ func peekNow(fd int, buffer []byte) ([]byte, error) {
 	for {
 		n, _, err := syscall.Recvfrom(fd, buffer, syscall.MSG_PEEK)
 		switch {
-		case err == syscall.EINTR:
+		case errors.Is(err, syscall.EINTR):
 			continue
 		case err != nil:
 			return nil, err
@@ -39,8 +40,8 @@ func peekNow(fd int, buffer []byte) ([]byte, error) {
 		if want <= n {
 			return first, nil
 		}
-		if have, err := unix.IoctlGetInt(fd, unix.SIOCINQ); err != nil || have >= want || ended(fd) {
-			return first, nil
+		if have, failed := unix.IoctlGetInt(fd, unix.SIOCINQ); failed != nil || have >= want || ended(fd) {
+			return first, nil // whoever reads it finds out what is wrong
 		}
 		return nil, syscall.EAGAIN
 	}

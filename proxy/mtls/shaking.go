@@ -55,7 +55,7 @@ type shaking struct {
 func (s *shaking) run() error {
 	s.tr.wire.shaking = s
 	if s.to != nil {
-		s.begin() // the first message is a step too
+		_ = s.begin() // the first message is a step too; what waits for its answer notices the deadline
 	}
 	err := s.tr.tls.HandshakeContext(context.Background())
 	s.release()

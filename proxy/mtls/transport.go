@@ -139,7 +139,7 @@ func (t *transport) filled(n int, err error) error {
 		return nil
 	}
 	t.wire.in.Return()
-	if err == io.EOF && t.wire.given.inside() {
+	if errors.Is(err, io.EOF) && t.wire.given.inside() {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -164,7 +164,7 @@ func (t *transport) decrypt(p []byte) (n int, err error) {
 		if n += m; m > 0 {
 			t.wire.given.whole--
 		}
-		if err == errAgain {
+		if errors.Is(err, errAgain) {
 			err = t.noteChatter()
 		}
 		if err != nil {

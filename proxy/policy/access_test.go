@@ -142,7 +142,7 @@ func TestAccessPoliciesThatAreRefused(t *testing.T) {
 		"rules":   {"access.rules[0].methods[1]", "access.rules[0].metadata[0].regex", "access.rules[0].metadata[1].key"},
 	}
 	got := map[string][]string{}
-	for _, r := range Validate(written(t, `
+	for _, r := range refusalsOf(written(t, `
 - {name: fine, service: greeter, access: {rules: [{action: allow}]}}
 - {name: fine-too, service: greeter, access: {rules: [{action: allow}]}}
 - {name: methods, service: greeter, methods: [a.B], access: {rules: [{action: allow}]}}

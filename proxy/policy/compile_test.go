@@ -94,7 +94,7 @@ func TestWhatIsNotSaid(t *testing.T) {
 
 func TestPoliciesThatAreRefused(t *testing.T) {
 	t.Parallel()
-	refused := Validate(written(t, `
+	refused := refusalsOf(written(t, `
 - {name: base, service: greeter, methods: [a.B], timeout: {default: 1s}}
 - {name: twice, service: greeter, methods: [c.D, a.B/*], timeout: {default: 1s}}
 - {name: retry, service: greeter, methods: [a.B], retry: {max_attempts: 2, conditions: [connect-failure]}}
@@ -251,15 +251,15 @@ func TestUnknownSubsets(t *testing.T) {
 	route := func(subset string) string {
 		return "- {name: route, service: greeter, route: {rules: [{to: {subset: " + subset + "}}]}}\n"
 	}
-	if refused := Validate(written(t, route("v3")+subsets)); len(refused) != 1 || refused[0].Field != "route.rules[0].to.subset" ||
+	if refused := refusalsOf(written(t, route("v3")+subsets)); len(refused) != 1 || refused[0].Field != "route.rules[0].to.subset" ||
 		!strings.Contains(refused[0].Message, `has no subset "v3": policy "subsets" has v1, v2`) {
 		t.Errorf("%v", refused)
 	}
-	if refused := Validate(written(t, route("v3"))); len(refused) != 0 {
+	if refused := refusalsOf(written(t, route("v3"))); len(refused) != 0 {
 		t.Errorf("without a subsets policy: %v", refused)
 	}
 	other := "- {name: route, service: web, route: {rules: [{mirror: {to: {service: greeter, subset: v9}}}, {split: {destinations: [{weight: 10000, service: greeter, subset: v8}]}}]}}\n"
-	if refused := Validate(written(t, subsets+other)); len(refused) != 2 || refused[0].Field != "route.rules[0].mirror.to.subset" || refused[1].Field != "route.rules[1].split.destinations[0].subset" {
+	if refused := refusalsOf(written(t, subsets+other)); len(refused) != 2 || refused[0].Field != "route.rules[0].mirror.to.subset" || refused[1].Field != "route.rules[1].split.destinations[0].subset" {
 		t.Errorf("%v", refused)
 	}
 	first := compiled(t, subsets+route("v2"))

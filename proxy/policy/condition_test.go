@@ -116,7 +116,7 @@ func TestConditionsThatAreWrong(t *testing.T) {
 		yaml += fmt.Sprintf("- {name: %s, service: %s, route: {rules: [{match: {metadata: [%s]}, to: {service: x}}]}}\n", name, name, condition)
 		wants[name] = want
 	}
-	refused := Validate(written(t, yaml))
+	refused := refusalsOf(written(t, yaml))
 	if len(refused) != len(wants) {
 		t.Errorf("%d are refused, not %d: %v", len(refused), len(wants), refused)
 	}

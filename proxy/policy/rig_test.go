@@ -20,6 +20,12 @@ func written(tb testing.TB, yaml string) []*configv1.Policy {
 	return mesh.GetPolicies()
 }
 
+// refusalsOf says what is wrong with policies by themselves.
+func refusalsOf(policies []*configv1.Policy) []Refusal {
+	_, refusals := Compile(policies, nil, Env{})
+	return refusals
+}
+
 // compiled compiles policies that are in order.
 func compiled(tb testing.TB, yaml string) *Set {
 	tb.Helper()

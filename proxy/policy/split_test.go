@@ -289,7 +289,7 @@ func TestSplitsThatAreWrong(t *testing.T) {
 		yaml += fmt.Sprintf("- {name: %s, service: %s, route: {rules: [{split: %s}]}}\n", name, name, split)
 		wants[name] = want
 	}
-	refused := Validate(written(t, yaml))
+	refused := refusalsOf(written(t, yaml))
 	for _, r := range refused {
 		if !strings.Contains(r.Message, wants[r.Policy]) || !strings.HasPrefix(r.Field, "route.rules[0].split") {
 			t.Errorf("%v, which does not say %q", r, wants[r.Policy])

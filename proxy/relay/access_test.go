@@ -399,7 +399,7 @@ func TestAccessByMetadata(t *testing.T) {
 	})
 }
 
-func (g *guarded) cfgBudget() int64 { return int64(g.http2.Budget.Used()) }
+func (g *guarded) cfgBudget() int64 { return g.http2.Budget.Used() }
 
 // 10,000 RPCs under way are looked at again within a second, and in steps.
 func TestRecheckOfMany(t *testing.T) {

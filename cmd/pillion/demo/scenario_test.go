@@ -33,7 +33,8 @@ func check(t *testing.T, policies string) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, policies)
 	}
-	for _, r := range policy.Validate(mesh.GetPolicies()) {
+	_, refused := policy.Compile(mesh.GetPolicies(), nil, policy.Env{})
+	for _, r := range refused {
 		t.Errorf("%v\n%s", r, policies)
 	}
 	for _, w := range policy.Warnings(mesh.GetPolicies(), []string{"greeter"}) {

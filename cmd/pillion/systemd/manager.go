@@ -49,9 +49,6 @@ func (m *Manager) dial() (err error) {
 // Ready says that the service serves, and with which status text.
 func (m *Manager) Ready(status string) { m.tell(daemon.SdNotifyReady, statusLine(status)) }
 
-// Status replaces the status text, which `systemctl status` shows.
-func (m *Manager) Status(text string) { m.tell(statusLine(text)) }
-
 // Stopping says that the service is ending.
 func (m *Manager) Stopping(status string) { m.tell(daemon.SdNotifyStopping, statusLine(status)) }
 

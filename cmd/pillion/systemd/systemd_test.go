@@ -72,7 +72,6 @@ func TestMessages(t *testing.T) {
 		want string
 	}{
 		{func() { m.Ready("serving\non 1") }, "READY=1\nSTATUS=serving on 1"},
-		{func() { m.Status("well") }, "STATUS=well"},
 		{func() { m.Stopping("draining") }, "STOPPING=1\nSTATUS=draining"},
 		{func() { m.Replaced(42) }, "MAINPID=42\nREADY=1"},
 		{func() { m.Reloading("upgrading") }, "RELOADING=1\nMONOTONIC_USEC="},
@@ -103,7 +102,7 @@ func TestTheManagerGoesAway(t *testing.T) {
 	m.Ready("nobody hears")
 	listening := newManager(t)
 	m.addr.Name = os.Getenv("NOTIFY_SOCKET")
-	m.Status("heard")
+	m.tell(statusLine("heard"))
 	if said := listening.next(); said != "STATUS=heard" {
 		t.Errorf("said %q", said)
 	}
@@ -141,13 +140,13 @@ func TestWatchdog(t *testing.T) {
 	}
 	close(stuck)
 	<-looks
-	m.Status("from now on there is no progress")
+	m.tell(statusLine("from now on there is no progress"))
 	for listening.next() == "WATCHDOG=1" { // what was said before
 		continue
 	}
 	<-looks
 	<-looks
-	m.Status("end")
+	m.tell(statusLine("end"))
 	if said := listening.next(); said != "STATUS=end" {
 		t.Errorf("without progress it said %q", said)
 	}

@@ -96,7 +96,7 @@ func (n *Network) Dial(ctx context.Context, _, address string) (net.Conn, error)
 }
 
 func (h *Host) accept(conn net.Conn) {
-	p := SilentServer(h.t, conn)
+	p := silentServer(h.t, conn)
 	if h.GoAway {
 		p.write(func() error {
 			_, err := conn.Write([]byte("\x00\x00\x00\x04\x00\x00\x00\x00\x00" + // SETTINGS

@@ -101,16 +101,8 @@ func Client(t testing.TB, conn net.Conn, settings ...http2.Setting) *Peer {
 	return p
 }
 
-// Server begins a connection as a server with these settings.
-func Server(t testing.TB, conn net.Conn, settings ...http2.Setting) *Peer {
-	t.Helper()
-	p := SilentServer(t, conn)
-	p.Settings(settings...)
-	return p
-}
-
-// SilentServer reads as a server does and says nothing.
-func SilentServer(t testing.TB, conn net.Conn) *Peer {
+// silentServer reads as a server does and says nothing.
+func silentServer(t testing.TB, conn net.Conn) *Peer {
 	p := newPeer(t, conn)
 	go func() {
 		if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
