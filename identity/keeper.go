@@ -157,8 +157,6 @@ func (k *Keeper) take(next *State) {
 	}
 	k.current.Store(next)
 	k.mu.Lock()
-	close(k.changed)
-	k.changed = make(chan struct{})
 	watchers := make([]*watcher, 0, len(k.watchers))
 	for w := range k.watchers {
 		watchers = append(watchers, w)
@@ -170,6 +168,12 @@ func (k *Keeper) take(next *State) {
 			w.update(next)
 		}
 	}
+	// Those who wait for it begin once everybody knows: names in access rules stand for
+	// something only then.
+	k.mu.Lock()
+	close(k.changed)
+	k.changed = make(chan struct{})
+	k.mu.Unlock()
 	select {
 	case k.renewed <- struct{}{}:
 	default:

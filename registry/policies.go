@@ -31,6 +31,11 @@ type RefusedPolicy struct {
 	Policy string
 	// Problem says on one line where it is wrong, and how.
 	Problem string
+	// Service is what it is for, "" where that could not be read.
+	Service string
+	// Access says that it refuses callers, or may be meant to: until there is a version
+	// that holds, nobody is to be let in that it might have refused.
+	Access bool
 }
 
 // PolicySource is where policies are found.

@@ -107,7 +107,7 @@ func New(o Options) (*Server, error) {
 // handler tells gRPC requests from the others.
 func (s *Server) handler() http.Handler {
 	pages := s.admin.pages()
-	return s.hosts.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if mayUse := s.admin.MayUse; mayUse != nil && r.TLS != nil {
 			if err := mayUse(*r.TLS); err != nil {
 				http.Error(w, "admin: "+err.Error(), http.StatusForbidden)
@@ -119,7 +119,11 @@ func (s *Server) handler() http.Handler {
 			return
 		}
 		pages.ServeHTTP(w, r)
-	}))
+	})
+	if s.admin.TLS != nil {
+		return handler // a page in a browser cannot prove who it is
+	}
+	return s.hosts.guard(handler)
 }
 
 // Serve serves a listener, which it closes, until Shutdown has done its work;

@@ -34,6 +34,7 @@ const (
 type adminFlags struct {
 	address                 string
 	certificate, key, roots string
+	id                      string // that the sidecar has to prove; "": any of the trust domain
 	timeout                 time.Duration
 }
 
@@ -59,6 +60,8 @@ func (f *adminFlags) addRest(cmd *cobra.Command) {
 		flags.StringVar(file.to, file.name, os.Getenv(variable(file.name)), usage(file.usage, file.name))
 		_ = cmd.MarkFlagFilename(file.name, "pem", "crt", "key")
 	}
+	flags.StringVar(&f.id, "tls-id", os.Getenv(variable("tls-id")), usage("the `SPIFFE-ID` that the sidecar has to prove; without, anybody's of the trust domain will do", "tls-id"))
+	_ = cmd.RegisterFlagCompletionFunc("tls-id", cobra.NoFileCompletions)
 	_ = cmd.RegisterFlagCompletionFunc("admin", cobra.NoFileCompletions)
 	_ = cmd.RegisterFlagCompletionFunc("timeout", cobra.NoFileCompletions)
 }
@@ -96,7 +99,7 @@ func (f *adminFlags) credentials() (credentials.TransportCredentials, error) {
 	if f.certificate == "" || f.key == "" || f.roots == "" {
 		return nil, errors.New("--tls-cert, --tls-key and --tls-ca belong together: give all three")
 	}
-	config, err := clientTLS(f.certificate, f.key, f.roots)
+	config, err := clientTLS(f.certificate, f.key, f.roots, f.id)
 	if err != nil {
 		return nil, err
 	}
@@ -105,16 +108,20 @@ func (f *adminFlags) credentials() (credentials.TransportCredentials, error) {
 
 // clientTLS is a client's TLS that believes who has proven a SPIFFE ID of the client's
 // own trust domain, whose roots these are.
-func clientTLS(certificate, key, roots string) (*tls.Config, error) {
+func clientTLS(certificate, key, roots, id string) (*tls.Config, error) {
 	state, err := clientState(certificate, key, roots)
 	if err != nil {
 		return nil, err
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*state.Certificate},
-		InsecureSkipVerify: true, //nolint:gosec // names do not matter: VerifyConnection finds out who that is
+		// Names do not matter: who it is is found out in VerifyConnection.
+		InsecureSkipVerify: true,
 		VerifyConnection: func(c tls.ConnectionState) error {
-			_, err := state.Verify(c.PeerCertificates, x509.ExtKeyUsageServerAuth, time.Now())
+			peer, err := state.Verify(c.PeerCertificates, x509.ExtKeyUsageServerAuth, time.Now())
+			if err == nil && id != "" && peer.ID.String() != id {
+				err = fmt.Errorf("it has proven to be %s, not %s (--tls-id)", peer.ID, id)
+			}
 			return err
 		},
 	}, nil

@@ -69,13 +69,13 @@ func TestReportPlaintext(t *testing.T) {
 		{SpiffeId: "spiffe://example.org/svc/web", Host: "10.0.0.6", Rpcs: 100},
 		{Host: "10.0.0.7", Rpcs: 12, Connections: 1, FirstSeen: seen, LastSeen: seen},
 	}}}})
-	none := administered(t, nil, server.Options{Identity: known{callers: &adminv1.ListCallersResponse{Service: "orders", Tls: "strict"}}})
+	none := administered(t, nil, server.Options{Identity: known{callers: &adminv1.ListCallersResponse{Service: "orders", Tls: "strict", Since: seen}}})
 	code, stdout, stderr := pillion(t, "report", "plaintext", "--admin", some, "--admin", none)
 	want := `
 SERVICE  INBOUND     CALLER    RPCS  CONNECTIONS  FIRST SEEN           LAST SEEN
 greeter  permissive  10.0.0.7  12    1            2026-11-01 12:00:00  2026-11-01 12:00:00
 greeter: 3 more callers were not remembered
-orders: nobody came without TLS since its sidecar started (inbound.tls: strict)
+orders: nobody came without TLS since its sidecar started, at 2026-11-01 12:00:00 (inbound.tls: strict)
 `
 	if code != 1 || stdout != want[1:] || stderr != "pillion: some callers still come without TLS\n" {
 		t.Errorf("exit %d, %q, got\n%s\nwant%s", code, stderr, stdout, want)

@@ -37,7 +37,8 @@ func newReportPlaintextCommand() *cobra.Command {
 		Use:   "plaintext",
 		Short: "List the callers that still come without TLS",
 		Long: `Ask running sidecars which callers came to their apps without TLS since they started.
-Where there are none left, inbound.tls can go from "permissive" to "strict".
+Where there are none left, inbound.tls can go from "permissive" to "strict". An upgrade
+(SIGHUP) is a start: give those who seldom call their time.
 It ends with exit code 1 where there are any.`,
 		Example: "  pillion report plaintext\n  pillion report plaintext --admin 10.0.0.1:15000 --admin 10.0.0.2:15000",
 		Args:    noArguments,
@@ -93,7 +94,7 @@ func plaintextTable(out io.Writer, answers []*adminv1.ListCallersResponse) strin
 		case answer.GetTls() == "":
 			fmt.Fprintf(&quiet, "%s: this sidecar has no inbound side\n", service)
 		case len(answer.GetCallers()) == 0:
-			fmt.Fprintf(&quiet, "%s: nobody came without TLS since its sidecar started (inbound.tls: %s)\n", service, answer.GetTls())
+			fmt.Fprintf(&quiet, "%s: nobody came without TLS since its sidecar started, at %s (inbound.tls: %s)\n", service, at(answer.GetSince()), answer.GetTls())
 		}
 		for _, c := range answer.GetCallers() {
 			some = true

@@ -217,6 +217,10 @@ type PolicyProblems struct {
 	// Name is the policy's, as far as it could be read.
 	Name     string
 	Problems Problems
+	// Service is what it is for, "" where that could not be read.
+	Service string
+	// Access says that it refuses callers, or may be meant to.
+	Access bool
 }
 
 // ParseMeshInPart is [ParseMesh] for a file that is in use: a policy that is wrong
@@ -310,6 +314,7 @@ func problemsOf(doc *document, items []*yaml.Node, wrong map[int]findings) []Pol
 	var out []PolicyProblems
 	for _, i := range slices.Sorted(maps.Keys(wrong)) {
 		p := PolicyProblems{Index: i, Problems: doc.report(wrong[i], nil)}
+		p.Service, p.Access = meansAccess(items[i])
 		if items[i].Kind == yaml.MappingNode {
 			if name := valueOf(items[i], func(key string) bool { return key == "name" }); name != nil {
 				p.Name = name.Value
@@ -333,3 +338,33 @@ func cutPolicy(field string) (index int, rest string, ok bool) {
 	index, err := strconv.Atoi(number)
 	return index, rest, err == nil && index >= 0
 }
+
+// meansAccess says which service a policy is for that is wrong, and whether it would
+// refuse callers: where it is of no other kind.
+func meansAccess(item *yaml.Node) (service string, access bool) {
+	if item.Kind != yaml.MappingNode {
+		return "", true
+	}
+	text := func(in *yaml.Node, key string) string {
+		if v := valueOf(in, func(k string) bool { return k == key }); v != nil && v.Kind == yaml.ScalarNode {
+			return v.Value
+		}
+		return ""
+	}
+	kinds := (&configv1.Policy{}).ProtoReflect().Descriptor().Oneofs().ByName("kind").Fields()
+	for i := range kinds.Len() {
+		name := kinds.Get(i).TextName()
+		if v := valueOf(item, func(k string) bool { return k == name }); v != nil {
+			if name != accessKey {
+				return text(item, "service"), false
+			}
+			if mode := text(v, "mode"); v.Kind == yaml.MappingNode && (mode == "off" || mode == "audit") {
+				return text(item, "service"), false
+			}
+		}
+	}
+	return text(item, "service"), true
+}
+
+// accessKey is what an access policy is called.
+const accessKey = "access"

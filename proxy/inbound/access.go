@@ -2,6 +2,7 @@ package inbound
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -24,6 +25,7 @@ type accessControl struct {
 
 	mu         sync.Mutex
 	rules      *access.Rules
+	broken     []string // access policies that are wrong, and have no version that holds
 	intentions *registry.Intentions
 	own        *identity.State // as far as who this is matters
 	checking   bool            // RPCs are looked at
@@ -85,15 +87,40 @@ func (a *accessControl) setIdentity(state *identity.State) {
 	}
 }
 
+// setBroken has everybody refused in the name of access policies that are wrong.
+func (a *accessControl) setBroken(names []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if slices.Equal(names, a.broken) {
+		return
+	}
+	a.broken = names
+	a.put()
+}
+
+// rulesOf are the rules and, where there are access policies that are wrong, those that
+// refuse everybody for it.
+func (a *accessControl) rulesOf() *access.Rules {
+	if len(a.broken) == 0 {
+		return a.rules
+	}
+	all := slices.Clone(a.rules.Policies())
+	for _, name := range a.broken {
+		all = append(all, &access.Written{Name: name, Rules: []access.Rule{{Name: "wrong"}}})
+	}
+	return access.NewRules(all...)
+}
+
 // put puts in force what there is. a.mu is held.
 func (a *accessControl) put() {
-	if a.rules == nil && a.intentions == nil && !a.await {
+	rules := a.rulesOf()
+	if rules == nil && a.intentions == nil && !a.await {
 		if a.gate.Policy() != nil { // what was refused is not any more
 			a.gate.Set(nil)
 		}
 		return
 	}
-	a.gate.Set(access.New(a.rules, a.intentions, access.Env{
+	a.gate.Set(access.New(rules, a.intentions, access.Env{
 		TrustDomain: a.own.TrustDomain, IDs: a.proxy.secure.ids(a.own), AwaitIntentions: a.await,
 	}))
 	switch {

@@ -103,6 +103,10 @@ func (p *Proxy) SetPolicies(set *policy.Set) {
 	p.access.setRules(set.Service(p.app.Name()).Access())
 }
 
+// RefuseFor has everybody refused in the name of access policies that are wrong, and of
+// which no version holds; none: nobody is.
+func (p *Proxy) RefuseFor(policies []string) { p.access.setBroken(policies) }
+
 // SetIntentions puts Consul's intentions for calls of the app in force, also for RPCs
 // that are under way; nil: none have to be passed, unless Options.AwaitIntentions says
 // that some do.

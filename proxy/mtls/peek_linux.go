@@ -40,11 +40,10 @@ func peekNow(fd int, buffer []byte) ([]byte, error) {
 		if want <= n {
 			return first, nil
 		}
-		have, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
-		if err == nil && have < want && !ended(fd) {
-			return nil, syscall.EAGAIN
+		if have, failed := unix.IoctlGetInt(fd, unix.SIOCINQ); failed != nil || have >= want || ended(fd) {
+			return first, nil // whoever reads it finds out what is wrong
 		}
-		return first, nil // whoever reads it finds out what is wrong
+		return nil, syscall.EAGAIN
 	}
 }
 

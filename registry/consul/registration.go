@@ -233,7 +233,9 @@ func (p *plan) fillCheck() error {
 			p.check.Target = p.app.local()
 		case p.Sidecar != nil && p.inbound.socket == "":
 			p.check.Target = p.inbound.local()
-			p.connects = p.Sidecar.Security == registry.SecurityMTLS
+			// The agent has no identity. Where plaintext is let in too, access rules that
+			// name callers would refuse its question, and the app would count as critical.
+			p.connects = p.Sidecar.Security == registry.SecurityMTLS || p.Sidecar.Security == registry.SecurityPermissive
 		case p.Check != nil:
 			return fmt.Errorf("service %s: Consul cannot check an app on a Unix socket that has no inbound on TCP: say what to check, or turn the check off", p.Name)
 		}

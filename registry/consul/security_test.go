@@ -88,7 +88,8 @@ func TestAppOnASocketBehindMTLSIsCheckedByConnecting(t *testing.T) {
 		app, target      string
 		grpc, tcp, check string
 	}{
-		{registry.SecurityPermissive, "unix:///run/a.sock", "", "127.0.0.1:2", "", "s-93d3f03a:grpc"},
+		{registry.SecurityPlaintext, "unix:///run/a.sock", "", "127.0.0.1:2", "", "s-93d3f03a:grpc"},
+		{registry.SecurityPermissive, "unix:///run/a.sock", "", "", "127.0.0.1:2", "s-93d3f03a:tcp"},
 		{registry.SecurityMTLS, "unix:///run/a.sock", "", "", "127.0.0.1:2", "s-93d3f03a:tcp"},
 		{registry.SecurityMTLS, "unix:///run/a.sock", "127.0.0.1:9", "127.0.0.1:9", "", "s-93d3f03a:grpc"},
 		{registry.SecurityMTLS, "127.0.0.1:1", "", "127.0.0.1:1", "", "s-1:grpc"},

@@ -30,7 +30,7 @@ func (p *policies) take(path string, data []byte, good []*configv1.Policy, refus
 	now.List = append(now.List, good...)
 	for _, r := range refused {
 		for _, problem := range r.Problems {
-			now.Refused = append(now.Refused, registry.RefusedPolicy{Policy: r.Name, Problem: problem.Error()})
+			now.Refused = append(now.Refused, registry.RefusedPolicy{Policy: r.Name, Problem: problem.Error(), Service: r.Service, Access: r.Access})
 		}
 		if last := p.inForce[r.Name]; last != nil && next[r.Name] == nil {
 			next[r.Name], place[r.Name] = last, r.Index

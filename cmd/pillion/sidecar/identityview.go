@@ -122,7 +122,7 @@ func certificate(c *x509.Certificate) *adminv1.Certificate {
 // Callers implements server.Identity.
 func (v identityView) Callers() *adminv1.ListCallersResponse {
 	s := v.s
-	answer := &adminv1.ListCallersResponse{Service: s.cfg.GetService().GetName(), Tls: s.cfg.GetInbound().GetTls()}
+	answer := &adminv1.ListCallersResponse{Service: s.cfg.GetService().GetName(), Tls: s.cfg.GetInbound().GetTls(), Since: timestamp(s.started)}
 	all, forgotten := s.counters.Callers.Report()
 	answer.Forgotten = forgotten
 	for _, c := range all {

@@ -2,11 +2,13 @@ package sidecar
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/registry"
 )
@@ -29,10 +31,60 @@ type policies struct {
 	refused []registry.RefusedPolicy
 	states  map[string]policyState
 	targets []func(*policy.Set)
+
+	service string         // the app's
+	broken  []string       // access policies for it that are wrong, and have no version that holds
+	refuse  func([]string) // is told of them; nil: there is no inbound side
 }
 
-func newPolicies(env policy.Env, logger *slog.Logger) *policies {
-	return &policies{env: env, logger: logger}
+// meansAccess says which service a policy of the list is for, and whether it refuses
+// callers.
+func meansAccess(list []*configv1.Policy, name string) (service string, access bool) {
+	for _, m := range list {
+		if a := m.GetAccess(); m.GetName() == name && a != nil {
+			return m.GetService(), a.GetMode() != "off" && a.GetMode() != "audit"
+		}
+	}
+	return "", false
+}
+
+// brokenAccess returns the names of the access policies for the app that are wrong, and of
+// which no version holds: after a restart there is no last good one. p.mu is held.
+func (p *policies) brokenAccess(set *policy.Set, refused []registry.RefusedPolicy) (names []string) {
+	held := map[string]bool{}
+	for one := range set.All() {
+		held[one.Source.GetName()] = true
+	}
+	for _, r := range refused {
+		mine := r.Service == "" || r.Service == policy.AllServices || r.Service == p.service
+		if r.Access && mine && !held[r.Policy] && !slices.Contains(names, r.Policy) {
+			names = append(names, r.Policy)
+		}
+	}
+	return names
+}
+
+// applyBroken has the inbound side told of access policies that are wrong, now and
+// whenever that changes.
+func (p *policies) applyBroken(to func(names []string)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refuse = to
+	to(p.broken)
+}
+
+// brokenError says that there are such.
+func (p *policies) brokenError() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.broken) == 0 {
+		return nil
+	}
+	return fmt.Errorf("access policy %q is wrong, and there is no version of it that was not: everybody would be refused", p.broken[0])
+}
+
+func newPolicies(env policy.Env, service string, logger *slog.Logger) *policies {
+	return &policies{env: env, service: service, logger: logger}
 }
 
 // apply has a proxy told of the policies in force, now and whenever they change.
@@ -73,9 +125,18 @@ func (p *policies) take(source int, now *registry.Policies) {
 	refused := all.Refused
 	set, wrong := policy.Compile(all.List, p.set, p.env)
 	for _, w := range wrong {
-		refused = append(refused, registry.RefusedPolicy{Policy: w.Policy, Problem: all.Place(w.Policy, w.Field) + ": " + w.Message})
+		r := registry.RefusedPolicy{Policy: w.Policy, Problem: all.Place(w.Policy, w.Field) + ": " + w.Message}
+		r.Service, r.Access = meansAccess(all.List, w.Policy)
+		refused = append(refused, r)
 	}
 	p.log(refused)
+	// Before the others, so that nobody slips in between.
+	if broken := p.brokenAccess(set, refused); !slices.Equal(broken, p.broken) {
+		p.broken = broken
+		if p.refuse != nil {
+			p.refuse(broken)
+		}
+	}
 	p.note(set, refused, time.Now())
 	p.set, p.all, p.refused = set, all, refused
 	for _, to := range p.targets {

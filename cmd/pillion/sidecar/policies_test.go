@@ -52,7 +52,7 @@ func TestHowPoliciesStand(t *testing.T) {
 		mesh, files := memory.New(), memory.New()
 		mesh.ReplacePolicies(said(t, "m", "- {name: a, service: g, timeout: {max: 1s}}\n"))
 		files.ReplacePolicies(said(t, "f", "- {name: b, service: g, methods: [x.Y], timeout: {max: 2s}}\n"))
-		p := newPolicies(policy.Env{}, slog.New(slog.DiscardHandler))
+		p := newPolicies(policy.Env{}, "greeter", slog.New(slog.DiscardHandler))
 		p.watch([]registry.PolicySource{mesh, files})
 		defer p.close()
 		var told *policy.Set
@@ -118,7 +118,7 @@ func TestPolicyMetrics(t *testing.T) {
 - {name: few, service: g, rate_limit: {limits: [{requests: 1000}, {requests: 1, interval: 3600s}]}}
 - {name: harm, service: g, fault: {abort: {status: {code: ABORTED}, fraction: 10000}}}
 `))
-	p := newPolicies(policy.Env{}, slog.New(slog.DiscardHandler))
+	p := newPolicies(policy.Env{}, "greeter", slog.New(slog.DiscardHandler))
 	p.watch([]registry.PolicySource{source})
 	defer p.close()
 	set, _ := p.inForce()

@@ -42,8 +42,9 @@ type Options struct {
 // Sidecar is a sidecar that listens. It is made by New and lives until Run
 // returns.
 type Sidecar struct {
-	cfg    *configv1.Bootstrap
-	logger *slog.Logger
+	cfg     *configv1.Bootstrap
+	logger  *slog.Logger
+	started time.Time
 
 	source    *source
 	policies  *policies
@@ -81,7 +82,7 @@ const (
 // error nothing is left open.
 func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	s := &Sidecar{
-		cfg: cfg, logger: o.Logger, listeners: map[string]*socket{},
+		cfg: cfg, logger: o.Logger, started: time.Now(), listeners: map[string]*socket{},
 		serving: make(chan struct{}), succeeded: make(chan struct{}),
 	}
 	defer func() {
@@ -134,9 +135,14 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 			return nil, err
 		}
 	}
-	s.policies = newPolicies(policy.Env{Logger: o.Logger, Group: s.counters.Group}, o.Logger)
+	s.policies = newPolicies(policy.Env{Logger: o.Logger, Group: s.counters.Group}, cfg.GetService().GetName(), o.Logger)
 	metrics.MustRegister(policyMetrics{s.policies, int(cfg.GetMetrics().GetMaxMethods())})
 	s.policies.watch(s.source.policies)
+	if o.Replaces && s.listeners[sideInbound] != nil {
+		if err = s.policies.brokenError(); err != nil {
+			return nil, err
+		}
+	}
 	// Last: the proxies begin their work when they are made.
 	s.assemble(metrics)
 	return s, nil
@@ -175,6 +181,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger, RefusalTimeout: refusal,
 			Security: s.inboundSecurity(), AwaitIntentions: s.needsIntentions(),
 		})
+		s.policies.applyBroken(s.inbound.RefuseFor)
 		s.policies.apply(s.inbound.SetPolicies)
 		if s.who != nil {
 			s.who.intentions.apply(s.inbound.SetIntentions)

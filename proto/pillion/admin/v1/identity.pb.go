@@ -512,7 +512,9 @@ type ListCallersResponse struct {
 	// Those who called, at most 1,000; the last that called first.
 	Callers []*Caller `protobuf:"bytes,3,rep,name=callers,proto3" json:"callers,omitempty"`
 	// How many more there were that were not remembered.
-	Forgotten     uint64 `protobuf:"varint,4,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	Forgotten uint64 `protobuf:"varint,4,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	// Since when they are remembered: since the sidecar's process started.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -573,6 +575,13 @@ func (x *ListCallersResponse) GetForgotten() uint64 {
 		return x.Forgotten
 	}
 	return 0
+}
+
+func (x *ListCallersResponse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
 }
 
 // Caller is who called: an identity, or an address without one.
@@ -709,12 +718,13 @@ const file_pillion_admin_v1_identity_proto_rawDesc = "" +
 	"tlsVersion\x12=\n" +
 	"\fconnected_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\";\n" +
 	"\x12ListCallersRequest\x12%\n" +
-	"\x0eplaintext_only\x18\x01 \x01(\bR\rplaintextOnly\"\x93\x01\n" +
+	"\x0eplaintext_only\x18\x01 \x01(\bR\rplaintextOnly\"\xc5\x01\n" +
 	"\x13ListCallersResponse\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x10\n" +
 	"\x03tls\x18\x02 \x01(\tR\x03tls\x122\n" +
 	"\acallers\x18\x03 \x03(\v2\x18.pillion.admin.v1.CallerR\acallers\x12\x1c\n" +
-	"\tforgotten\x18\x04 \x01(\x04R\tforgotten\"\xe3\x01\n" +
+	"\tforgotten\x18\x04 \x01(\x04R\tforgotten\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xe3\x01\n" +
 	"\x06Caller\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
@@ -762,13 +772,14 @@ var file_pillion_admin_v1_identity_proto_depIdxs = []int32{
 	2,  // 9: pillion.admin.v1.PeerIdentity.certificate:type_name -> pillion.admin.v1.Certificate
 	8,  // 10: pillion.admin.v1.PeerIdentity.connected_at:type_name -> google.protobuf.Timestamp
 	7,  // 11: pillion.admin.v1.ListCallersResponse.callers:type_name -> pillion.admin.v1.Caller
-	8,  // 12: pillion.admin.v1.Caller.first_seen:type_name -> google.protobuf.Timestamp
-	8,  // 13: pillion.admin.v1.Caller.last_seen:type_name -> google.protobuf.Timestamp
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	8,  // 12: pillion.admin.v1.ListCallersResponse.since:type_name -> google.protobuf.Timestamp
+	8,  // 13: pillion.admin.v1.Caller.first_seen:type_name -> google.protobuf.Timestamp
+	8,  // 14: pillion.admin.v1.Caller.last_seen:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_pillion_admin_v1_identity_proto_init() }
