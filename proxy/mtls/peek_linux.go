@@ -40,10 +40,11 @@ func peekNow(fd int, buffer []byte) ([]byte, error) {
 		if want <= n {
 			return first, nil
 		}
-		if have, failed := unix.IoctlGetInt(fd, unix.SIOCINQ); failed != nil || have >= want || ended(fd) {
-			return first, nil // whoever reads it finds out what is wrong
+		have, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+		if err == nil && have < want && !ended(fd) {
+			return nil, syscall.EAGAIN
 		}
-		return nil, syscall.EAGAIN
+		return first, nil // whoever reads it finds out what is wrong
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 const (
 	// Each is how many lines there are of a kind in each period. Somebody who attacks
 	// causes thousands a second, and a log that is full is an outage of its own.
-	Each   = 5
+	Each = 5
+	// Period is how long it takes until there may be as many again.
 	Period = 10 * time.Second
 )
 
