@@ -130,7 +130,7 @@ func TestAttackByCallers(t *testing.T) {
 				_, err = c.Read(make([]byte, 1))
 			}
 			if err == nil || !strings.Contains(err.Error(), "remote error: tls: ") {
-				t.Errorf("the caller is told %v, want an alert", err)
+				t.Fatalf("the caller is told %v, want an alert", err)
 			}
 			_ = c.NetConn().Close() // for which it is waited a moment
 			consul.Eventually(t, "it is counted as "+a.result, func() bool { return handshakes(t, a.sidecar, "inbound", a.result) == before+1 })

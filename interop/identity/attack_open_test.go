@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"crypto/tls"
 	"sync"
 	"testing"
@@ -17,11 +18,14 @@ import (
 	"github.com/pillion-proxy/pillion/interop/load"
 )
 
-// openStream is an RPC that is under way: one message was answered.
+// openStream is an RPC that is under way, for as long as a test may take: one message was
+// answered.
 func openStream(t testing.TB, conn *grpc.ClientConn) grpc.BidiStreamingClient[testpb.StreamingOutputCallRequest, testpb.StreamingOutputCallResponse] {
 	t.Helper()
 
-	stream, err := testpb.NewTestServiceClient(conn).FullDuplexCall(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 2*streamPatience)
+	t.Cleanup(cancel)
+	stream, err := testpb.NewTestServiceClient(conn).FullDuplexCall(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ const (
 	// callerPath is the path of the SPIFFE ID of who calls it.
 	callerPath = "/svc/web"
 	// handshakePatience bounds a handshake and what a client waits for after it.
-	handshakePatience = 60 * time.Second
+	handshakePatience = 20 * time.Second
 )
 
 // newAuthority is a CA of the tests' trust domain: its certificates are what a test wants
