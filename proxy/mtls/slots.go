@@ -88,6 +88,7 @@ func (s *slots) giveBack(sl *slot) {
 		w := s.waiting.Remove(first).(*waiter)
 		w.slot = s.hold(w.lose)
 		close(w.ready)
+		s.press() // whoever has come to hold one keeps others waiting now
 	}
 }
 

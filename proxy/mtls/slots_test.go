@@ -117,3 +117,38 @@ func TestSlotsAreBounded(t *testing.T) {
 		})
 	})
 }
+
+// Everybody who waits gets a slot as soon as those before have had theirs for the grace
+// time, also where nobody comes any more who would press for it.
+func TestSlotsGoRound(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const most, grace = 2, time.Second
+		s := newSlots(most, grace)
+		began := time.Now()
+		got := make(chan time.Duration, 8)
+		for range cap(got) {
+			go func() {
+				lost := make(chan struct{})
+				slot, err := s.take(time.Now().Add(time.Hour), func() { close(lost) })
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got <- time.Since(began)
+				select { // it is never done by itself
+				case <-lost:
+				case <-time.After(time.Minute):
+				}
+				s.giveBack(slot)
+			}()
+			synctest.Wait()
+		}
+		for i := range cap(got) {
+			if after, want := <-got, time.Duration(i/most)*grace; after != want {
+				t.Errorf("slot %d came after %v, want %v", i, after, want)
+			}
+		}
+		time.Sleep(2 * time.Minute) // the last ones give theirs back
+	})
+}
