@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"syscall"
@@ -180,8 +181,13 @@ func TestGoAwayWithAnError(t *testing.T) {
 func TestStreamAfterTheClientWentAway(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newServer(t, Config{})
-		r.must(r.WriteGoAway(0, http2.ErrCodeNo, nil))
-		r.headers(1, true, get...)
+		// In one write: it ends the connection at once where nothing else has come.
+		var both bytes.Buffer
+		f := http2.NewFramer(&both, nil)
+		r.must(f.WriteGoAway(0, http2.ErrCodeNo, nil))
+		r.must(f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndStream: true, EndHeaders: true, BlockFragment: r.encode(get...)}))
+		_, err := r.end.Write(both.Bytes())
+		r.must(err)
 		want(t, "the end", r.frames(), "RST_STREAM 1 REFUSED_STREAM", "end: EOF")
 	})
 }

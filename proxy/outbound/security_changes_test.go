@@ -1,6 +1,7 @@
 package outbound_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"slices"
@@ -76,12 +77,20 @@ func under(t *testing.T, client grpc_testing.TestServiceClient) (rpcs *atomic.In
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, &app{name: "one"}, nil)
-	rpcs, end := under(t, p)
 	short := identitytest.TTL(10 * time.Second) // a tenth of what is left of it is the spread
-	issue := func(ca *identitytest.Authority, others ...*identitytest.Authority) {
-		web, greeter := ca.Issue("/svc/web", short), ca.Issue("/svc/greeter", short)
+	set := func(ca *identitytest.Authority, others ...*identitytest.Authority) (web, greeter *tls.Certificate) {
+		web, greeter = ca.Issue("/svc/web", short), ca.Issue("/svc/greeter", short)
 		p.web.source.Set(believing(ca.State(web), ca, others...))
 		p.greeter.source.Set(believing(ca.State(greeter), ca, others...))
+		return web, greeter
+	}
+	web, greeter := set(p.ca)
+	eventually(t, func() bool {
+		return p.web.keeper.Current().Certificate.Leaf.Equal(web.Leaf) && p.greeter.keeper.Current().Certificate.Leaf.Equal(greeter.Leaf)
+	})
+	rpcs, end := under(t, p)
+	issue := func(ca *identitytest.Authority, others ...*identitytest.Authority) {
+		web, greeter := set(ca, others...)
 		// The new ones are taken up, and what is under way on connections of the old ones
 		// has ended.
 		eventually(t, func() bool {
