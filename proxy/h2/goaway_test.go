@@ -186,7 +186,7 @@ func TestStreamAfterTheClientWentAway(t *testing.T) {
 		f := http2.NewFramer(&both, nil)
 		r.must(f.WriteGoAway(0, http2.ErrCodeNo, nil))
 		r.must(f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndStream: true, EndHeaders: true, BlockFragment: r.encode(get...)}))
-		_, err := r.end.Write(both.Bytes())
+		_, err := r.end.Write(both.Bytes(), 0)
 		r.must(err)
 		want(t, "the end", r.frames(), "RST_STREAM 1 REFUSED_STREAM", "end: EOF")
 	})
