@@ -26,7 +26,9 @@ var shutdownPing = [8]byte{'g', 'o', 'i', 'n', 'g', 'a', 'w', 'y'}
 // PING.
 const shutdownPatience = time.Second
 
-var errShutdown = errors.New("the connection was shut down and its last stream has ended")
+// ErrShutdown says that a connection ended in peace: one of both said so before, and all
+// that was under way on it is done.
+var ErrShutdown = errors.New("the connection was shut down and its last stream has ended")
 
 // Shutdown ends the connection gracefully: no new streams, those open go on, and
 // with the last one's end the connection is closed. It may be called again.
@@ -90,7 +92,7 @@ func (c *Conn) finishIfDrained(b *Batch) {
 
 // finished ends a drained connection; what is in its output is still written.
 func (c *Conn) finished(b *Batch) {
-	c.end(b, c.reason(errShutdown))
+	c.end(b, c.reason(ErrShutdown))
 	c.flush(b) // and says that it was the last
 }
 

@@ -45,7 +45,7 @@ func TestServerShutdownInTwoSteps(t *testing.T) {
 		r.frames()
 		first.send(true, "grpc-status", "0")
 		want(t, "the first answer", r.frames(), "HEADERS 1 end grpc-status=0", "end: EOF")
-		want(t, "what the handler is told", r.w.log(), "closed: "+errShutdown.Error())
+		want(t, "what the handler is told", r.w.log(), "closed: "+ErrShutdown.Error())
 	})
 }
 

@@ -144,8 +144,28 @@ func TestAnInstanceThatGoesAwayAtOnceIsLeftAlone(t *testing.T) {
 		a.GoAway = true
 		c := r.call(r.instance("a:1"))
 		c.want("connecting to a:1: not ready for RPCs: the connection was shut down and its last stream has ended")
-		if n := r.net.Dials("a:1"); n != 1 {
-			t.Errorf("dialled %d times, want once", n)
+		if n := r.net.Dials("a:1"); n != 1+maxTurnedAway {
+			t.Errorf("dialled %d times, want %d", n, 1+maxTurnedAway)
+		}
+	})
+}
+
+// One that is being replaced by another process says so on connections that it had
+// accepted already. The next one meets the other process, and nobody who waits is told.
+func TestAnInstanceThatIsBeingReplacedIsConnectedToAtOnce(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{}, "a:1")
+		a := r.net.Listen("a:1")
+		for range 2 { // what was counted of the first time does not count for the second
+			a.Leaving = maxTurnedAway
+			before := time.Now()
+			c := r.call(r.instance("a:1"))
+			c.want("open")
+			if took := time.Since(before); took > 0 {
+				t.Errorf("it took %v", took)
+			}
+			a.Conn().GoAway(1<<31-1, http2.ErrCodeNo, "")
+			synctest.Wait()
 		}
 	})
 }

@@ -145,6 +145,22 @@ func (in *Instance) dialFailed(b *h2.Batch, err error) {
 	tell(b, tickets, err)
 }
 
+// maxTurnedAway is how often in a row an instance is connected to anew at once.
+const maxTurnedAway = 3
+
+// tryAtOnce connects anew to an instance that has turned a connection away in peace
+// before it was of use: the process that took it is being replaced by another, which
+// takes the next one, and those who wait need not be told. in.mu is held.
+func (in *Instance) tryAtOnce() bool {
+	if in.closed || in.turnedAway >= maxTurnedAway {
+		return false
+	}
+	in.turnedAway++
+	in.dialled()
+	in.dial()
+	return true
+}
+
 // workedWell has the next back-off begin at its base. While the instance cannot be
 // connected to anew, what comes of a connection that was there already proves
 // nothing. in.mu is held.
@@ -212,6 +228,7 @@ func (in *Instance) connected(b *h2.Batch, c *conn) {
 		return
 	}
 	in.dialled()
+	in.turnedAway = 0
 	in.backoff.connected()
 	in.avoided.Store(false)
 	in.counts.Connections.Add(1)
@@ -393,6 +410,10 @@ func (h *handler) OnConnClosed(b *h2.Batch, hc *h2.Conn, err error) {
 	in.mu.Lock()
 	if c.state != connInUse {
 		c.state = connGone
+		if errors.Is(err, h2.ErrShutdown) && in.tryAtOnce() {
+			in.mu.Unlock()
+			return
+		}
 		in.mu.Unlock()
 		in.dialFailed(b, fmt.Errorf("not ready for RPCs: %w", err))
 		return

@@ -49,11 +49,13 @@ type Instance struct {
 	mu       sync.Mutex
 	waiting  waitList
 	closed   bool
-	draining int                // connections that are no longer used, and not yet closed
-	stuck    *time.Timer        // set while somebody waits
-	dialing  bool               // a connection is being made
-	cancel   context.CancelFunc // of that
-	slowly   *time.Timer        // of that; nil where there was a connection already
+	draining int         // connections that are no longer used, and not yet closed
+	stuck    *time.Timer // set while somebody waits
+	dialing  bool        // a connection is being made
+	// turnedAway is how many connections in a row were turned away in peace.
+	turnedAway int
+	cancel     context.CancelFunc // of that
+	slowly     *time.Timer        // of that; nil where there was a connection already
 	backoff
 }
 

@@ -32,6 +32,8 @@ type Host struct {
 	Silent bool
 	// GoAway hosts send SETTINGS and GOAWAY in one write, and take no streams.
 	GoAway bool
+	// Leaving is how many connections it treats so, before it takes others.
+	Leaving int
 	// Settings is what its connections begin with.
 	Settings []http2.Setting
 
@@ -97,7 +99,11 @@ func (n *Network) Dial(ctx context.Context, _, address string) (net.Conn, error)
 
 func (h *Host) accept(conn net.Conn) {
 	p := silentServer(h.t, conn)
-	if h.GoAway {
+	h.mu.Lock()
+	leaves := h.GoAway || h.Leaving > 0
+	h.Leaving--
+	h.mu.Unlock()
+	if leaves {
 		p.write(func() error {
 			_, err := conn.Write([]byte("\x00\x00\x00\x04\x00\x00\x00\x00\x00" + // SETTINGS
 				"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")) // GOAWAY 0 NO_ERROR
