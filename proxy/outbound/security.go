@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -104,6 +105,7 @@ func (s *secure) of(service string, e *registry.Endpoint) upstream.Security {
 	if speak == speakTLS {
 		c.ids, c.serverName = e.Identities, e.ServerName
 		c.sessions = new(mtls.Sessions)
+		c.known = e.Security != registry.SecurityUnknown
 	}
 	return c
 }
@@ -117,6 +119,7 @@ type security struct {
 	ids              []string // as in registry.Endpoint
 	serverName       string
 	sessions         *mtls.Sessions
+	known            bool // the registry says that it speaks TLS
 }
 
 // Key implements upstream.Security.
@@ -151,17 +154,45 @@ func (c *security) Dial(ctx context.Context, open func(context.Context) (net.Con
 	if err != nil {
 		return nil, err
 	}
-	nc, err := open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	secured, err := c.TLS.Dial(ctx, nc, expected, c.sessions)
-	if err != nil {
+	for pause := firstPause; ; pause *= 2 {
+		nc, err := open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		secured, err := c.TLS.Dial(ctx, nc, expected, c.sessions)
+		if err == nil {
+			return secured, nil
+		}
 		_ = nc.Close()
-		c.complain(err)
-		return nil, err
+		if pause > lastPause || !c.isBehind(err) || !wait(ctx, pause) {
+			c.complain(err)
+			return nil, err
+		}
 	}
-	return secured, nil
+}
+
+// How long is waited before an instance is connected to again that is behind what the
+// registry says of it.
+const firstPause, lastPause = 10 * time.Millisecond, 160 * time.Millisecond
+
+// isBehind says whether an instance speaks plaintext of which the registry says that it
+// speaks TLS. While its sidecar is being replaced, the process before it may take another
+// connection or two.
+func (c *security) isBehind(err error) bool {
+	failed, ok := errors.AsType[*mtls.Error](err)
+	return ok && failed.Result == telemetry.HandshakePlaintext && c.known
+}
+
+// wait is false where ctx has ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // expected is who the instance has to prove to be.
