@@ -15,6 +15,9 @@ type Env struct {
 	Logger *slog.Logger
 	// Group returns the counters of a split's group; nil: nobody wants to know.
 	Group func(telemetry.GroupKey) *telemetry.Group
+	// Observer returns who is told of what comes of a split policy's group; it, and what
+	// it returns, may be nil: nobody is.
+	Observer func(telemetry.GroupKey) telemetry.Observer
 }
 
 // Compile compiles policies which keep the schema's rules and whose defaults are

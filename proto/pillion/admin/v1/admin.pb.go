@@ -671,7 +671,7 @@ var File_pillion_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_pillion_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1cpillion/admin/v1/admin.proto\x12\x10pillion.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a pillion/admin/v1/endpoints.proto\x1a\x1epillion/admin/v1/explain.proto\x1a\x1fpillion/admin/v1/identity.proto\x1a\x1fpillion/admin/v1/policies.proto\x1a!pillion/config/v1/bootstrap.proto\"\x12\n" +
+	"\x1cpillion/admin/v1/admin.proto\x12\x10pillion.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epillion/admin/v1/control.proto\x1a pillion/admin/v1/endpoints.proto\x1a\x1epillion/admin/v1/explain.proto\x1a\x1fpillion/admin/v1/identity.proto\x1a\x1fpillion/admin/v1/policies.proto\x1a!pillion/config/v1/bootstrap.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\xe9\x02\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
@@ -712,14 +712,18 @@ const file_pillion_admin_v1_admin_proto_rawDesc = "" +
 	"\x12SetLogLevelRequest\x125\n" +
 	"\x05level\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1aR\x05debugR\x04infoR\x04warnR\x05errorR\x05level\"1\n" +
 	"\x13SetLogLevelResponse\x12\x1a\n" +
-	"\bprevious\x18\x01 \x01(\tR\bprevious2\xf9\x04\n" +
+	"\bprevious\x18\x01 \x01(\tR\bprevious2\x8d\a\n" +
 	"\x05Admin\x12T\n" +
 	"\tGetStatus\x12\".pillion.admin.v1.GetStatusRequest\x1a#.pillion.admin.v1.GetStatusResponse\x12T\n" +
 	"\tGetConfig\x12\".pillion.admin.v1.GetConfigRequest\x1a#.pillion.admin.v1.GetConfigResponse\x12`\n" +
 	"\rListEndpoints\x12&.pillion.admin.v1.ListEndpointsRequest\x1a'.pillion.admin.v1.ListEndpointsResponse\x12N\n" +
 	"\aExplain\x12 .pillion.admin.v1.ExplainRequest\x1a!.pillion.admin.v1.ExplainResponse\x12Z\n" +
 	"\vGetIdentity\x12$.pillion.admin.v1.GetIdentityRequest\x1a%.pillion.admin.v1.GetIdentityResponse\x12Z\n" +
-	"\vListCallers\x12$.pillion.admin.v1.ListCallersRequest\x1a%.pillion.admin.v1.ListCallersResponse\x12Z\n" +
+	"\vListCallers\x12$.pillion.admin.v1.ListCallersRequest\x1a%.pillion.admin.v1.ListCallersResponse\x12]\n" +
+	"\fListRecorded\x12%.pillion.admin.v1.ListRecordedRequest\x1a&.pillion.admin.v1.ListRecordedResponse\x12Z\n" +
+	"\vGetEvidence\x12$.pillion.admin.v1.GetEvidenceRequest\x1a%.pillion.admin.v1.GetEvidenceResponse\x12W\n" +
+	"\n" +
+	"GetResults\x12#.pillion.admin.v1.GetResultsRequest\x1a$.pillion.admin.v1.GetResultsResponse\x12Z\n" +
 	"\vSetLogLevel\x12$.pillion.admin.v1.SetLogLevelRequest\x1a%.pillion.admin.v1.SetLogLevelResponseBAZ?github.com/pillion-proxy/pillion/proto/pillion/admin/v1;adminv1b\x06proto3"
 
 var (
@@ -754,9 +758,15 @@ var file_pillion_admin_v1_admin_proto_goTypes = []any{
 	(*ExplainRequest)(nil),        // 15: pillion.admin.v1.ExplainRequest
 	(*GetIdentityRequest)(nil),    // 16: pillion.admin.v1.GetIdentityRequest
 	(*ListCallersRequest)(nil),    // 17: pillion.admin.v1.ListCallersRequest
-	(*ExplainResponse)(nil),       // 18: pillion.admin.v1.ExplainResponse
-	(*GetIdentityResponse)(nil),   // 19: pillion.admin.v1.GetIdentityResponse
-	(*ListCallersResponse)(nil),   // 20: pillion.admin.v1.ListCallersResponse
+	(*ListRecordedRequest)(nil),   // 18: pillion.admin.v1.ListRecordedRequest
+	(*GetEvidenceRequest)(nil),    // 19: pillion.admin.v1.GetEvidenceRequest
+	(*GetResultsRequest)(nil),     // 20: pillion.admin.v1.GetResultsRequest
+	(*ExplainResponse)(nil),       // 21: pillion.admin.v1.ExplainResponse
+	(*GetIdentityResponse)(nil),   // 22: pillion.admin.v1.GetIdentityResponse
+	(*ListCallersResponse)(nil),   // 23: pillion.admin.v1.ListCallersResponse
+	(*ListRecordedResponse)(nil),  // 24: pillion.admin.v1.ListRecordedResponse
+	(*GetEvidenceResponse)(nil),   // 25: pillion.admin.v1.GetEvidenceResponse
+	(*GetResultsResponse)(nil),    // 26: pillion.admin.v1.GetResultsResponse
 }
 var file_pillion_admin_v1_admin_proto_depIdxs = []int32{
 	11, // 0: pillion.admin.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
@@ -774,16 +784,22 @@ var file_pillion_admin_v1_admin_proto_depIdxs = []int32{
 	15, // 12: pillion.admin.v1.Admin.Explain:input_type -> pillion.admin.v1.ExplainRequest
 	16, // 13: pillion.admin.v1.Admin.GetIdentity:input_type -> pillion.admin.v1.GetIdentityRequest
 	17, // 14: pillion.admin.v1.Admin.ListCallers:input_type -> pillion.admin.v1.ListCallersRequest
-	9,  // 15: pillion.admin.v1.Admin.SetLogLevel:input_type -> pillion.admin.v1.SetLogLevelRequest
-	1,  // 16: pillion.admin.v1.Admin.GetStatus:output_type -> pillion.admin.v1.GetStatusResponse
-	5,  // 17: pillion.admin.v1.Admin.GetConfig:output_type -> pillion.admin.v1.GetConfigResponse
-	8,  // 18: pillion.admin.v1.Admin.ListEndpoints:output_type -> pillion.admin.v1.ListEndpointsResponse
-	18, // 19: pillion.admin.v1.Admin.Explain:output_type -> pillion.admin.v1.ExplainResponse
-	19, // 20: pillion.admin.v1.Admin.GetIdentity:output_type -> pillion.admin.v1.GetIdentityResponse
-	20, // 21: pillion.admin.v1.Admin.ListCallers:output_type -> pillion.admin.v1.ListCallersResponse
-	10, // 22: pillion.admin.v1.Admin.SetLogLevel:output_type -> pillion.admin.v1.SetLogLevelResponse
-	16, // [16:23] is the sub-list for method output_type
-	9,  // [9:16] is the sub-list for method input_type
+	18, // 15: pillion.admin.v1.Admin.ListRecorded:input_type -> pillion.admin.v1.ListRecordedRequest
+	19, // 16: pillion.admin.v1.Admin.GetEvidence:input_type -> pillion.admin.v1.GetEvidenceRequest
+	20, // 17: pillion.admin.v1.Admin.GetResults:input_type -> pillion.admin.v1.GetResultsRequest
+	9,  // 18: pillion.admin.v1.Admin.SetLogLevel:input_type -> pillion.admin.v1.SetLogLevelRequest
+	1,  // 19: pillion.admin.v1.Admin.GetStatus:output_type -> pillion.admin.v1.GetStatusResponse
+	5,  // 20: pillion.admin.v1.Admin.GetConfig:output_type -> pillion.admin.v1.GetConfigResponse
+	8,  // 21: pillion.admin.v1.Admin.ListEndpoints:output_type -> pillion.admin.v1.ListEndpointsResponse
+	21, // 22: pillion.admin.v1.Admin.Explain:output_type -> pillion.admin.v1.ExplainResponse
+	22, // 23: pillion.admin.v1.Admin.GetIdentity:output_type -> pillion.admin.v1.GetIdentityResponse
+	23, // 24: pillion.admin.v1.Admin.ListCallers:output_type -> pillion.admin.v1.ListCallersResponse
+	24, // 25: pillion.admin.v1.Admin.ListRecorded:output_type -> pillion.admin.v1.ListRecordedResponse
+	25, // 26: pillion.admin.v1.Admin.GetEvidence:output_type -> pillion.admin.v1.GetEvidenceResponse
+	26, // 27: pillion.admin.v1.Admin.GetResults:output_type -> pillion.admin.v1.GetResultsResponse
+	10, // 28: pillion.admin.v1.Admin.SetLogLevel:output_type -> pillion.admin.v1.SetLogLevelResponse
+	19, // [19:29] is the sub-list for method output_type
+	9,  // [9:19] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -794,6 +810,7 @@ func file_pillion_admin_v1_admin_proto_init() {
 	if File_pillion_admin_v1_admin_proto != nil {
 		return
 	}
+	file_pillion_admin_v1_control_proto_init()
 	file_pillion_admin_v1_endpoints_proto_init()
 	file_pillion_admin_v1_explain_proto_init()
 	file_pillion_admin_v1_identity_proto_init()

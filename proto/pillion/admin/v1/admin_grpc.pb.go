@@ -25,6 +25,9 @@ const (
 	Admin_Explain_FullMethodName       = "/pillion.admin.v1.Admin/Explain"
 	Admin_GetIdentity_FullMethodName   = "/pillion.admin.v1.Admin/GetIdentity"
 	Admin_ListCallers_FullMethodName   = "/pillion.admin.v1.Admin/ListCallers"
+	Admin_ListRecorded_FullMethodName  = "/pillion.admin.v1.Admin/ListRecorded"
+	Admin_GetEvidence_FullMethodName   = "/pillion.admin.v1.Admin/GetEvidence"
+	Admin_GetResults_FullMethodName    = "/pillion.admin.v1.Admin/GetResults"
 	Admin_SetLogLevel_FullMethodName   = "/pillion.admin.v1.Admin/SetLogLevel"
 )
 
@@ -52,6 +55,12 @@ type AdminClient interface {
 	GetIdentity(ctx context.Context, in *GetIdentityRequest, opts ...grpc.CallOption) (*GetIdentityResponse, error)
 	// Says who called the local app, and whether they came by TLS.
 	ListCallers(ctx context.Context, in *ListCallersRequest, opts ...grpc.CallOption) (*ListCallersResponse, error)
+	// ListRecorded returns the RPCs that are remembered for `pillion plan`.
+	ListRecorded(ctx context.Context, in *ListRecordedRequest, opts ...grpc.CallOption) (*ListRecordedResponse, error)
+	// GetEvidence returns what the sidecar that is elected for a canary has counted.
+	GetEvidence(ctx context.Context, in *GetEvidenceRequest, opts ...grpc.CallOption) (*GetEvidenceResponse, error)
+	// GetResults returns what the sidecar that is elected for an experiment has counted.
+	GetResults(ctx context.Context, in *GetResultsRequest, opts ...grpc.CallOption) (*GetResultsResponse, error)
 	// Changes the level of the sidecar's own log until it ends or is told
 	// otherwise.
 	SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error)
@@ -125,6 +134,36 @@ func (c *adminClient) ListCallers(ctx context.Context, in *ListCallersRequest, o
 	return out, nil
 }
 
+func (c *adminClient) ListRecorded(ctx context.Context, in *ListRecordedRequest, opts ...grpc.CallOption) (*ListRecordedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRecordedResponse)
+	err := c.cc.Invoke(ctx, Admin_ListRecorded_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) GetEvidence(ctx context.Context, in *GetEvidenceRequest, opts ...grpc.CallOption) (*GetEvidenceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetEvidenceResponse)
+	err := c.cc.Invoke(ctx, Admin_GetEvidence_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) GetResults(ctx context.Context, in *GetResultsRequest, opts ...grpc.CallOption) (*GetResultsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetResultsResponse)
+	err := c.cc.Invoke(ctx, Admin_GetResults_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetLogLevelResponse)
@@ -159,6 +198,12 @@ type AdminServer interface {
 	GetIdentity(context.Context, *GetIdentityRequest) (*GetIdentityResponse, error)
 	// Says who called the local app, and whether they came by TLS.
 	ListCallers(context.Context, *ListCallersRequest) (*ListCallersResponse, error)
+	// ListRecorded returns the RPCs that are remembered for `pillion plan`.
+	ListRecorded(context.Context, *ListRecordedRequest) (*ListRecordedResponse, error)
+	// GetEvidence returns what the sidecar that is elected for a canary has counted.
+	GetEvidence(context.Context, *GetEvidenceRequest) (*GetEvidenceResponse, error)
+	// GetResults returns what the sidecar that is elected for an experiment has counted.
+	GetResults(context.Context, *GetResultsRequest) (*GetResultsResponse, error)
 	// Changes the level of the sidecar's own log until it ends or is told
 	// otherwise.
 	SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error)
@@ -189,6 +234,15 @@ func (UnimplementedAdminServer) GetIdentity(context.Context, *GetIdentityRequest
 }
 func (UnimplementedAdminServer) ListCallers(context.Context, *ListCallersRequest) (*ListCallersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCallers not implemented")
+}
+func (UnimplementedAdminServer) ListRecorded(context.Context, *ListRecordedRequest) (*ListRecordedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRecorded not implemented")
+}
+func (UnimplementedAdminServer) GetEvidence(context.Context, *GetEvidenceRequest) (*GetEvidenceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetEvidence not implemented")
+}
+func (UnimplementedAdminServer) GetResults(context.Context, *GetResultsRequest) (*GetResultsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetResults not implemented")
 }
 func (UnimplementedAdminServer) SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetLogLevel not implemented")
@@ -322,6 +376,60 @@ func _Admin_ListCallers_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ListRecorded_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRecordedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListRecorded(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListRecorded_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListRecorded(ctx, req.(*ListRecordedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_GetEvidence_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetEvidenceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetEvidence(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetEvidence_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetEvidence(ctx, req.(*GetEvidenceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_GetResults_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetResultsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetResults(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetResults_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetResults(ctx, req.(*GetResultsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_SetLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetLogLevelRequest)
 	if err := dec(in); err != nil {
@@ -370,6 +478,18 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListCallers",
 			Handler:    _Admin_ListCallers_Handler,
+		},
+		{
+			MethodName: "ListRecorded",
+			Handler:    _Admin_ListRecorded_Handler,
+		},
+		{
+			MethodName: "GetEvidence",
+			Handler:    _Admin_GetEvidence_Handler,
+		},
+		{
+			MethodName: "GetResults",
+			Handler:    _Admin_GetResults_Handler,
 		},
 		{
 			MethodName: "SetLogLevel",

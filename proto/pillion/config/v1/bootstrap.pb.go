@@ -63,7 +63,10 @@ type Bootstrap struct {
 	Overload *Overload `protobuf:"bytes,15,opt,name=overload,proto3" json:"overload,omitempty"`
 	// Policies from files of their own, such as where the registry is Consul. Those in
 	// the mesh file need no such block.
-	Policies      *PolicyFiles `protobuf:"bytes,16,opt,name=policies,proto3" json:"policies,omitempty"`
+	Policies *PolicyFiles `protobuf:"bytes,16,opt,name=policies,proto3" json:"policies,omitempty"`
+	// Policies, canaries and experiments that all sidecars share. Left out where there
+	// are none.
+	Control       *Control `protobuf:"bytes,17,opt,name=control,proto3" json:"control,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,11 +213,18 @@ func (x *Bootstrap) GetPolicies() *PolicyFiles {
 	return nil
 }
 
+func (x *Bootstrap) GetControl() *Control {
+	if x != nil {
+		return x.Control
+	}
+	return nil
+}
+
 var File_pillion_config_v1_bootstrap_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_bootstrap_proto_rawDesc = "" +
 	"\n" +
-	"!pillion/config/v1/bootstrap.proto\x12\x11pillion.config.v1\x1a\"pillion/config/v1/access_log.proto\x1a#pillion/config/v1/connections.proto\x1a\x1dpillion/config/v1/http2.proto\x1a pillion/config/v1/identity.proto\x1a!pillion/config/v1/lifecycle.proto\x1a!pillion/config/v1/listeners.proto\x1a\x1bpillion/config/v1/log.proto\x1a\x1fpillion/config/v1/metrics.proto\x1a pillion/config/v1/overload.proto\x1a pillion/config/v1/policies.proto\x1a pillion/config/v1/registry.proto\x1a\x1dpillion/config/v1/retry.proto\x1a\x1fpillion/config/v1/service.proto\"\xec\x06\n" +
+	"!pillion/config/v1/bootstrap.proto\x12\x11pillion.config.v1\x1a\"pillion/config/v1/access_log.proto\x1a#pillion/config/v1/connections.proto\x1a\x1fpillion/config/v1/control.proto\x1a\x1dpillion/config/v1/http2.proto\x1a pillion/config/v1/identity.proto\x1a!pillion/config/v1/lifecycle.proto\x1a!pillion/config/v1/listeners.proto\x1a\x1bpillion/config/v1/log.proto\x1a\x1fpillion/config/v1/metrics.proto\x1a pillion/config/v1/overload.proto\x1a pillion/config/v1/policies.proto\x1a pillion/config/v1/registry.proto\x1a\x1dpillion/config/v1/retry.proto\x1a\x1fpillion/config/v1/service.proto\"\xa2\a\n" +
 	"\tBootstrap\x124\n" +
 	"\aservice\x18\x01 \x01(\v2\x1a.pillion.config.v1.ServiceR\aservice\x127\n" +
 	"\boutbound\x18\x02 \x01(\v2\x1b.pillion.config.v1.OutboundR\boutbound\x124\n" +
@@ -233,7 +243,8 @@ const file_pillion_config_v1_bootstrap_proto_rawDesc = "" +
 	"\aupgrade\x18\r \x01(\v2\x1a.pillion.config.v1.UpgradeR\aupgrade\x124\n" +
 	"\ametrics\x18\x0e \x01(\v2\x1a.pillion.config.v1.MetricsR\ametrics\x127\n" +
 	"\boverload\x18\x0f \x01(\v2\x1b.pillion.config.v1.OverloadR\boverload\x12:\n" +
-	"\bpolicies\x18\x10 \x01(\v2\x1e.pillion.config.v1.PolicyFilesR\bpoliciesBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
+	"\bpolicies\x18\x10 \x01(\v2\x1e.pillion.config.v1.PolicyFilesR\bpolicies\x124\n" +
+	"\acontrol\x18\x11 \x01(\v2\x1a.pillion.config.v1.ControlR\acontrolBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
 	file_pillion_config_v1_bootstrap_proto_rawDescOnce sync.Once
@@ -266,6 +277,7 @@ var file_pillion_config_v1_bootstrap_proto_goTypes = []any{
 	(*Metrics)(nil),     // 14: pillion.config.v1.Metrics
 	(*Overload)(nil),    // 15: pillion.config.v1.Overload
 	(*PolicyFiles)(nil), // 16: pillion.config.v1.PolicyFiles
+	(*Control)(nil),     // 17: pillion.config.v1.Control
 }
 var file_pillion_config_v1_bootstrap_proto_depIdxs = []int32{
 	1,  // 0: pillion.config.v1.Bootstrap.service:type_name -> pillion.config.v1.Service
@@ -284,11 +296,12 @@ var file_pillion_config_v1_bootstrap_proto_depIdxs = []int32{
 	14, // 13: pillion.config.v1.Bootstrap.metrics:type_name -> pillion.config.v1.Metrics
 	15, // 14: pillion.config.v1.Bootstrap.overload:type_name -> pillion.config.v1.Overload
 	16, // 15: pillion.config.v1.Bootstrap.policies:type_name -> pillion.config.v1.PolicyFiles
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	17, // 16: pillion.config.v1.Bootstrap.control:type_name -> pillion.config.v1.Control
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_bootstrap_proto_init() }
@@ -298,6 +311,7 @@ func file_pillion_config_v1_bootstrap_proto_init() {
 	}
 	file_pillion_config_v1_access_log_proto_init()
 	file_pillion_config_v1_connections_proto_init()
+	file_pillion_config_v1_control_proto_init()
 	file_pillion_config_v1_http2_proto_init()
 	file_pillion_config_v1_identity_proto_init()
 	file_pillion_config_v1_lifecycle_proto_init()

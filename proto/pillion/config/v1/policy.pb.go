@@ -27,10 +27,11 @@ const (
 //
 // Of several policies of one kind, an RPC obeys one: that whose `methods` name its
 // method most exactly; between equally exact ones, that which names the service
-// before that for all. Two that are exactly alike in this are refused.
+// before that for all. Two that are exactly alike in this are refused. Of `access` and
+// `split` all hold.
 //
 // `route`, `timeout`, `retry`, `hedging`, `rate_limit` and `fault` are those of the
-// service that the RPC was addressed to; `subsets`, `circuit_breaker`,
+// service that the RPC was addressed to; `subsets`, `split`, `circuit_breaker`,
 // `load_balancing`, `outlier_ejection` and `health_check` those of the service that
 // it is sent to, which a route may change.
 type Policy struct {
@@ -65,6 +66,7 @@ type Policy struct {
 	//	*Policy_OutlierEjection
 	//	*Policy_HealthCheck
 	//	*Policy_Access
+	//	*Policy_Split
 	Kind          isPolicy_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -243,6 +245,15 @@ func (x *Policy) GetAccess() *AccessPolicy {
 	return nil
 }
 
+func (x *Policy) GetSplit() *SplitPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Policy_Split); ok {
+			return x.Split
+		}
+	}
+	return nil
+}
+
 type isPolicy_Kind interface {
 	isPolicy_Kind()
 }
@@ -307,6 +318,11 @@ type Policy_Access struct {
 	Access *AccessPolicy `protobuf:"bytes,21,opt,name=access,proto3,oneof"`
 }
 
+type Policy_Split struct {
+	// How RPCs that no route has sent to a part of the service are divided.
+	Split *SplitPolicy `protobuf:"bytes,22,opt,name=split,proto3,oneof"`
+}
+
 func (*Policy_Route) isPolicy_Kind() {}
 
 func (*Policy_Subsets) isPolicy_Kind() {}
@@ -331,11 +347,13 @@ func (*Policy_HealthCheck) isPolicy_Kind() {}
 
 func (*Policy_Access) isPolicy_Kind() {}
 
+func (*Policy_Split) isPolicy_Kind() {}
+
 var File_pillion_config_v1_policy_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1epillion/config/v1/policy.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a%pillion/config/v1/policy_access.proto\x1a(pillion/config/v1/policy_balancing.proto\x1a'pillion/config/v1/policy_breaking.proto\x1a'pillion/config/v1/policy_ejection.proto\x1a$pillion/config/v1/policy_fault.proto\x1a)pillion/config/v1/policy_rate_limit.proto\x1a$pillion/config/v1/policy_retry.proto\x1a$pillion/config/v1/policy_route.proto\x1a&pillion/config/v1/policy_timeout.proto\"\xe8\b\n" +
+	"\x1epillion/config/v1/policy.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a%pillion/config/v1/policy_access.proto\x1a(pillion/config/v1/policy_balancing.proto\x1a'pillion/config/v1/policy_breaking.proto\x1a'pillion/config/v1/policy_ejection.proto\x1a$pillion/config/v1/policy_fault.proto\x1a)pillion/config/v1/policy_rate_limit.proto\x1a$pillion/config/v1/policy_retry.proto\x1a$pillion/config/v1/policy_route.proto\x1a$pillion/config/v1/policy_split.proto\x1a&pillion/config/v1/policy_timeout.proto\"\xa0\t\n" +
 	"\x06Policy\x12K\n" +
 	"\x04name\x18\x01 \x01(\tB7\xbaH4\xc8\x01\x01r/\x18\x80\x012*^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$R\x04name\x12W\n" +
 	"\aservice\x18\x02 \x01(\tB=\xbaH:\xc8\x01\x01r5\x18\xfd\x0120^([*]|[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)$R\aservice\x12f\n" +
@@ -354,7 +372,8 @@ const file_pillion_config_v1_policy_proto_rawDesc = "" +
 	"\x0eload_balancing\x18\x12 \x01(\v2&.pillion.config.v1.LoadBalancingPolicyH\x00R\rloadBalancing\x12U\n" +
 	"\x10outlier_ejection\x18\x13 \x01(\v2(.pillion.config.v1.OutlierEjectionPolicyH\x00R\x0foutlierEjection\x12I\n" +
 	"\fhealth_check\x18\x14 \x01(\v2$.pillion.config.v1.HealthCheckPolicyH\x00R\vhealthCheck\x129\n" +
-	"\x06access\x18\x15 \x01(\v2\x1f.pillion.config.v1.AccessPolicyH\x00R\x06accessB\r\n" +
+	"\x06access\x18\x15 \x01(\v2\x1f.pillion.config.v1.AccessPolicyH\x00R\x06access\x126\n" +
+	"\x05split\x18\x16 \x01(\v2\x1e.pillion.config.v1.SplitPolicyH\x00R\x05splitB\r\n" +
 	"\x04kind\x12\x05\xbaH\x02\b\x01BCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 
 var (
@@ -384,6 +403,7 @@ var file_pillion_config_v1_policy_proto_goTypes = []any{
 	(*OutlierEjectionPolicy)(nil), // 10: pillion.config.v1.OutlierEjectionPolicy
 	(*HealthCheckPolicy)(nil),     // 11: pillion.config.v1.HealthCheckPolicy
 	(*AccessPolicy)(nil),          // 12: pillion.config.v1.AccessPolicy
+	(*SplitPolicy)(nil),           // 13: pillion.config.v1.SplitPolicy
 }
 var file_pillion_config_v1_policy_proto_depIdxs = []int32{
 	1,  // 0: pillion.config.v1.Policy.route:type_name -> pillion.config.v1.RoutePolicy
@@ -398,11 +418,12 @@ var file_pillion_config_v1_policy_proto_depIdxs = []int32{
 	10, // 9: pillion.config.v1.Policy.outlier_ejection:type_name -> pillion.config.v1.OutlierEjectionPolicy
 	11, // 10: pillion.config.v1.Policy.health_check:type_name -> pillion.config.v1.HealthCheckPolicy
 	12, // 11: pillion.config.v1.Policy.access:type_name -> pillion.config.v1.AccessPolicy
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 12: pillion.config.v1.Policy.split:type_name -> pillion.config.v1.SplitPolicy
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_policy_proto_init() }
@@ -418,6 +439,7 @@ func file_pillion_config_v1_policy_proto_init() {
 	file_pillion_config_v1_policy_rate_limit_proto_init()
 	file_pillion_config_v1_policy_retry_proto_init()
 	file_pillion_config_v1_policy_route_proto_init()
+	file_pillion_config_v1_policy_split_proto_init()
 	file_pillion_config_v1_policy_timeout_proto_init()
 	file_pillion_config_v1_policy_proto_msgTypes[0].OneofWrappers = []any{
 		(*Policy_Route)(nil),
@@ -432,6 +454,7 @@ func file_pillion_config_v1_policy_proto_init() {
 		(*Policy_OutlierEjection)(nil),
 		(*Policy_HealthCheck)(nil),
 		(*Policy_Access)(nil),
+		(*Policy_Split)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
