@@ -1,0 +1,102 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"os/user"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pillion-proxy/pillion/control/kv"
+)
+
+// inConsul is what --control says where the documents of the mesh are in Consul's KV;
+// all else is a folder.
+const inConsul = "consul"
+
+// The flags that commands have which work on the documents of the mesh.
+const (
+	controlFlag   = "control"
+	consulFlag    = "consul"
+	tokenFileFlag = "token-file"
+	authorFlag    = "author"
+	messageFlag   = "message"
+)
+
+// addStoreFlags gives a command the flags that openStore reads.
+func addStoreFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.String(controlFlag, cmp.Or(os.Getenv(variable(controlFlag)), inConsul),
+		usage("where the documents of the mesh are: `consul|FOLDER`", controlFlag))
+	flags.String(consulFlag, os.Getenv(variable(consulFlag)),
+		usage("ask Consul's agent at this `ADDRESS`; without, what Consul's own variables say", consulFlag))
+	flags.String(tokenFileFlag, "",
+		"the `FILE` with the ACL token for Consul; without, what Consul's own variables say")
+	_ = cmd.MarkFlagFilename(tokenFileFlag)
+	_ = cmd.RegisterFlagCompletionFunc(controlFlag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return []string{inConsul}, cobra.ShellCompDirectiveDefault
+	})
+	_ = cmd.RegisterFlagCompletionFunc(consulFlag, cobra.NoFileCompletions)
+}
+
+// openStore opens the store that a command's flags (see addStoreFlags) and the
+// environment name.
+func openStore(cmd *cobra.Command) (kv.Store, error) {
+	where, _ := cmd.Flags().GetString(controlFlag)
+	if where == inConsul {
+		address, _ := cmd.Flags().GetString(consulFlag)
+		tokenFile, _ := cmd.Flags().GetString(tokenFileFlag)
+		return openConsulStore(address, tokenFile)
+	}
+	for _, flag := range []string{consulFlag, tokenFileFlag} {
+		if cmd.Flags().Changed(flag) {
+			return nil, fmt.Errorf("--%s is for Consul, but --%s says the folder %s: give one", flag, controlFlag, where)
+		}
+	}
+	return openFolderStore(where)
+}
+
+// openConsulStore opens Consul's KV. Whatever is empty is taken from Consul's variables.
+func openConsulStore(_, _ string) (kv.Store, error) {
+	return nil, fmt.Errorf("--%s: Consul's KV cannot be opened by this build", controlFlag)
+}
+
+// openFolderStore opens a folder as a store.
+func openFolderStore(path string) (kv.Store, error) {
+	return nil, fmt.Errorf("--%s: the folder %s cannot be opened by this build", controlFlag, path)
+}
+
+// addAuthorFlags gives a command that changes something the flags that author and
+// message read.
+func addAuthorFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.String(authorFlag, os.Getenv(variable(authorFlag)), usage("the `NAME` of who changes this, for the history; without, user@host", authorFlag))
+	flags.StringP(messageFlag, "m", "", "why, a `TEXT` for the history")
+	_ = cmd.RegisterFlagCompletionFunc(authorFlag, cobra.NoFileCompletions)
+	_ = cmd.RegisterFlagCompletionFunc(messageFlag, cobra.NoFileCompletions)
+}
+
+// author is who a command (see addAuthorFlags) acts for, as they say; it proves nothing.
+func author(cmd *cobra.Command) string {
+	given, _ := cmd.Flags().GetString(authorFlag)
+	if given = strings.Join(strings.Fields(given), " "); given != "" {
+		return given
+	}
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = cmp.Or(u.Username, u.Uid, name)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return name
+	}
+	return name + "@" + host
+}
+
+// message is why a command (see addAuthorFlags) is given.
+func message(cmd *cobra.Command) string {
+	given, _ := cmd.Flags().GetString(messageFlag)
+	return strings.TrimSpace(given)
+}
