@@ -102,6 +102,49 @@ func (a *admin) ListEndpoints(_ context.Context, request *adminv1.ListEndpointsR
 	return answer, nil
 }
 
+// errNoControl is what is told of what only a sidecar with a control plane knows.
+var errNoControl = status.Error(codes.Unimplemented, "admin: this sidecar does not do what the mesh's documents say: give its bootstrap the block control")
+
+func (a *admin) ListRecorded(context.Context, *adminv1.ListRecordedRequest) (*adminv1.ListRecordedResponse, error) {
+	if a.Control == nil {
+		return nil, errNoControl
+	}
+	return a.Control.Recorded(), nil
+}
+
+func (a *admin) GetEvidence(ctx context.Context, request *adminv1.GetEvidenceRequest) (*adminv1.GetEvidenceResponse, error) {
+	if err := a.asks(request.GetService(), request.GetName()); err != nil {
+		return nil, err
+	}
+	evidence, err := a.Control.Evidence(ctx, request.GetService(), request.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &adminv1.GetEvidenceResponse{Evidence: evidence}, nil
+}
+
+func (a *admin) GetResults(ctx context.Context, request *adminv1.GetResultsRequest) (*adminv1.GetResultsResponse, error) {
+	if err := a.asks(request.GetService(), request.GetName()); err != nil {
+		return nil, err
+	}
+	results, err := a.Control.Results(ctx, request.GetService(), request.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &adminv1.GetResultsResponse{Results: results}, nil
+}
+
+// asks says why a canary or an experiment cannot be asked about.
+func (a *admin) asks(service, name string) error {
+	switch {
+	case a.Control == nil:
+		return errNoControl
+	case service == "" || name == "":
+		return status.Error(codes.InvalidArgument, "admin: say which service's canary or experiment is meant, and its name")
+	}
+	return nil
+}
+
 func (a *admin) SetLogLevel(ctx context.Context, request *adminv1.SetLogLevelRequest) (*adminv1.SetLogLevelResponse, error) {
 	if a.LogLevel == nil {
 		return nil, status.Error(codes.Unimplemented, "admin: the level of this sidecar's log cannot be changed")

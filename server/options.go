@@ -10,6 +10,7 @@ import (
 
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
 
 // Endpoints knows the services in use and their instances. Each call returns
@@ -45,6 +46,19 @@ type Identity interface {
 	Callers() *adminv1.ListCallersResponse
 }
 
+// Control knows what the mesh's control plane makes of the sidecar's services, and which
+// RPCs it remembers. Each call returns messages that the server may keep. Errors are
+// statuses of one line.
+type Control interface {
+	// Recorded returns the RPCs that are remembered for `pillion plan`, the oldest first.
+	Recorded() *adminv1.ListRecordedResponse
+	// Evidence returns what the elected sidecar has counted of a canary, wherever that
+	// sidecar is.
+	Evidence(ctx context.Context, service, name string) (*meshv1.EvidenceResponse, error)
+	// Results returns the same of an experiment.
+	Results(ctx context.Context, service, name string) (*meshv1.ResultsResponse, error)
+}
+
 // Listeners knows where the sidecar listens. Each call returns messages that
 // the server may keep.
 type Listeners interface {
@@ -72,6 +86,8 @@ type Options struct {
 	Policies  Policies
 	Identity  Identity
 	Listeners Listeners
+	// Control is nil where the sidecar does not do what the mesh's documents say.
+	Control Control
 
 	// TLS has the port speak TLS alone. It decides whom to let in, and must offer "h2"
 	// and "http/1.1".

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -27,6 +29,9 @@ const index = `<!doctype html>
 <li><a href="/endpoints">/endpoints</a>: services and their instances (?service=NAME for one)
 <li><a href="/identity">/identity</a>: who this sidecar is, whom it believes, and whom it is connected with
 <li><a href="/callers">/callers</a>: who called the local app, and how
+<li><a href="/control/recorded">/control/recorded</a>: RPCs that are remembered for pillion plan
+<li>/control/evidence?service=NAME&amp;name=NAME: what was counted of a canary
+<li>/control/results?service=NAME&amp;name=NAME: what was counted of an experiment
 <li><a href="/config">/config</a>: the configuration in effect, how its sources are doing, and how each policy stands
 <li><a href="/metrics">/metrics</a>: for Prometheus
 <li><a href="/debug/pprof/">/debug/pprof/</a>: profiles of the process
@@ -54,6 +59,9 @@ func (a *admin) pages() http.Handler {
 	mux.HandleFunc("GET /endpoints", a.endpointsPage)
 	mux.HandleFunc("GET /identity", a.identityPage)
 	mux.HandleFunc("GET /callers", a.callersPage)
+	mux.HandleFunc("GET /control/recorded", a.recordedPage)
+	mux.HandleFunc("GET /control/evidence", a.evidencePage)
+	mux.HandleFunc("GET /control/results", a.resultsPage)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
@@ -101,6 +109,42 @@ func (a *admin) identityPage(w http.ResponseWriter, r *http.Request) {
 func (a *admin) callersPage(w http.ResponseWriter, r *http.Request) {
 	answer, err := a.ListCallers(r.Context(), &adminv1.ListCallersRequest{})
 	message(w, answer, err, protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true})
+}
+
+func (a *admin) recordedPage(w http.ResponseWriter, r *http.Request) {
+	answer, err := a.ListRecorded(r.Context(), &adminv1.ListRecordedRequest{})
+	controlPage(w, answer, err)
+}
+
+// evidencePage shows the canary that its "service" and "name" parameters name.
+func (a *admin) evidencePage(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	answer, err := a.GetEvidence(r.Context(), &adminv1.GetEvidenceRequest{Service: query.Get("service"), Name: query.Get("name")})
+	controlPage(w, answer, err)
+}
+
+// resultsPage shows the experiment that its "service" and "name" parameters name.
+func (a *admin) resultsPage(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	answer, err := a.GetResults(r.Context(), &adminv1.GetResultsRequest{Service: query.Get("service"), Name: query.Get("name")})
+	controlPage(w, answer, err)
+}
+
+// controlPage answers with a message, or says in one line why there is none.
+func controlPage(w http.ResponseWriter, m proto.Message, err error) {
+	if err == nil {
+		message(w, m, nil, protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true})
+		return
+	}
+	failed := status.Convert(err)
+	code := http.StatusBadGateway
+	switch failed.Code() {
+	case codes.NotFound, codes.Unimplemented:
+		code = http.StatusNotFound
+	case codes.InvalidArgument:
+		code = http.StatusBadRequest
+	}
+	text(w, code, failed.Message()+"\n")
 }
 
 func text(w http.ResponseWriter, code int, body string) {
