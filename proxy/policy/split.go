@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -41,6 +42,7 @@ type split struct {
 	seed       uint64
 	missing    *Group // of RPCs without a key; nil: at random
 	allowForce bool
+	given      map[string]*Group // keys that are given a group by name; nil: none
 }
 
 // segment is a run of buckets that belong to one group.
@@ -63,9 +65,17 @@ func (s *split) groupAt(bucket uint32) *Group {
 	return &s.groups[s.segments[low].group]
 }
 
-// forced returns the group that the caller asks for, where that is allowed and there
-// is one of the name.
-func (s *split) forced(rpc *RPC) *Group {
+// forced returns the group that the RPC's key is given by name, or else that the caller
+// asks for, where that is allowed and there is one of the name.
+func (s *split) forced(rpc *RPC, t *SplitTrace) *Group {
+	if s.given != nil {
+		if key, found := s.key.Key(rpc); found {
+			if g := s.given[key]; g != nil {
+				t.given()
+				return g
+			}
+		}
+	}
 	if !s.allowForce {
 		return nil
 	}
@@ -73,7 +83,11 @@ func (s *split) forced(rpc *RPC) *Group {
 	if count != 1 {
 		return nil
 	}
-	return s.named(name)
+	g := s.named(name)
+	if g != nil {
+		t.forced(g)
+	}
+	return g
 }
 
 func (s *split) named(name string) *Group {
@@ -87,8 +101,7 @@ func (s *split) named(name string) *Group {
 
 // choose returns the RPC's group.
 func (s *split) choose(rpc *RPC, d *dice, number uint64, t *SplitTrace) *Group {
-	if g := s.forced(rpc); g != nil {
-		t.forced(g)
+	if g := s.forced(rpc, t); g != nil {
 		return g
 	}
 	if s.key != nil {
@@ -207,8 +220,26 @@ func (p *problems) compileSplit(field string, m *configv1.Split, rule string, re
 				p.addf(field+".sticky.missing", "%q is none of the split's groups", name)
 			}
 		}
+		s.given = p.compileGiven(field+".sticky.forced", s, sticky.GetForced())
 	}
 	return s
+}
+
+// compileGiven compiles which keys are given a group by name.
+func (p *problems) compileGiven(field string, s *split, forced map[string]string) map[string]*Group {
+	if len(forced) == 0 {
+		return nil
+	}
+	given := make(map[string]*Group, len(forced))
+	for _, key := range slices.Sorted(maps.Keys(forced)) {
+		g := s.named(forced[key])
+		if g == nil {
+			p.addf(of(field, key), "%q is none of the split's groups", forced[key])
+			continue
+		}
+		given[key] = g
+	}
+	return given
 }
 
 // groupKey returns the key in which apps are told their group; "" where they are not.

@@ -245,6 +245,33 @@ func TestForcedGroups(t *testing.T) {
 	}
 }
 
+// Keys that the policy names have the group that it says, whatever their hash, and
+// whatever the caller asks for.
+func TestKeysThatAreGivenAGroup(t *testing.T) {
+	t.Parallel()
+	r := compiledRoute(t, `
+- split:
+    sticky: {key: {metadata: user}, forced: {ann: blue, bob: v1}}
+    allow_force: true
+    destinations: [{weight: 10000, subset: v1}, {weight: 0, subset: v2, group: blue}]`)
+	for _, c := range []struct {
+		metadata    []string
+		subset, why string
+	}{
+		{[]string{"user: ann"}, "v2", `the policy gives "ann" its group by name (sticky.forced)`},
+		{[]string{"user: bob", "pillion-force: blue"}, "v1", `the policy gives "bob" its group by name (sticky.forced)`},
+		{[]string{"user: cid", "pillion-force: blue"}, "v2", "the caller asked for it (pillion-force: blue)"},
+		{[]string{"user: cid"}, "v1", `by metadata "user"`},
+		{nil, "v1", `by chance`},
+	} {
+		var trace Trace
+		d := r.Decide(request(sayHello, c.metadata...), "greeter", &trace)
+		if d.Subset != c.subset || !strings.Contains(trace.Split.Why, c.why) {
+			t.Errorf("%q goes to %s: %s; want %s: %s", c.metadata, d.Subset, trace.Split.Why, c.subset, c.why)
+		}
+	}
+}
+
 // The app is told its group in the place of what callers write there.
 func TestAppsAreToldTheirGroup(t *testing.T) {
 	t.Parallel()
@@ -274,14 +301,15 @@ func TestAppsAreToldTheirGroup(t *testing.T) {
 func TestSplitsThatAreWrong(t *testing.T) {
 	t.Parallel()
 	splits := map[string]string{
-		`{destinations: [{weight: 9999, subset: v1}]}`:                                                "the weights' sum is 9999, not 10000",
-		`{destinations: [{weight: 5000, subset: v1}, {weight: 5000, subset: v1, service: x}]}`:        `is the second group named "v1"`,
-		`{destinations: [{weight: 10000}]}`:                                                           "has no group, subset or service",
-		`{group_key: grpc-group, destinations: [{weight: 10000, subset: v1}]}`:                        "gRPC's own",
-		`{group_key: group-bin, destinations: [{weight: 10000, subset: v1}]}`:                         "is for bytes",
-		`{destinations: [{weight: 10000, subset: v1, request: {set: {pillion-group: v2}}}]}`:          "the app is told its group",
-		`{sticky: {key: {metadata: user}, missing: v3}, destinations: [{weight: 10000, subset: v1}]}`: `"v3" is none of the split's groups`,
-		`{sticky: {key: {metadata: User}}, destinations: [{weight: 10000, subset: v1}]}`:              `write "user"`,
+		`{destinations: [{weight: 9999, subset: v1}]}`:                                                      "the weights' sum is 9999, not 10000",
+		`{destinations: [{weight: 5000, subset: v1}, {weight: 5000, subset: v1, service: x}]}`:              `is the second group named "v1"`,
+		`{destinations: [{weight: 10000}]}`:                                                                 "has no group, subset or service",
+		`{group_key: grpc-group, destinations: [{weight: 10000, subset: v1}]}`:                              "gRPC's own",
+		`{group_key: group-bin, destinations: [{weight: 10000, subset: v1}]}`:                               "is for bytes",
+		`{destinations: [{weight: 10000, subset: v1, request: {set: {pillion-group: v2}}}]}`:                "the app is told its group",
+		`{sticky: {key: {metadata: user}, missing: v3}, destinations: [{weight: 10000, subset: v1}]}`:       `"v3" is none of the split's groups`,
+		`{sticky: {key: {metadata: user}, forced: {ann: v3}}, destinations: [{weight: 10000, subset: v1}]}`: `"v3" is none of the split's groups`,
+		`{sticky: {key: {metadata: User}}, destinations: [{weight: 10000, subset: v1}]}`:                    `write "user"`,
 	}
 	yaml, wants := "", map[string]string{}
 	for split, want := range splits {

@@ -137,6 +137,13 @@ func (t *SplitTrace) forced(g *Group) {
 	t.Seed, t.Key = "", ""
 }
 
+func (t *SplitTrace) given() {
+	if t != nil {
+		t.Why = fmt.Sprintf("the policy gives %q its group by name (sticky.forced)", t.Key)
+		t.Seed, t.Key = "", ""
+	}
+}
+
 func (t *SplitTrace) bucket(bucket uint32) {
 	if t != nil {
 		t.Bucket = int(bucket)

@@ -49,7 +49,8 @@ type Experiment struct {
 	// Whether callers may choose a variant by naming it in the metadata key
 	// `pillion-force`. Such RPCs are not counted. Default: false.
 	AllowForce bool `protobuf:"varint,8,opt,name=allow_force,json=allowForce,proto3" json:"allow_force,omitempty"`
-	// Units that are given a variant, by name, such as testers. Not counted.
+	// Units that are given a variant, by name, such as testers, even where they would take
+	// no part. Not counted.
 	Forced map[string]string `protobuf:"bytes,9,rep,name=forced,proto3" json:"forced,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The part of all units, in 1/10,000, that takes part in no experiment of any service.
 	// It should be the same in all experiments: it is the same units then. Default: 0.
@@ -395,7 +396,8 @@ type Measure struct {
 	//	*Measure_Latency
 	//	*Measure_Reported
 	Of isMeasure_Of `protobuf_oneof:"of"`
-	// What a unit's RPCs come to: their "mean" or their "sum". Default: "mean".
+	// What a unit's RPCs come to: their "mean", of which units have none that have no RPC
+	// with a value, or their "sum", which is 0 for those. Default: "mean".
 	PerUnit string `protobuf:"bytes,5,opt,name=per_unit,json=perUnit,proto3" json:"per_unit,omitempty"`
 	// Which is better: "higher" or "lower". Default: "lower" for `latency`, else "higher".
 	Better string `protobuf:"bytes,6,opt,name=better,proto3" json:"better,omitempty"`
@@ -661,10 +663,11 @@ const file_pillion_config_v1_experiment_proto_rawDesc = "" +
 	"\f_false_alarmB\b\n" +
 	"\x06_powerB\f\n" +
 	"\n" +
-	"_max_units\"\xbe\x01\n" +
+	"_max_units\"\xc0\x01\n" +
 	"\aVariant\x122\n" +
-	"\x04name\x18\x01 \x01(\tB\x1e\xbaH\x1b\xc8\x01\x01r\x16\x18\x80\x012\x11^[A-Za-z0-9_.-]+$R\x04name\x12 \n" +
-	"\x06weight\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\x06weight\x12 \n" +
+	"\x04name\x18\x01 \x01(\tB\x1e\xbaH\x1b\xc8\x01\x01r\x16\x18\x80\x012\x11^[A-Za-z0-9_.-]+$R\x04name\x12\"\n" +
+	"\x06weight\x18\x02 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x90N(\x01R\x06weight\x12 \n" +
 	"\x06subset\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x06subset\x12;\n" +
 	"\arequest\x18\x04 \x01(\v2!.pillion.config.v1.MetadataChangeR\arequest\"q\n" +
 	"\x05Layer\x12\x1f\n" +
@@ -685,10 +688,9 @@ const file_pillion_config_v1_experiment_proto_rawDesc = "" +
 	"\x02of\x12\x05\xbaH\x02\b\x01B\r\n" +
 	"\v_min_effectB\f\n" +
 	"\n" +
-	"_max_value\"8\n" +
-	"\x0eSuccessMeasure\x12&\n" +
-	"\x05codes\x18\x01 \x03(\tB\x10\xbaH\r\x92\x01\n" +
-	"\x10\x10\x18\x01\"\x04r\x02\x10\x01R\x05codes\"Q\n" +
+	"_max_value\"\xa5\x02\n" +
+	"\x0eSuccessMeasure\x12\x92\x02\n" +
+	"\x05codes\x18\x01 \x03(\tB\xfb\x01\xbaH\xf7\x01\x92\x01\xf3\x01\x10\x10\x18\x01\"\xec\x01r\xe9\x01R\tCANCELLEDR\aUNKNOWNR\x10INVALID_ARGUMENTR\x11DEADLINE_EXCEEDEDR\tNOT_FOUNDR\x0eALREADY_EXISTSR\x11PERMISSION_DENIEDR\x12RESOURCE_EXHAUSTEDR\x13FAILED_PRECONDITIONR\aABORTEDR\fOUT_OF_RANGER\rUNIMPLEMENTEDR\bINTERNALR\vUNAVAILABLER\tDATA_LOSSR\x0fUNAUTHENTICATEDR\x05codes\"Q\n" +
 	"\x0eLatencyMeasure\x12?\n" +
 	"\x03cap\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x04\b\x80\xa3\x052\x04\x10\xc0\x84=R\x03capBCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
 

@@ -909,7 +909,10 @@ type Sticky struct {
 	// Default: the policy's and the rule's name.
 	Seed string `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
 	// The group of RPCs that have no such key. Default: chosen at random for each.
-	Missing       string `protobuf:"bytes,3,opt,name=missing,proto3" json:"missing,omitempty"`
+	Missing string `protobuf:"bytes,3,opt,name=missing,proto3" json:"missing,omitempty"`
+	// Keys that are given a group by name, such as those of testers, as if the caller had
+	// chosen it (`allow_force`).
+	Forced        map[string]string `protobuf:"bytes,4,rep,name=forced,proto3" json:"forced,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -963,6 +966,13 @@ func (x *Sticky) GetMissing() string {
 		return x.Missing
 	}
 	return ""
+}
+
+func (x *Sticky) GetForced() map[string]string {
+	if x != nil {
+		return x.Forced
+	}
+	return nil
 }
 
 // FixedStatus answers RPCs here.
@@ -1350,11 +1360,15 @@ const file_pillion_config_v1_policy_route_proto_rawDesc = "" +
 	"\x06cookie\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01H\x00R\x06cookie\x12!\n" +
 	"\x06caller\x18\x03 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\x06callerB\r\n" +
-	"\x04from\x12\x05\xbaH\x02\b\x01\"\x80\x01\n" +
+	"\x04from\x12\x05\xbaH\x02\b\x01\"\x8e\x02\n" +
 	"\x06Sticky\x124\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.pillion.config.v1.HashKeyB\x06\xbaH\x03\xc8\x01\x01R\x03key\x12\x1c\n" +
 	"\x04seed\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04seed\x12\"\n" +
-	"\amissing\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\amissing\"\xc0\x02\n" +
+	"\amissing\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\amissing\x12Q\n" +
+	"\x06forced\x18\x04 \x03(\v2%.pillion.config.v1.Sticky.ForcedEntryB\x12\xbaH\x0f\x9a\x01\f\x10\xe8\a\"\ar\x05\x10\x01\x18\x80\bR\x06forced\x1a9\n" +
+	"\vForcedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc0\x02\n" +
 	"\vFixedStatus\x12\x8c\x02\n" +
 	"\x04code\x18\x01 \x01(\tB\xf7\x01\xbaH\xf3\x01\xc8\x01\x01r\xed\x01R\x02OKR\tCANCELLEDR\aUNKNOWNR\x10INVALID_ARGUMENTR\x11DEADLINE_EXCEEDEDR\tNOT_FOUNDR\x0eALREADY_EXISTSR\x11PERMISSION_DENIEDR\x12RESOURCE_EXHAUSTEDR\x13FAILED_PRECONDITIONR\aABORTEDR\fOUT_OF_RANGER\rUNIMPLEMENTEDR\bINTERNALR\vUNAVAILABLER\tDATA_LOSSR\x0fUNAUTHENTICATEDR\x04code\x12\"\n" +
 	"\amessage\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\"\xcb\x02\n" +
@@ -1405,7 +1419,7 @@ func file_pillion_config_v1_policy_route_proto_rawDescGZIP() []byte {
 	return file_pillion_config_v1_policy_route_proto_rawDescData
 }
 
-var file_pillion_config_v1_policy_route_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_pillion_config_v1_policy_route_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_pillion_config_v1_policy_route_proto_goTypes = []any{
 	(*RoutePolicy)(nil),         // 0: pillion.config.v1.RoutePolicy
 	(*RouteRule)(nil),           // 1: pillion.config.v1.RouteRule
@@ -1422,11 +1436,12 @@ var file_pillion_config_v1_policy_route_proto_goTypes = []any{
 	(*Mirror)(nil),              // 12: pillion.config.v1.Mirror
 	(*SubsetsPolicy)(nil),       // 13: pillion.config.v1.SubsetsPolicy
 	(*Subset)(nil),              // 14: pillion.config.v1.Subset
-	nil,                         // 15: pillion.config.v1.MetadataChange.SetEntry
-	nil,                         // 16: pillion.config.v1.MetadataChange.AddEntry
-	nil,                         // 17: pillion.config.v1.SubsetsPolicy.SubsetsEntry
-	nil,                         // 18: pillion.config.v1.Subset.MetaEntry
-	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
+	nil,                         // 15: pillion.config.v1.Sticky.ForcedEntry
+	nil,                         // 16: pillion.config.v1.MetadataChange.SetEntry
+	nil,                         // 17: pillion.config.v1.MetadataChange.AddEntry
+	nil,                         // 18: pillion.config.v1.SubsetsPolicy.SubsetsEntry
+	nil,                         // 19: pillion.config.v1.Subset.MetaEntry
+	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
 }
 var file_pillion_config_v1_policy_route_proto_depIdxs = []int32{
 	1,  // 0: pillion.config.v1.RoutePolicy.rules:type_name -> pillion.config.v1.RouteRule
@@ -1434,7 +1449,7 @@ var file_pillion_config_v1_policy_route_proto_depIdxs = []int32{
 	5,  // 2: pillion.config.v1.RouteRule.to:type_name -> pillion.config.v1.Destination
 	6,  // 3: pillion.config.v1.RouteRule.split:type_name -> pillion.config.v1.Split
 	10, // 4: pillion.config.v1.RouteRule.status:type_name -> pillion.config.v1.FixedStatus
-	19, // 5: pillion.config.v1.RouteRule.timeout:type_name -> google.protobuf.Duration
+	20, // 5: pillion.config.v1.RouteRule.timeout:type_name -> google.protobuf.Duration
 	11, // 6: pillion.config.v1.RouteRule.request:type_name -> pillion.config.v1.MetadataChange
 	11, // 7: pillion.config.v1.RouteRule.response:type_name -> pillion.config.v1.MetadataChange
 	12, // 8: pillion.config.v1.RouteRule.mirror:type_name -> pillion.config.v1.Mirror
@@ -1445,17 +1460,18 @@ var file_pillion_config_v1_policy_route_proto_depIdxs = []int32{
 	9,  // 13: pillion.config.v1.Split.sticky:type_name -> pillion.config.v1.Sticky
 	11, // 14: pillion.config.v1.WeightedDestination.request:type_name -> pillion.config.v1.MetadataChange
 	8,  // 15: pillion.config.v1.Sticky.key:type_name -> pillion.config.v1.HashKey
-	15, // 16: pillion.config.v1.MetadataChange.set:type_name -> pillion.config.v1.MetadataChange.SetEntry
-	16, // 17: pillion.config.v1.MetadataChange.add:type_name -> pillion.config.v1.MetadataChange.AddEntry
-	5,  // 18: pillion.config.v1.Mirror.to:type_name -> pillion.config.v1.Destination
-	17, // 19: pillion.config.v1.SubsetsPolicy.subsets:type_name -> pillion.config.v1.SubsetsPolicy.SubsetsEntry
-	18, // 20: pillion.config.v1.Subset.meta:type_name -> pillion.config.v1.Subset.MetaEntry
-	14, // 21: pillion.config.v1.SubsetsPolicy.SubsetsEntry.value:type_name -> pillion.config.v1.Subset
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	15, // 16: pillion.config.v1.Sticky.forced:type_name -> pillion.config.v1.Sticky.ForcedEntry
+	16, // 17: pillion.config.v1.MetadataChange.set:type_name -> pillion.config.v1.MetadataChange.SetEntry
+	17, // 18: pillion.config.v1.MetadataChange.add:type_name -> pillion.config.v1.MetadataChange.AddEntry
+	5,  // 19: pillion.config.v1.Mirror.to:type_name -> pillion.config.v1.Destination
+	18, // 20: pillion.config.v1.SubsetsPolicy.subsets:type_name -> pillion.config.v1.SubsetsPolicy.SubsetsEntry
+	19, // 21: pillion.config.v1.Subset.meta:type_name -> pillion.config.v1.Subset.MetaEntry
+	14, // 22: pillion.config.v1.SubsetsPolicy.SubsetsEntry.value:type_name -> pillion.config.v1.Subset
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_policy_route_proto_init() }
@@ -1490,7 +1506,7 @@ func file_pillion_config_v1_policy_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pillion_config_v1_policy_route_proto_rawDesc), len(file_pillion_config_v1_policy_route_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -627,7 +627,9 @@ type Transition struct {
 	// The state after it. Its number is the entry's.
 	State *RunState `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	// What hooks answered, a line each, as far as they had when it was written.
-	Hooks         []string `protobuf:"bytes,2,rep,name=hooks,proto3" json:"hooks,omitempty"`
+	Hooks []string `protobuf:"bytes,2,rep,name=hooks,proto3" json:"hooks,omitempty"`
+	// What an experiment had come to when it ended, a pillion.mesh.v1.ResultsResponse.
+	Results       []byte `protobuf:"bytes,3,opt,name=results,proto3" json:"results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -672,6 +674,13 @@ func (x *Transition) GetState() *RunState {
 func (x *Transition) GetHooks() []string {
 	if x != nil {
 		return x.Hooks
+	}
+	return nil
+}
+
+func (x *Transition) GetResults() []byte {
+	if x != nil {
+		return x.Results
 	}
 	return nil
 }
@@ -814,11 +823,12 @@ const file_pillion_control_v1_canary_proto_rawDesc = "" +
 	"\x0fcanary_failures\x18\x04 \x01(\x04R\x0ecanaryFailures\x12%\n" +
 	"\x0estable_latency\x18\x05 \x01(\x01R\rstableLatency\x12%\n" +
 	"\x0ecanary_latency\x18\x06 \x01(\x01R\rcanaryLatency\x12\x1a\n" +
-	"\bsidecars\x18\a \x01(\rR\bsidecars\"V\n" +
+	"\bsidecars\x18\a \x01(\rR\bsidecars\"p\n" +
 	"\n" +
 	"Transition\x122\n" +
 	"\x05state\x18\x01 \x01(\v2\x1c.pillion.control.v1.RunStateR\x05state\x12\x14\n" +
-	"\x05hooks\x18\x02 \x03(\tR\x05hooks\"\xac\x01\n" +
+	"\x05hooks\x18\x02 \x03(\tR\x05hooks\x12\x18\n" +
+	"\aresults\x18\x03 \x01(\fR\aresults\"\xac\x01\n" +
 	"\x06Leader\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x18\n" +

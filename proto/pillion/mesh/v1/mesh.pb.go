@@ -471,12 +471,14 @@ type ExperimentCounts struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The run.
 	Run uint64 `protobuf:"varint,2,opt,name=run,proto3" json:"run,omitempty"`
-	// Units whose hash is below this are kept; 0: all.
+	// Units whose hash, mixed once more, is below this are kept; 0: all.
 	Threshold uint64 `protobuf:"varint,3,opt,name=threshold,proto3" json:"threshold,omitempty"`
-	// Units whose counts have changed.
+	// Units whose counts have changed. Where they are more than one message takes, the
+	// others follow in the next ones.
 	Units []*UnitCounts `protobuf:"bytes,4,rep,name=units,proto3" json:"units,omitempty"`
-	// How many units came, by variant, of those below the threshold.
-	Variants      []uint64 `protobuf:"varint,5,rep,packed,name=variants,proto3" json:"variants,omitempty"`
+	// Tells these counts from others of the same sidecar: counts that are lost with a
+	// process, and begun anew, have another one.
+	Epoch         uint64 `protobuf:"fixed64,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -539,11 +541,11 @@ func (x *ExperimentCounts) GetUnits() []*UnitCounts {
 	return nil
 }
 
-func (x *ExperimentCounts) GetVariants() []uint64 {
+func (x *ExperimentCounts) GetEpoch() uint64 {
 	if x != nil {
-		return x.Variants
+		return x.Epoch
 	}
-	return nil
+	return 0
 }
 
 // UnitCounts is what one unit's RPCs came to.
@@ -554,7 +556,10 @@ type UnitCounts struct {
 	// The variant's number.
 	Variant uint32 `protobuf:"varint,2,opt,name=variant,proto3" json:"variant,omitempty"`
 	// By measure, in the document's order.
-	Measures      []*MeasureCounts `protobuf:"bytes,3,rep,name=measures,proto3" json:"measures,omitempty"`
+	Measures []*MeasureCounts `protobuf:"bytes,3,rep,name=measures,proto3" json:"measures,omitempty"`
+	// The unit was seen in several variants, which says that not all sidecars divide alike.
+	// It is left out of the comparison.
+	Crossed       bool `protobuf:"varint,4,opt,name=crossed,proto3" json:"crossed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -608,6 +613,13 @@ func (x *UnitCounts) GetMeasures() []*MeasureCounts {
 		return x.Measures
 	}
 	return nil
+}
+
+func (x *UnitCounts) GetCrossed() bool {
+	if x != nil {
+		return x.Crossed
+	}
+	return false
 }
 
 // MeasureCounts is what one measure came to for a unit.
@@ -880,7 +892,9 @@ type ResultsResponse struct {
 	// How the means stood earlier.
 	Series []*ResultsPoint `protobuf:"bytes,5,rep,name=series,proto3" json:"series,omitempty"`
 	// How many sidecars counted.
-	Sidecars      uint32 `protobuf:"varint,6,opt,name=sidecars,proto3" json:"sidecars,omitempty"`
+	Sidecars uint32 `protobuf:"varint,6,opt,name=sidecars,proto3" json:"sidecars,omitempty"`
+	// How many units were left out, since they were seen in several variants.
+	Crossed       uint64 `protobuf:"varint,7,opt,name=crossed,proto3" json:"crossed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -957,6 +971,13 @@ func (x *ResultsResponse) GetSidecars() uint32 {
 	return 0
 }
 
+func (x *ResultsResponse) GetCrossed() uint64 {
+	if x != nil {
+		return x.Crossed
+	}
+	return 0
+}
+
 // VariantResults is what the units of a variant came to.
 type VariantResults struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1024,17 +1045,18 @@ func (x *VariantResults) GetMeasures() []*MeasureResults {
 // MeasureResults are the moments of a measure over a variant's units.
 type MeasureResults struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many units have a value.
+	// How many units have a value: of a "sum" all, of a "mean" those with RPCs that had one.
 	Units uint64 `protobuf:"varint,1,opt,name=units,proto3" json:"units,omitempty"`
 	// The mean over units.
 	Mean float64 `protobuf:"fixed64,2,opt,name=mean,proto3" json:"mean,omitempty"`
 	// The variance over units, unbiased.
 	Variance float64 `protobuf:"fixed64,3,opt,name=variance,proto3" json:"variance,omitempty"`
-	// A histogram over units, for a plot: the bounds of its equal bins.
+	// A histogram over units, for a plot: the bounds of its equal bins, the same for all
+	// variants.
 	Low float64 `protobuf:"fixed64,4,opt,name=low,proto3" json:"low,omitempty"`
 	// The upper bound.
 	High float64 `protobuf:"fixed64,5,opt,name=high,proto3" json:"high,omitempty"`
-	// How many units each bin has.
+	// How many units each bin has. Units beyond the bounds are in the outermost bins.
 	Bins          []uint64 `protobuf:"varint,6,rep,packed,name=bins,proto3" json:"bins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1322,18 +1344,19 @@ const file_pillion_mesh_v1_mesh_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
 	"\fBucketsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa5\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x9f\x01\n" +
 	"\x10ExperimentCounts\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x1c\n" +
 	"\tthreshold\x18\x03 \x01(\x04R\tthreshold\x121\n" +
-	"\x05units\x18\x04 \x03(\v2\x1b.pillion.mesh.v1.UnitCountsR\x05units\x12\x1a\n" +
-	"\bvariants\x18\x05 \x03(\x04R\bvariants\"v\n" +
+	"\x05units\x18\x04 \x03(\v2\x1b.pillion.mesh.v1.UnitCountsR\x05units\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x06R\x05epoch\"\x90\x01\n" +
 	"\n" +
 	"UnitCounts\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\x06R\x04unit\x12\x18\n" +
 	"\avariant\x18\x02 \x01(\rR\avariant\x12:\n" +
-	"\bmeasures\x18\x03 \x03(\v2\x1e.pillion.mesh.v1.MeasureCountsR\bmeasures\"7\n" +
+	"\bmeasures\x18\x03 \x03(\v2\x1e.pillion.mesh.v1.MeasureCountsR\bmeasures\x12\x18\n" +
+	"\acrossed\x18\x04 \x01(\bR\acrossed\"7\n" +
 	"\rMeasureCounts\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x10\n" +
 	"\x03sum\x18\x02 \x01(\x01R\x03sum\"?\n" +
@@ -1349,14 +1372,15 @@ const file_pillion_mesh_v1_mesh_proto_rawDesc = "" +
 	"\atripped\x18\x06 \x03(\tR\atripped\">\n" +
 	"\x0eResultsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x9f\x02\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xb9\x02\n" +
 	"\x0fResultsResponse\x122\n" +
 	"\x05state\x18\x01 \x01(\v2\x1c.pillion.control.v1.RunStateR\x05state\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
 	"\asampled\x18\x03 \x01(\x01R\asampled\x12;\n" +
 	"\bvariants\x18\x04 \x03(\v2\x1f.pillion.mesh.v1.VariantResultsR\bvariants\x125\n" +
 	"\x06series\x18\x05 \x03(\v2\x1d.pillion.mesh.v1.ResultsPointR\x06series\x12\x1a\n" +
-	"\bsidecars\x18\x06 \x01(\rR\bsidecars\"w\n" +
+	"\bsidecars\x18\x06 \x01(\rR\bsidecars\x12\x18\n" +
+	"\acrossed\x18\a \x01(\x04R\acrossed\"w\n" +
 	"\x0eVariantResults\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05units\x18\x02 \x01(\x04R\x05units\x12;\n" +
