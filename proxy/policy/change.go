@@ -70,6 +70,23 @@ func (c *Change) then(next *Change) *Change {
 	return newChange(edits, append(add, next.add...))
 }
 
+// addInstead returns the change that adds what this one sets for a key; the key may be "".
+func (c *Change) addInstead(key string) *Change {
+	if c == nil {
+		return nil
+	}
+	edits := map[string]edit{}
+	var add []hpack.Field
+	for _, e := range c.edits {
+		if e.text == key {
+			add = append(add, e.field())
+		} else {
+			edits[e.text] = e
+		}
+	}
+	return newChange(edits, append(add, c.add...))
+}
+
 // Apply removes, sets and adds, and returns the fields. It works on the slice that it
 // is given, which it may have to grow. A key that is set takes the place of its first
 // field. Pseudo fields and gRPC's own are never among those that change, because no

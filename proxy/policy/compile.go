@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"log/slog"
 
 	"google.golang.org/protobuf/proto"
@@ -26,7 +27,7 @@ type Env struct {
 // which may be nil, stays the same object, and so does what it remembers, as long as
 // what it says of it is the same.
 func Compile(policies []*configv1.Policy, previous *Set, env Env) (*Set, []Refusal) {
-	c := &compilation{previous: previous, env: &env, set: &Set{byName: map[string]*entry{}}, taken: map[claim]*entry{}, kept: map[*entry]bool{}}
+	c := &compilation{previous: previous, env: &env, set: &Set{byName: map[string]*entry{}}, taken: map[claim]*entry{}, kept: map[*entry]bool{}, splits: map[string]int{}}
 	for i, m := range policies {
 		c.compile(i, m)
 	}
@@ -47,6 +48,7 @@ type compilation struct {
 	taken    map[claim]*entry
 	refused  []string        // names of policies whose previous versions may stay
 	kept     map[*entry]bool // previous versions that stay
+	splits   map[string]int  // how many split policies there are, by service
 	refusals []Refusal
 }
 
@@ -89,7 +91,7 @@ func (c *compilation) compile(i int, m *configv1.Policy) {
 }
 
 // claim puts an entry in force, unless another says the same kind of thing about the
-// same already.
+// same already, or there are too many.
 func (c *compilation) claim(e *entry) bool {
 	claims := e.claims()
 	for i, claim := range claims {
@@ -106,6 +108,13 @@ func (c *compilation) claim(e *entry) bool {
 		}
 		c.refuse(e.name(), field, conflict(e, other, claim))
 		return false
+	}
+	if e.kind == KindSplit {
+		if c.splits[e.service()] == maxSplits {
+			c.refuse(e.name(), "split", fmt.Sprintf("is one more than the %d split policies that service %s may have: leave one out", maxSplits, quoted(e.service())))
+			return false
+		}
+		c.splits[e.service()]++
 	}
 	for _, claim := range claims {
 		c.taken[claim] = e

@@ -27,6 +27,7 @@ type entry struct {
 	rateLimit *RateLimit
 	fault     *Fault
 	access    *access.Written
+	split     *splitPolicy
 	cluster   clusterParts
 }
 
@@ -39,7 +40,7 @@ func compileEntry(m *configv1.Policy, before *entry, env *Env) (*entry, []Refusa
 	p := &problems{policy: m.GetName(), env: env}
 	kind, known := kindOf(m)
 	if !known {
-		p.addf("", "says nothing: write one of route, subsets, timeout, retry, hedging, circuit_breaker, rate_limit, fault, load_balancing, outlier_ejection, health_check or access")
+		p.addf("", "says nothing: write one of route, subsets, timeout, retry, hedging, circuit_breaker, rate_limit, fault, load_balancing, outlier_ejection, health_check, access or split")
 		return nil, p.list
 	}
 	e := &entry{kind: kind, inbound: m.GetInbound() || kind == KindAccess}
@@ -124,5 +125,7 @@ func (e *entry) compileBody(p *problems, before *entry) {
 		e.cluster.health = p.compileHealth(kind.HealthCheck)
 	case *configv1.Policy_Access:
 		e.access = p.compileAccess(kind.Access)
+	case *configv1.Policy_Split:
+		e.split = p.compileSplitPolicy(kind.Split)
 	}
 }

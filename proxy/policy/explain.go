@@ -36,7 +36,7 @@ func (v *Service) Explain(path string, inbound bool) []KindTrace {
 			continue
 		}
 		if kind.together() {
-			traces = append(traces, v.explainTogether(kind, inbound)...)
+			traces = append(traces, v.explainTogether(kind, path, inbound)...)
 			continue
 		}
 		if t, any := v.explainSlot(kind, path, inbound); any {
@@ -46,12 +46,22 @@ func (v *Service) Explain(path string, inbound bool) []KindTrace {
 	return traces
 }
 
-// explainTogether returns all policies of a kind of which all hold.
-func (v *Service) explainTogether(kind Kind, inbound bool) (traces []KindTrace) {
+// explainTogether returns all policies of a kind of which all hold, those left out that
+// are for other methods.
+func (v *Service) explainTogether(kind Kind, path string, inbound bool) (traces []KindTrace) {
 	for _, e := range v.entries {
-		if e.kind == kind && e.inbound == inbound {
-			traces = append(traces, KindTrace{Kind: kind, Policy: e.name(), Service: e.service()})
+		if e.kind != kind || e.inbound != inbound {
+			continue
 		}
+		t := KindTrace{Kind: kind, Policy: e.name(), Service: e.service()}
+		if kind.ofMethods() {
+			by, selects := e.selectedBy(path)
+			if !selects {
+				continue
+			}
+			t.Methods = by.String()
+		}
+		traces = append(traces, t)
 	}
 	return traces
 }

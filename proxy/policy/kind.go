@@ -5,8 +5,8 @@ import configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 // Kind is what a policy says something about.
 type Kind uint8
 
-// The kinds. Those up to KindFault are about methods; the others are about a service
-// as a whole.
+// The kinds. Those up to KindFault are about methods, and an RPC obeys one policy of each;
+// KindSplit is about methods too. The others are about a service as a whole.
 const (
 	KindRoute Kind = iota
 	KindTimeout
@@ -20,6 +20,7 @@ const (
 	KindOutlierEjection
 	KindHealthCheck
 	KindAccess
+	KindSplit
 
 	numKinds
 )
@@ -37,6 +38,7 @@ var kindNames = [numKinds]string{
 	KindOutlierEjection: "outlier_ejection",
 	KindHealthCheck:     "health_check",
 	KindAccess:          "access",
+	KindSplit:           "split",
 }
 
 // String returns the kind's name in the schema.
@@ -48,7 +50,7 @@ func (k Kind) String() string {
 }
 
 // ofMethods says whether policies of the kind are about methods.
-func (k Kind) ofMethods() bool { return k <= KindFault }
+func (k Kind) ofMethods() bool { return k <= KindFault || k == KindSplit }
 
 // mayBeInbound says whether policies of the kind may hold beside the service.
 func (k Kind) mayBeInbound() bool {
@@ -57,7 +59,7 @@ func (k Kind) mayBeInbound() bool {
 
 // together says whether all policies of the kind for a service hold, and not just the
 // most exact one.
-func (k Kind) together() bool { return k == KindAccess }
+func (k Kind) together() bool { return k == KindAccess || k == KindSplit }
 
 // slot is the place of a kind of which an RPC obeys one policy. Retry and hedging
 // share one: an RPC obeys either, whichever is the more exact.
@@ -95,6 +97,8 @@ func kindOf(m *configv1.Policy) (Kind, bool) {
 		return KindHealthCheck, true
 	case *configv1.Policy_Access:
 		return KindAccess, true
+	case *configv1.Policy_Split:
+		return KindSplit, true
 	}
 	return 0, false
 }

@@ -24,6 +24,7 @@ const (
 	partMethods
 	partCallers
 	partCondition
+	partRange // of a split policy's
 )
 
 // failing returns the first part that an RPC fails, and which condition it is. Chance

@@ -40,7 +40,7 @@ func mergeService(name string, named, forAll []*entry, all *Service, previous *S
 		if inbound {
 			side = &v.inbound
 		}
-		if all != nil && !slices.ContainsFunc(named, func(e *entry) bool { return e.kind.ofMethods() && e.inbound == inbound }) {
+		if all != nil && !slices.ContainsFunc(named, func(e *entry) bool { return e.merges(inbound) }) {
 			*side = all.outbound
 			if inbound {
 				*side = all.inbound
@@ -49,6 +49,7 @@ func mergeService(name string, named, forAll []*entry, all *Service, previous *S
 		}
 		*side = mergeMethods(v.entries, inbound)
 	}
+	v.splits = mergeSplits(v.entries)
 	v.parts = mergeParts(v.entries)
 	if before := previous.Service(name); before != nil && before.parts == v.parts && before.kept == nil {
 		v.cluster = before.cluster
@@ -78,12 +79,17 @@ func mergeParts(entries []*entry) (parts clusterParts) {
 	return parts
 }
 
+// merges says whether an entry is one of those of a side of which an RPC obeys one.
+func (e *entry) merges(inbound bool) bool {
+	return e.kind.ofMethods() && !e.kind.together() && e.inbound == inbound
+}
+
 // mergeMethods merges the policies of one side for each of their selectors. The
 // entries that come first go before equally exact ones. nil where there is none.
 func mergeMethods(entries []*entry, inbound bool) *table[*Method] {
 	own := map[selector]*slots{}
 	for _, e := range entries {
-		if !e.kind.ofMethods() || e.inbound != inbound {
+		if !e.merges(inbound) {
 			continue
 		}
 		for _, s := range e.selectors {

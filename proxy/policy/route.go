@@ -90,14 +90,20 @@ func (r *Route) decide(rpc *RPC, addressed string, lists *pathLists, t *Trace) D
 // send fills in where the rule sends the RPC.
 func (d *Decision) send(rpc *RPC, dice *dice, number uint64, t *Trace) {
 	if s := d.Rule.split; s != nil {
-		d.join(s.choose(rpc, dice, number, t.split(d.Rule, rpc)))
-		t.chosen(d.Group)
+		seen := t.split(d.Rule, rpc)
+		d.join(s.choose(rpc, dice, number, seen).Group)
+		seen.chosen(d.Group)
 		return
 	}
 	if d.Rule.service != "" {
 		d.Service = d.Rule.service
 	}
 	d.Subset = d.Rule.subset
+}
+
+// placed says that a part of a service is chosen already.
+func (d *Decision) placed() bool {
+	return d.Subset != "" || d.Group != nil && d.Group.places()
 }
 
 // join sends the RPC where a group goes.

@@ -88,6 +88,8 @@ type Service struct {
 	// entries are the policies for the service by name, and those for all.
 	entries           []*entry
 	outbound, inbound *table[*Method]
+	// splits are the policies of the kind of which all hold; nil: there are none.
+	splits *table[*Splits]
 	// parts are what policies say of the service as a whole, and kept are subsets that
 	// only kept policies name; cluster is made of both.
 	parts   clusterParts
@@ -118,6 +120,16 @@ func (v *Service) Inbound(path string) *Method {
 	}
 	m, _ := v.inbound.find(path)
 	return m
+}
+
+// Splits returns the split policies for RPCs that are sent to the method at a path; nil:
+// there are none.
+func (v *Service) Splits(path string) *Splits {
+	if v == nil || v.splits == nil {
+		return nil
+	}
+	s, _ := v.splits.find(path)
+	return s
 }
 
 // HashKey returns what ring_hash and maglev hash of RPCs to the service; nil: nothing.

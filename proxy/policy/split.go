@@ -3,6 +3,7 @@ package policy
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -28,9 +29,28 @@ type Group struct {
 	Request *Change
 	// Counts counts the group's RPCs; nil: nobody wants to know.
 	Counts *telemetry.Group
+	// Observer is told of the group's RPCs; nil: nobody is. Those of routes have none.
+	Observer telemetry.Observer
 
+	// further is Request for an RPC that is in a group before this one which tells the
+	// app under the same key: the name is told beside that one's.
+	further         *Change
 	service, subset string
 	weight          int
+}
+
+// places says that the group is somewhere, and not just a name.
+func (g *Group) places() bool { return g.service != "" || g.subset != "" }
+
+// Chosen is a group that an RPC is in.
+type Chosen struct {
+	*Group
+	// Unit tells units apart, which are what the split sticks to: it is a hash of key and
+	// seed, the same on every sidecar. Nothing follows from it about the group. 0: the
+	// RPC has no key, or the split does not stick to one.
+	Unit uint64
+	// Forced: the group was asked for by name, by the caller or for the key.
+	Forced bool
 }
 
 // split divides RPCs among groups.
@@ -100,24 +120,34 @@ func (s *split) named(name string) *Group {
 }
 
 // choose returns the RPC's group.
-func (s *split) choose(rpc *RPC, d *dice, number uint64, t *SplitTrace) *Group {
-	if g := s.forced(rpc, t); g != nil {
-		return g
-	}
+func (s *split) choose(rpc *RPC, d *dice, number uint64, t *SplitTrace) Chosen {
+	var c Chosen
+	hash, found := uint64(0), false
 	if s.key != nil {
-		if hash, found := s.key.seeded(rpc, s.seed); found {
-			bucket := share(hash)
-			t.bucket(bucket)
-			return s.groupAt(bucket)
-		}
-		if s.missing != nil {
-			return s.missing
+		if hash, found = s.key.seeded(rpc, s.seed); found {
+			c.Unit = unitOf(hash)
 		}
 	}
-	bucket := d.roll(number)
+	if c.Group = s.forced(rpc, t); c.Group != nil {
+		c.Forced = true
+		return c
+	}
+	if !found && s.missing != nil {
+		c.Group = s.missing
+		return c
+	}
+	bucket := share(hash)
+	if !found {
+		bucket = d.roll(number)
+	}
 	t.bucket(bucket)
-	return s.groupAt(bucket)
+	c.Group = s.groupAt(bucket)
+	return c
 }
+
+// unitOf makes a unit of the hash whose upper bits choose the group: who samples units by
+// their bits must not sample groups.
+func unitOf(hash uint64) uint64 { return max(mix(hash+0x9e3779b97f4a7c15), 1) }
 
 // layOut gives each group as many of the buckets as its weight says. The first group
 // has what the others leave. The second grows from the bottom and the third from the
@@ -176,7 +206,8 @@ func anchor(n int) int {
 	return place
 }
 
-// compileSplit compiles the split of a rule, which has the request changed so.
+// compileSplit compiles the split of a rule, which has the request changed so, or with no
+// rule that of a split policy.
 func (p *problems) compileSplit(field string, m *configv1.Split, rule string, request *Change) *split {
 	s := &split{allowForce: m.GetAllowForce()}
 	groupKey := p.groupKey(field+".group_key", m.GetGroupKey())
@@ -193,8 +224,15 @@ func (p *problems) compileSplit(field string, m *configv1.Split, rule string, re
 			p.addf(field, "is the second group named %q: give it a name of its own (group)", g.Name)
 		}
 		g.Request = request.then(p.compileChange(field+".request", d.GetRequest(), groupKey, g.Name))
+		key := telemetry.GroupKey{Policy: p.policy, Rule: rule, Group: g.Name}
 		if p.env.Group != nil && g.Name != "" {
-			g.Counts = p.env.Group(telemetry.GroupKey{Policy: p.policy, Rule: rule, Group: g.Name})
+			g.Counts = p.env.Group(key)
+		}
+		if rule == "" {
+			g.further = g.Request.addInstead(groupKey)
+			if p.env.Observer != nil && g.Name != "" {
+				g.Observer = p.env.Observer(key)
+			}
 		}
 		s.groups = append(s.groups, g)
 		weights = append(weights, g.weight)
@@ -212,7 +250,7 @@ func (p *problems) compileSplit(field string, m *configv1.Split, rule string, re
 		}
 		s.seedText = sticky.GetSeed()
 		if s.seedText == "" {
-			s.seedText = p.policy + "/" + rule
+			s.seedText = strings.TrimSuffix(p.policy+"/"+rule, "/")
 		}
 		s.seed = xxhash.Sum64String(s.seedText)
 		if name := sticky.GetMissing(); name != "" {

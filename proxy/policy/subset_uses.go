@@ -35,6 +35,9 @@ func subsetUses(m *configv1.Policy) (uses []subsetUse) {
 		}
 		destination(field+".mirror.to", rule.GetMirror().GetTo())
 	}
+	for i, d := range m.GetSplit().GetSplit().GetDestinations() {
+		add(at("split.split.destinations", i)+".subset", d.GetService(), d.GetSubset())
+	}
 	for i, d := range m.GetLoadBalancing().GetFailover() {
 		destination(at("load_balancing.failover", i), d)
 	}

@@ -11,6 +11,8 @@ type Trace struct {
 	Rules []RuleTrace
 	// Split is how the group was chosen; nil: the rule has no split.
 	Split *SplitTrace
+	// Policies are what became of the split policies, in their order.
+	Policies []SplitTrace
 }
 
 // RuleTrace says what became of one rule.
@@ -28,10 +30,14 @@ type RuleTrace struct {
 // SplitTrace says how a group was chosen.
 type SplitTrace struct {
 	Policy string
-	Rule   string
+	Rule   string // "": that of a split policy
+	// Holds: the RPC is in one of the groups. Of what does not, only Why is said more.
+	Holds bool
 	// Group is the group that was chosen, and Why the reason.
 	Group string
 	Why   string
+	// Places: the group is where the RPC goes, and not just a name.
+	Places bool
 	// Seed and Key are what was hashed; both are missing where it was left to chance.
 	Seed string
 	Key  string
@@ -97,36 +103,41 @@ func (t *Trace) split(rule *Rule, rpc *RPC) *SplitTrace {
 	if t == nil {
 		return nil
 	}
-	s := rule.split
-	t.Split = &SplitTrace{Policy: rule.Policy, Rule: rule.Name, Bucket: -1, Why: "by chance"}
+	t.Split = &SplitTrace{Policy: rule.Policy, Rule: rule.Name}
+	t.Split.begin(rule.split, rpc)
+	return t.Split
+}
+
+// begin says how a split goes about an RPC.
+func (t *SplitTrace) begin(s *split, rpc *RPC) {
+	t.Holds, t.Bucket, t.Why = true, -1, "by chance"
 	from := 0
 	for _, segment := range s.segments {
-		t.Split.Segments = append(t.Split.Segments, SegmentTrace{Group: s.groups[segment.group].Name, From: from, End: int(segment.end)})
+		t.Segments = append(t.Segments, SegmentTrace{Group: s.groups[segment.group].Name, From: from, End: int(segment.end)})
 		from = int(segment.end)
 	}
 	if s.key != nil {
 		key, found := s.key.Key(rpc)
 		switch {
 		case found:
-			t.Split.Seed, t.Split.Key = s.seedText, strings.Clone(key)
-			t.Split.Why = fmt.Sprintf("by %s %q with the seed %q", s.key, key, s.seedText)
+			t.Seed, t.Key = s.seedText, strings.Clone(key)
+			t.Why = fmt.Sprintf("by %s %q with the seed %q", s.key, key, s.seedText)
 		case s.missing != nil:
-			t.Split.Why = fmt.Sprintf("the RPC has no %s, and %q is the group of those", s.key, s.missing.Name)
+			t.Why = fmt.Sprintf("the RPC has no %s, and %q is the group of those", s.key, s.missing.Name)
 		default:
-			t.Split.Why = fmt.Sprintf("by chance, because the RPC has no %s", s.key)
+			t.Why = fmt.Sprintf("by chance, because the RPC has no %s", s.key)
 		}
 	}
 	if name, count := one(rpc.Fields, ForceKey); count > 0 {
 		switch {
 		case !s.allowForce:
-			t.Split.Why += fmt.Sprintf("; %s is ignored, because the split does not allow it", ForceKey)
+			t.Why += fmt.Sprintf("; %s is ignored, because the split does not allow it", ForceKey)
 		case count > 1:
-			t.Split.Why += fmt.Sprintf("; %s is ignored, because it is there %d times", ForceKey, count)
+			t.Why += fmt.Sprintf("; %s is ignored, because it is there %d times", ForceKey, count)
 		case s.named(name) == nil:
-			t.Split.Why += fmt.Sprintf("; %s is ignored, because %q is none of the groups", ForceKey, name)
+			t.Why += fmt.Sprintf("; %s is ignored, because %q is none of the groups", ForceKey, name)
 		}
 	}
-	return t.Split
 }
 
 func (t *SplitTrace) forced(g *Group) {
@@ -150,8 +161,8 @@ func (t *SplitTrace) bucket(bucket uint32) {
 	}
 }
 
-func (t *Trace) chosen(g *Group) {
+func (t *SplitTrace) chosen(g *Group) {
 	if t != nil {
-		t.Split.Group = g.Name
+		t.Group, t.Places = g.Name, g.places()
 	}
 }

@@ -74,6 +74,9 @@ func (w *warner) look(e *entry) {
 		w.match("fault.match", e.fault.match, e.selectors)
 	case KindAccess:
 		w.access(e)
+	case KindSplit:
+		w.match("split.match", e.split.match, e.selectors)
+		w.split("split.split", e.source.GetSplit().GetSplit())
 	case KindSubsets:
 		w.emptySubsets(e.source.GetSubsets())
 	case KindLoadBalancing:
