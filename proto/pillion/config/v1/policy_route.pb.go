@@ -98,7 +98,12 @@ type RouteRule struct {
 	// The :authority that the instance is told. Default: what the caller wrote.
 	Authority string `protobuf:"bytes,9,opt,name=authority,proto3" json:"authority,omitempty"`
 	// Copies of the RPCs are sent to somewhere else as well.
-	Mirror        *Mirror `protobuf:"bytes,10,opt,name=mirror,proto3" json:"mirror,omitempty"`
+	Mirror *Mirror `protobuf:"bytes,10,opt,name=mirror,proto3" json:"mirror,omitempty"`
+	// How long these RPCs may take, field by field before what `timeout` policies say.
+	Timeouts *TimeoutPolicy `protobuf:"bytes,11,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	// Which of these RPCs are sent again, instead of what `retry` and `hedging` policies
+	// say.
+	Retry         *RetryPolicy `protobuf:"bytes,12,opt,name=retry,proto3" json:"retry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -216,6 +221,20 @@ func (x *RouteRule) GetMirror() *Mirror {
 	return nil
 }
 
+func (x *RouteRule) GetTimeouts() *TimeoutPolicy {
+	if x != nil {
+		return x.Timeouts
+	}
+	return nil
+}
+
+func (x *RouteRule) GetRetry() *RetryPolicy {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
 type isRouteRule_Action interface {
 	isRouteRule_Action()
 }
@@ -255,7 +274,10 @@ type RouteMatch struct {
 	// match. On the outbound side the caller is the local app's `service.name`.
 	Callers []string `protobuf:"bytes,4,rep,name=callers,proto3" json:"callers,omitempty"`
 	// A part of the RPCs, in 1/10,000, chosen at random for each. Default: all.
-	Fraction      *uint32 `protobuf:"varint,5,opt,name=fraction,proto3,oneof" json:"fraction,omitempty"`
+	Fraction *uint32 `protobuf:"varint,5,opt,name=fraction,proto3,oneof" json:"fraction,omitempty"`
+	// A regular expression (RE2) that the whole path matches, "/helloworld.Greeter/SayHello",
+	// for what `methods` cannot say. It is bounded as those on metadata are.
+	PathRegex     string `protobuf:"bytes,6,opt,name=path_regex,json=pathRegex,proto3" json:"path_regex,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -323,6 +345,13 @@ func (x *RouteMatch) GetFraction() uint32 {
 		return *x.Fraction
 	}
 	return 0
+}
+
+func (x *RouteMatch) GetPathRegex() string {
+	if x != nil {
+		return x.PathRegex
+	}
+	return ""
 }
 
 // MetadataMatch is a condition on one metadata key. Where a key stands several
@@ -1236,7 +1265,10 @@ type Subset struct {
 	// What becomes of RPCs to it while none of its instances can be used: "none" (they
 	// fail), "any" (they go to any of the service's), or another subset's name.
 	// Default: "none".
-	Fallback      string `protobuf:"bytes,3,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	Fallback string `protobuf:"bytes,3,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	// Where RPCs to it go while none of its instances, nor of its fallback's, can be used,
+	// in this order. Default: `load_balancing.failover`.
+	Failover      []*Destination `protobuf:"bytes,4,rep,name=failover,proto3" json:"failover,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1292,13 +1324,20 @@ func (x *Subset) GetFallback() string {
 	return ""
 }
 
+func (x *Subset) GetFailover() []*Destination {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
 var File_pillion_config_v1_policy_route_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_policy_route_proto_rawDesc = "" +
 	"\n" +
-	"$pillion/config/v1/policy_route.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"N\n" +
+	"$pillion/config/v1/policy_route.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a$pillion/config/v1/policy_retry.proto\x1a&pillion/config/v1/policy_timeout.proto\"N\n" +
 	"\vRoutePolicy\x12?\n" +
-	"\x05rules\x18\x01 \x03(\v2\x1c.pillion.config.v1.RouteRuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x05rules\"\xd2\x04\n" +
+	"\x05rules\x18\x01 \x03(\v2\x1c.pillion.config.v1.RouteRuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x05rules\"\xc6\x05\n" +
 	"\tRouteRule\x12/\n" +
 	"\x04name\x18\x01 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x012\x11^[A-Za-z0-9_.-]*$R\x04name\x123\n" +
 	"\x05match\x18\x02 \x01(\v2\x1d.pillion.config.v1.RouteMatchR\x05match\x120\n" +
@@ -1310,15 +1349,19 @@ const file_pillion_config_v1_policy_route_proto_rawDesc = "" +
 	"\bresponse\x18\b \x01(\v2!.pillion.config.v1.MetadataChangeR\bresponse\x12>\n" +
 	"\tauthority\x18\t \x01(\tB \xbaH\x1dr\x1b\x18\xff\x012\x16^[A-Za-z0-9._:\\[\\]-]*$R\tauthority\x121\n" +
 	"\x06mirror\x18\n" +
-	" \x01(\v2\x19.pillion.config.v1.MirrorR\x06mirrorB\b\n" +
-	"\x06action\"\xea\x02\n" +
+	" \x01(\v2\x19.pillion.config.v1.MirrorR\x06mirror\x12<\n" +
+	"\btimeouts\x18\v \x01(\v2 .pillion.config.v1.TimeoutPolicyR\btimeouts\x124\n" +
+	"\x05retry\x18\f \x01(\v2\x1e.pillion.config.v1.RetryPolicyR\x05retryB\b\n" +
+	"\x06action\"\x93\x03\n" +
 	"\n" +
 	"RouteMatch\x12f\n" +
 	"\amethods\x18\x01 \x03(\tBL\xbaHI\x92\x01F\x10\xe8\a\x18\x01\"?r=\x10\x01\x18\x80\x0426^([*]|[A-Za-z_][A-Za-z0-9_.]*([/][A-Za-z0-9_]*)?[*]?)$R\amethods\x12F\n" +
 	"\bmetadata\x18\x02 \x03(\v2 .pillion.config.v1.MetadataMatchB\b\xbaH\x05\x92\x01\x02\x10@R\bmetadata\x12D\n" +
 	"\acookies\x18\x03 \x03(\v2 .pillion.config.v1.MetadataMatchB\b\xbaH\x05\x92\x01\x02\x10@R\acookies\x12.\n" +
 	"\acallers\x18\x04 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\xfd\x01R\acallers\x12)\n" +
-	"\bfraction\x18\x05 \x01(\rB\b\xbaH\x05*\x03\x18\x90NH\x00R\bfraction\x88\x01\x01B\v\n" +
+	"\bfraction\x18\x05 \x01(\rB\b\xbaH\x05*\x03\x18\x90NH\x00R\bfraction\x88\x01\x01\x12'\n" +
+	"\n" +
+	"path_regex\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpathRegexB\v\n" +
 	"\t_fraction\"\xe1\x02\n" +
 	"\rMetadataMatch\x12\x1d\n" +
 	"\x03key\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\xff\x01R\x03key\x12 \n" +
@@ -1397,12 +1440,13 @@ const file_pillion_config_v1_policy_route_proto_rawDesc = "" +
 	"\adefault\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\adefault\x1aU\n" +
 	"\fSubsetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
-	"\x05value\x18\x02 \x01(\v2\x19.pillion.config.v1.SubsetR\x05value:\x028\x01\"\xca\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.pillion.config.v1.SubsetR\x05value:\x028\x01\"\x90\x02\n" +
 	"\x06Subset\x12A\n" +
 	"\x04meta\x18\x01 \x03(\v2#.pillion.config.v1.Subset.MetaEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\x04meta\x12\x1e\n" +
 	"\x04tags\x18\x02 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10@\x18\x01R\x04tags\x12$\n" +
-	"\bfallback\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\bfallback\x1a7\n" +
+	"\bfallback\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\bfallback\x12D\n" +
+	"\bfailover\x18\x04 \x03(\v2\x1e.pillion.config.v1.DestinationB\b\xbaH\x05\x92\x01\x02\x10\x10R\bfailover\x1a7\n" +
 	"\tMetaEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01BCZAgithub.com/pillion-proxy/pillion/proto/pillion/config/v1;configv1b\x06proto3"
@@ -1442,6 +1486,8 @@ var file_pillion_config_v1_policy_route_proto_goTypes = []any{
 	nil,                         // 18: pillion.config.v1.SubsetsPolicy.SubsetsEntry
 	nil,                         // 19: pillion.config.v1.Subset.MetaEntry
 	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
+	(*TimeoutPolicy)(nil),       // 21: pillion.config.v1.TimeoutPolicy
+	(*RetryPolicy)(nil),         // 22: pillion.config.v1.RetryPolicy
 }
 var file_pillion_config_v1_policy_route_proto_depIdxs = []int32{
 	1,  // 0: pillion.config.v1.RoutePolicy.rules:type_name -> pillion.config.v1.RouteRule
@@ -1453,25 +1499,28 @@ var file_pillion_config_v1_policy_route_proto_depIdxs = []int32{
 	11, // 6: pillion.config.v1.RouteRule.request:type_name -> pillion.config.v1.MetadataChange
 	11, // 7: pillion.config.v1.RouteRule.response:type_name -> pillion.config.v1.MetadataChange
 	12, // 8: pillion.config.v1.RouteRule.mirror:type_name -> pillion.config.v1.Mirror
-	3,  // 9: pillion.config.v1.RouteMatch.metadata:type_name -> pillion.config.v1.MetadataMatch
-	3,  // 10: pillion.config.v1.RouteMatch.cookies:type_name -> pillion.config.v1.MetadataMatch
-	4,  // 11: pillion.config.v1.MetadataMatch.range:type_name -> pillion.config.v1.Int64Range
-	7,  // 12: pillion.config.v1.Split.destinations:type_name -> pillion.config.v1.WeightedDestination
-	9,  // 13: pillion.config.v1.Split.sticky:type_name -> pillion.config.v1.Sticky
-	11, // 14: pillion.config.v1.WeightedDestination.request:type_name -> pillion.config.v1.MetadataChange
-	8,  // 15: pillion.config.v1.Sticky.key:type_name -> pillion.config.v1.HashKey
-	15, // 16: pillion.config.v1.Sticky.forced:type_name -> pillion.config.v1.Sticky.ForcedEntry
-	16, // 17: pillion.config.v1.MetadataChange.set:type_name -> pillion.config.v1.MetadataChange.SetEntry
-	17, // 18: pillion.config.v1.MetadataChange.add:type_name -> pillion.config.v1.MetadataChange.AddEntry
-	5,  // 19: pillion.config.v1.Mirror.to:type_name -> pillion.config.v1.Destination
-	18, // 20: pillion.config.v1.SubsetsPolicy.subsets:type_name -> pillion.config.v1.SubsetsPolicy.SubsetsEntry
-	19, // 21: pillion.config.v1.Subset.meta:type_name -> pillion.config.v1.Subset.MetaEntry
-	14, // 22: pillion.config.v1.SubsetsPolicy.SubsetsEntry.value:type_name -> pillion.config.v1.Subset
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	21, // 9: pillion.config.v1.RouteRule.timeouts:type_name -> pillion.config.v1.TimeoutPolicy
+	22, // 10: pillion.config.v1.RouteRule.retry:type_name -> pillion.config.v1.RetryPolicy
+	3,  // 11: pillion.config.v1.RouteMatch.metadata:type_name -> pillion.config.v1.MetadataMatch
+	3,  // 12: pillion.config.v1.RouteMatch.cookies:type_name -> pillion.config.v1.MetadataMatch
+	4,  // 13: pillion.config.v1.MetadataMatch.range:type_name -> pillion.config.v1.Int64Range
+	7,  // 14: pillion.config.v1.Split.destinations:type_name -> pillion.config.v1.WeightedDestination
+	9,  // 15: pillion.config.v1.Split.sticky:type_name -> pillion.config.v1.Sticky
+	11, // 16: pillion.config.v1.WeightedDestination.request:type_name -> pillion.config.v1.MetadataChange
+	8,  // 17: pillion.config.v1.Sticky.key:type_name -> pillion.config.v1.HashKey
+	15, // 18: pillion.config.v1.Sticky.forced:type_name -> pillion.config.v1.Sticky.ForcedEntry
+	16, // 19: pillion.config.v1.MetadataChange.set:type_name -> pillion.config.v1.MetadataChange.SetEntry
+	17, // 20: pillion.config.v1.MetadataChange.add:type_name -> pillion.config.v1.MetadataChange.AddEntry
+	5,  // 21: pillion.config.v1.Mirror.to:type_name -> pillion.config.v1.Destination
+	18, // 22: pillion.config.v1.SubsetsPolicy.subsets:type_name -> pillion.config.v1.SubsetsPolicy.SubsetsEntry
+	19, // 23: pillion.config.v1.Subset.meta:type_name -> pillion.config.v1.Subset.MetaEntry
+	5,  // 24: pillion.config.v1.Subset.failover:type_name -> pillion.config.v1.Destination
+	14, // 25: pillion.config.v1.SubsetsPolicy.SubsetsEntry.value:type_name -> pillion.config.v1.Subset
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_policy_route_proto_init() }
@@ -1479,6 +1528,8 @@ func file_pillion_config_v1_policy_route_proto_init() {
 	if File_pillion_config_v1_policy_route_proto != nil {
 		return
 	}
+	file_pillion_config_v1_policy_retry_proto_init()
+	file_pillion_config_v1_policy_timeout_proto_init()
 	file_pillion_config_v1_policy_route_proto_msgTypes[1].OneofWrappers = []any{
 		(*RouteRule_To)(nil),
 		(*RouteRule_Split)(nil),
