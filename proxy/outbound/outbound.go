@@ -8,12 +8,11 @@ import (
 	"net"
 	"time"
 
-	"google.golang.org/grpc/test/bufconn"
-
 	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/downstream"
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/inmemory"
 	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/relay"
 	"github.com/pillion-proxy/pillion/proxy/routing"
@@ -70,7 +69,7 @@ func New(o Options) *Proxy {
 	newCluster := func(service string) *upstream.Cluster {
 		return upstream.NewCluster(service, o.Policy, &up, o.Counters.Service(telemetry.Outbound, service))
 	}
-	inside := bufconn.Listen(inMemory)
+	inside := inmemory.Listen()
 	p.mesh = newMeshReflection(&o, inside, up.HTTP2)
 	ro := routing.Options{
 		Source: o.Source, NewCluster: newCluster, Default: o.DefaultService,

@@ -6,14 +6,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
-	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/inmemory"
 	"github.com/pillion-proxy/pillion/proxy/meshreflect"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
-	"github.com/pillion-proxy/pillion/registry"
 )
 
 // meshReflection is a gRPC server within the process that answers reflection for
@@ -26,7 +24,7 @@ type meshReflection struct {
 	types   *typeLearner
 }
 
-func newMeshReflection(o *Options, inside *bufconn.Listener, http2 *h2.Config) *meshReflection {
+func newMeshReflection(o *Options, inside *inmemory.Listener, http2 *h2.Config) *meshReflection {
 	m := &meshReflection{server: grpc.NewServer(), types: newTypeLearner(o.Metrics)}
 	mo := meshreflect.Options{
 		Services:  o.Source.Services,
@@ -37,7 +35,7 @@ func newMeshReflection(o *Options, inside *bufconn.Listener, http2 *h2.Config) *
 				grpc.WithAuthority(service),
 				grpc.WithTransportCredentials(insecure.NewCredentials()),
 				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-					return dialInMemory(ctx, inside)
+					return inside.Dial(ctx)
 				}))
 		},
 	}
@@ -45,15 +43,11 @@ func newMeshReflection(o *Options, inside *bufconn.Listener, http2 *h2.Config) *
 	m.mesh = meshreflect.New(mo)
 	m.types.start(m.mesh.Methods)
 	m.mesh.Register(m.server)
-	listener := bufconn.Listen(inMemory)
+	listener := inmemory.Listen()
 	go func() { _ = m.server.Serve(listener) }()
 
 	const name = "pillion-mesh-reflection"
-	opts := upstream.Options{HTTP2: http2, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return dialInMemory(ctx, listener)
-	}}.WithDefaults()
-	m.cluster = upstream.NewCluster(name, balance.PickFirst, &opts, o.Counters.Service(telemetry.Outbound, name))
-	m.cluster.Update([]registry.Endpoint{{ID: name, Address: "unix:///" + name, Weight: 1}}, false)
+	m.cluster = inmemory.Cluster(name, http2, listener.Dial, o.Counters.Service(telemetry.Outbound, name))
 	return m
 }
 

@@ -1,23 +1,21 @@
-package outbound
+package inmemory
 
 import (
 	"runtime"
 	"testing"
 	"time"
-
-	"google.golang.org/grpc/test/bufconn"
 )
 
 // What was closed holds no memory, though its deadlines have not passed.
 func TestClosedConnectionsInMemoryHoldNothing(t *testing.T) {
 	const conns = 500
-	listener := bufconn.Listen(inMemory)
+	listener := Listen()
 	defer func() { _ = listener.Close() }()
 	before := heap()
 	for range conns {
 		dialled := make(chan error, 1)
 		go func() {
-			nc, err := dialInMemory(t.Context(), listener)
+			nc, err := listener.Dial(t.Context())
 			if err == nil {
 				_ = nc.SetDeadline(time.Now().Add(time.Hour))
 				err = nc.Close()
@@ -33,7 +31,7 @@ func TestClosedConnectionsInMemoryHoldNothing(t *testing.T) {
 		}
 		_ = accepted.Close()
 	}
-	if now, most := heap(), before+conns*inMemory/4; now > most {
+	if now, most := heap(), before+conns*size/4; now > most {
 		t.Errorf("%d connections that were closed left %d bytes, before %d, want at most %d", conns, now, before, most)
 	}
 }
