@@ -20,10 +20,12 @@ const (
 )
 
 // Counter counts the RPCs of one group. Its methods may be called from many goroutines
-// at once; counting takes no lock and allocates nothing. It is made by NewCounter.
+// at once; counting takes no lock and allocates nothing. It is made by
+// NewCounter or NewPair.
 type Counter struct {
 	shards []shard
 	units  *Units
+	group  int // among units' groups
 }
 
 // shard has a part of the RPCs, so that cores do not wait for each other's cache lines.
@@ -35,21 +37,29 @@ type shard struct {
 
 var _ telemetry.Observer = (*Counter)(nil)
 
-// NewCounter returns a counter. units, which may be nil, bounds how many failures of one
-// key count; the groups that are compared share one.
-func NewCounter(units *Units) *Counter {
+// NewPair returns the counters of two groups that are compared. The failures of one key
+// count once among both, see [Units].
+func NewPair() (a, b *Counter) {
+	units := new(Units)
+	a, b = NewCounter(), NewCounter()
+	a.units, b.units, b.group = units, units, 1
+	return a, b
+}
+
+// NewCounter returns the counter of a group of which all RPCs count.
+func NewCounter() *Counter {
 	n := 1
 	for n < min(runtime.GOMAXPROCS(0), maxShards) {
 		n *= 2
 	}
-	return &Counter{shards: make([]shard, n), units: units}
+	return &Counter{shards: make([]shard, n)}
 }
 
 // Ended implements telemetry.Observer.
 func (c *Counter) Ended(o *telemetry.Outcome) { c.Count(o) }
 
 // Count counts an RPC, and says whether it did: those that say nothing of the group are
-// left out, and so are failures beyond what counts of their key.
+// left out, and so are failures that their key has had already (see Units).
 func (c *Counter) Count(o *telemetry.Outcome) bool {
 	if o.Excused {
 		return false
@@ -58,7 +68,7 @@ func (c *Counter) Count(o *telemetry.Outcome) bool {
 	if code >= Codes {
 		code = int(codes.Unknown)
 	}
-	if c.units != nil && !c.units.counts(o.Unit, code != int(codes.OK)) {
+	if c.units != nil && !c.units.counts(c.group, o.Unit, code != int(codes.OK)) {
 		return false
 	}
 	s := &c.shards[0]
