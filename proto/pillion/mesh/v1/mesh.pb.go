@@ -314,7 +314,12 @@ type CanaryCounts struct {
 	Canary *GroupCounts `protobuf:"bytes,5,opt,name=canary,proto3" json:"canary,omitempty"`
 	// The guard by which the sidecar has taken its own RPCs off the canary; empty: it has
 	// not.
-	Tripped       string `protobuf:"bytes,6,opt,name=tripped,proto3" json:"tripped,omitempty"`
+	Tripped string `protobuf:"bytes,6,opt,name=tripped,proto3" json:"tripped,omitempty"`
+	// The number of a roll-back of this run that the sidecar obeys and that the store does
+	// not know of: who decided it could not write it. 0: there is none.
+	RolledBack uint64 `protobuf:"varint,7,opt,name=rolled_back,json=rolledBack,proto3" json:"rolled_back,omitempty"`
+	// Why it was rolled back.
+	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -387,6 +392,20 @@ func (x *CanaryCounts) GetCanary() *GroupCounts {
 func (x *CanaryCounts) GetTripped() string {
 	if x != nil {
 		return x.Tripped
+	}
+	return ""
+}
+
+func (x *CanaryCounts) GetRolledBack() uint64 {
+	if x != nil {
+		return x.RolledBack
+	}
+	return 0
+}
+
+func (x *CanaryCounts) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -1325,14 +1344,17 @@ const file_pillion_mesh_v1_mesh_proto_rawDesc = "" +
 	"thresholds\x1a=\n" +
 	"\x0fThresholdsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xce\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x87\x02\n" +
 	"\fCanaryCounts\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x12\n" +
 	"\x04step\x18\x03 \x01(\rR\x04step\x124\n" +
 	"\x06stable\x18\x04 \x01(\v2\x1c.pillion.mesh.v1.GroupCountsR\x06stable\x124\n" +
 	"\x06canary\x18\x05 \x01(\v2\x1c.pillion.mesh.v1.GroupCountsR\x06canary\x12\x18\n" +
-	"\atripped\x18\x06 \x01(\tR\atripped\"\xc3\x02\n" +
+	"\atripped\x18\x06 \x01(\tR\atripped\x12\x1f\n" +
+	"\vrolled_back\x18\a \x01(\x04R\n" +
+	"rolledBack\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\xc3\x02\n" +
 	"\vGroupCounts\x12=\n" +
 	"\x05codes\x18\x01 \x03(\v2'.pillion.mesh.v1.GroupCounts.CodesEntryR\x05codes\x12C\n" +
 	"\abuckets\x18\x02 \x03(\v2).pillion.mesh.v1.GroupCounts.BucketsEntryR\abuckets\x12\x1c\n" +
