@@ -120,7 +120,7 @@ func (p *Proxy) recheck(streams []h2.StreamRef) {
 func (r *RPC) recheck(b *h2.Batch, gen uint32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if gen != r.downGen || !r.isOpen || r.phase == phaseDone || r.phase == phaseRefusing {
+	if gen != r.downGen || !r.isOpen || r.phase == phaseDone || r.phase == phaseRefusing || r.own {
 		return
 	}
 	who := r.caller().may(r.p.cfg.Access)

@@ -121,6 +121,8 @@ type Config struct {
 	// and who would have refused that.
 	Access  *access.Gate
 	Audited func(caller, path, by string)
+	// Own are the RPCs that the sidecar itself answers; nil: it answers none.
+	Own *Own
 	// Shield says that instances are apps and not sidecars: what they say in
 	// headers that are Pillion's own is removed.
 	Shield bool

@@ -30,7 +30,11 @@ func (r *RPC) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, end b
 
 // accept looks at the request and sends it on its way.
 func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
-	verdict := r.p.cfg.Gate.Enter(&r.pass, r.start, r.path, r.stage())
+	gate, own := r.p.cfg.Gate, r.p.cfg.Own
+	if r.own = own.answers(r.path); r.own {
+		gate = own.Gate
+	}
+	verdict := gate.Enter(&r.pass, r.start, r.path, r.stage())
 	if verdict != admission.Admitted && verdict != admission.Early {
 		r.shed(b, h, verdict)
 		return
@@ -46,7 +50,7 @@ func (r *RPC) accept(b *h2.Batch, h *h2.Head) {
 	if !r.method.Other() {
 		r.count()
 	}
-	if r.p.cfg.Access != nil && !r.mayCall(b) {
+	if r.p.cfg.Access != nil && !r.own && !r.mayCall(b) {
 		return
 	}
 	if err := r.startDeadline(); err != nil {
@@ -96,6 +100,10 @@ func (r *RPC) readHeaders(h *h2.Head) (refusal int16) {
 
 // findDestination looks up where the RPC goes, and goes on there. r.mu is held.
 func (r *RPC) findDestination(b *h2.Batch) {
+	if r.own {
+		r.toOwn(b)
+		return
+	}
 	router := r.p.cfg.Router
 	set := router.Policies()
 	found := router.Find(set, r.authority, r.path)

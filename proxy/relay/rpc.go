@@ -61,6 +61,7 @@ type state struct {
 	overloaded bool
 	replayable bool
 	counted    bool // method.Started was called
+	own        bool // the sidecar itself answers it
 
 	pass admission.Pass
 	held *time.Timer

@@ -42,7 +42,10 @@ func (r *RPC) shed(b *h2.Batch, h *h2.Head, verdict admission.Verdict) {
 	if r.p.cfg.Side == telemetry.Outbound {
 		code = codes.ResourceExhausted
 	}
-	if verdict == admission.OverLimit {
+	switch {
+	case r.own:
+		message = tooManyOwn
+	case verdict == admission.OverLimit:
 		message = overLimit
 	}
 	r.fail(b, code, wire.FlagOverload, message)
