@@ -73,6 +73,11 @@ var settings = []setting{
 		set:   setConsul,
 	},
 	{
+		flag: controlFlag, value: "consul|FOLDER", choices: []string{inConsul},
+		usage: "do what the documents of the mesh say which are in Consul's KV, or in this folder",
+		set:   setControl,
+	},
+	{
 		flag: "default-service", value: "NAME",
 		usage: "the destination of RPCs that name none",
 		set:   text("outbound.default_service", func(b *configv1.Bootstrap) *string { return &made(&b.Outbound).DefaultService }),
@@ -281,6 +286,19 @@ func setConsul(b *configv1.Bootstrap, values []string) (string, error) {
 	}
 	consul.Address = values[0]
 	return "registry.consul.address", nil
+}
+
+// setControl leaves what else the file says of control.
+func setControl(b *configv1.Bootstrap, values []string) (string, error) {
+	switch values[0] {
+	case "":
+		return "", errors.New("is empty: give consul, or a folder")
+	case inConsul:
+		made(&b.Control).Dir = ""
+	default:
+		made(&b.Control).Dir = values[0]
+	}
+	return "control", nil
 }
 
 func setDrainTimeout(b *configv1.Bootstrap, values []string) (string, error) {

@@ -36,7 +36,7 @@ func TestFlags(t *testing.T) {
 		"--outbound", "127.0.0.1:1", "--inbound", "unix:///in", "--admin", "127.0.0.1:2", "--service", "greeter=50051",
 		"--upstream", "greeter=127.0.0.1:50051, 127.0.0.1:50052", "--upstream", "other=unix:///o", "--upstream", "greeter=c:3",
 		"--default-service", "other", "--load-balancing", "least_request", "--access-log", "rpc.json",
-		"--log-level", "debug", "--log-format", "json", "--drain-timeout", "1m",
+		"--log-level", "debug", "--log-format", "json", "--drain-timeout", "1m", "--control", "docs",
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +49,7 @@ func TestFlags(t *testing.T) {
 		"app":             {b.GetService().GetAddress(), "127.0.0.1:50051"},
 		"upstreams":       {fmt.Sprint(b.GetRegistry().GetStatic().GetUpstreams()["greeter"].GetAddresses()), "[127.0.0.1:50051 127.0.0.1:50052 c:3]"},
 		"other upstream":  {fmt.Sprint(b.GetRegistry().GetStatic().GetUpstreams()["other"].GetAddresses()), "[unix:///o]"},
+		"control":         {b.GetControl().GetDir(), "docs"},
 		"default service": {b.GetOutbound().GetDefaultService(), "other"},
 		"load balancing":  {b.GetOutbound().GetLoadBalancing(), "least_request"},
 		"access log":      {b.GetAccessLog().GetPath(), "rpc.json"},
@@ -68,7 +69,7 @@ func TestVariables(t *testing.T) {
 	samples := map[string]string{
 		"outbound": "127.0.0.1:1", "inbound": "127.0.0.1:2", "admin": "127.0.0.1:3", "service": "a=unix:///app", "upstream": "a=b:1;c=d:2",
 		"file": "mesh.yaml", "consul": "127.0.0.1:8500", "default-service": "a", "load-balancing": "pick_first", "access-log": "stderr",
-		"log-level": "warn", "log-format": "text", "drain-timeout": "3s",
+		"log-level": "warn", "log-format": "text", "drain-timeout": "3s", "control": "docs",
 	}
 	base := []string{"--outbound", "127.0.0.1:9", "--service", "x=50051", "--file", "f"}
 	for _, s := range settings {
@@ -104,6 +105,23 @@ func TestVariables(t *testing.T) {
 				t.Errorf("by flag %v\nby variable %v", byFlag, byVariable)
 			}
 		})
+	}
+}
+
+// --control consul takes the folder back that the file names, and leaves the rest.
+func TestControlInConsul(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(folder(t, "p.yaml", "outbound: {}\nregistry: {consul: {}}\ncontrol: {dir: docs, state_dir: state}\n"), "p.yaml")
+	b, err := readWith(t, []string{"-c", path, "--control", "consul"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := b.GetControl(); c.GetDir() != "" || filepath.Base(c.GetStateDir()) != "state" {
+		t.Errorf("%v", c)
+	}
+	if _, err := readWith(t, []string{"--outbound", "127.0.0.1:1", "--upstream", "a=b:1", "--control", "consul"}, nil); err == nil ||
+		err.Error() != "--control: control: has no place for the documents: write dir, or registry.consul for Consul's KV" {
+		t.Error(err)
 	}
 }
 

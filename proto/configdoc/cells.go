@@ -13,7 +13,10 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-const duration protoreflect.FullName = "google.protobuf.Duration"
+const (
+	duration  protoreflect.FullName = "google.protobuf.Duration"
+	timestamp protoreflect.FullName = "google.protobuf.Timestamp"
+)
 
 // takes says what may be written for a field of the message at path.
 func takes(field *protogen.Field, path string) string {
@@ -28,15 +31,22 @@ func takes(field *protogen.Field, path string) string {
 	}
 	switch field.Desc.Kind() {
 	case protoreflect.MessageKind:
+		if field.Message.Desc.FullName() == timestamp {
+			return "time, such as `2026-01-31T15:04:05Z`"
+		}
 		return "duration" + between(rules.GetDuration().GetGte().AsDuration() > 0,
 			shortDuration(rules.GetDuration().GetGte()), shortDuration(rules.GetDuration().GetLte()))
 	case protoreflect.BoolKind:
 		return "`true` or `false`"
 	case protoreflect.DoubleKind:
-		return fmt.Sprintf("number from %v to %v", rules.GetDouble().GetGte(), rules.GetDouble().GetLte())
+		return number(rules.GetDouble())
 	case protoreflect.Uint32Kind:
 		r := rules.GetUint32()
-		return amount(field, uint64(r.GetGte()), uint64(r.GetLte()))
+		most := r.GetLte()
+		if r.GetLt() > 0 {
+			most = r.GetLt() - 1
+		}
+		return amount(field, uint64(r.GetGte()), uint64(most))
 	case protoreflect.Uint64Kind:
 		r := rules.GetUint64()
 		return amount(field, r.GetGte(), r.GetLte())
@@ -77,6 +87,18 @@ func amount(field *protogen.Field, least, most uint64) string {
 		return "bytes" + between(least > 0, shortBytes(least), shortBytes(most))
 	}
 	return "number" + between(least > 0, strconv.FormatUint(least, 10), strconv.FormatUint(most, 10))
+}
+
+// number is a number that need not be whole.
+func number(r *validate.DoubleRules) string {
+	text := fmt.Sprintf("number from %v", r.GetGte())
+	if r.HasGt() {
+		text = fmt.Sprintf("number above %v", r.GetGt())
+	}
+	if r.HasLt() {
+		return text + fmt.Sprintf(" to below %v", r.GetLt())
+	}
+	return text + fmt.Sprintf(" to %v", r.GetLte())
 }
 
 func between(hasLeast bool, least, most string) string {

@@ -83,6 +83,7 @@ func schema(t *testing.T) []*protogen.File {
 	}
 	add(configv1.File_pillion_config_v1_bootstrap_proto)
 	add(configv1.File_pillion_config_v1_mesh_proto)
+	add(configv1.File_pillion_config_v1_control_proto)
 	plugin, err := protogen.Options{}.New(request)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +91,7 @@ func schema(t *testing.T) []*protogen.File {
 	return plugin.Files
 }
 
-// Every field of both files is on the page, and every link on it leads somewhere.
+// Every field of the files is on the page, and every link on it leads somewhere.
 func TestThePageHasEveryField(t *testing.T) {
 	t.Parallel()
 	text, err := write(schema(t))
@@ -129,13 +130,20 @@ func TestThePageHasEveryField(t *testing.T) {
 			case field.IsList():
 				at += "[]"
 			}
-			if message != nil && message.FullName() != duration {
+			if message != nil && message.FullName() != duration && message.FullName() != timestamp {
 				walk(message, at)
 			}
 		}
 	}
 	walk((&configv1.Bootstrap{}).ProtoReflect().Descriptor(), "pillion.yaml")
 	walk((&configv1.MeshFile{}).ProtoReflect().Descriptor(), "mesh.yaml")
+	walk((&configv1.Documents{}).ProtoReflect().Descriptor(), "documents.yaml")
+	sections := map[string]int{}
+	for _, at := range regexp.MustCompile(`(?m)^### (.*)$`).FindAllStringSubmatch(text, -1) {
+		if sections[at[1]]++; sections[at[1]] == 2 {
+			t.Errorf("there are two sections %q", at[1])
+		}
+	}
 }
 
 func TestWithoutTheSchemaThereIsNoPage(t *testing.T) {

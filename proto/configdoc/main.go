@@ -31,13 +31,14 @@ func main() {
 	})
 }
 
-// files are the two that people write, with the message that each is.
+// files are those that people write, with the message that each is.
 var files = []struct {
 	name    string
 	message protoreflect.FullName
 }{
 	{"pillion.yaml", "pillion.config.v1.Bootstrap"},
 	{"mesh.yaml", "pillion.config.v1.MeshFile"},
+	{"documents.yaml", "pillion.config.v1.Documents"},
 }
 
 // write returns the whole page.
@@ -48,7 +49,7 @@ func write(schema []*protogen.File) (string, error) {
 			messages[message.Desc.FullName()] = message
 		}
 	}
-	p := page{}
+	p := page{has: map[string]protoreflect.FullName{}}
 	p.text.WriteString(preface)
 	for _, file := range files {
 		message := messages[file.message]

@@ -11,7 +11,12 @@ import (
 )
 
 // page is the page as far as it is written.
-type page struct{ text strings.Builder }
+type page struct {
+	text strings.Builder
+	// has are the sections of blocks that are written, by their paths: a file may hold
+	// what another one holds too.
+	has map[string]protoreflect.FullName
+}
 
 func (p *page) heading(level int, title string) {
 	fmt.Fprintf(&p.text, "\n%s %s\n", strings.Repeat("#", level), title)
@@ -46,6 +51,10 @@ func (p *page) fields(message *protogen.Message, path string) {
 			continue
 		}
 		at := pathOf(path, field)
+		if p.has[at] == block.Desc.FullName() {
+			continue
+		}
+		p.has[at] = block.Desc.FullName()
 		p.heading(3, at)
 		p.paragraph(prose(block.Comments.Leading, block.Desc.Name()))
 		p.fields(block, at)
@@ -59,7 +68,7 @@ func blockOf(field *protogen.Field) *protogen.Message {
 	if message != nil && field.Desc.IsMap() {
 		message = message.Fields[1].Message
 	}
-	if message == nil || message.Desc.FullName() == duration {
+	if message == nil || message.Desc.FullName() == duration || message.Desc.FullName() == timestamp {
 		return nil
 	}
 	return message

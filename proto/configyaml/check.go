@@ -34,6 +34,7 @@ func checkBootstrap(b *configv1.Bootstrap) findings {
 	checkConnections(&f, b.GetConnections())
 	checkHTTP2(&f, b.GetHttp2())
 	checkOverload(&f, b)
+	checkControl(&f, b)
 	return f
 }
 

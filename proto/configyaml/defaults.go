@@ -62,7 +62,7 @@ const (
 
 // Effective returns a copy of a bootstrap with every default filled in, so that
 // whoever reads it needs to know none. Blocks that open or register something
-// (service, outbound, inbound, admin, registry, access_log) stay absent where
+// (service, outbound, inbound, admin, registry, access_log, control) stay absent where
 // they are absent. It changes nothing that is set, and needs no valid
 // bootstrap.
 func Effective(written *configv1.Bootstrap) *configv1.Bootstrap {
@@ -94,6 +94,9 @@ func Effective(written *configv1.Bootstrap) *configv1.Bootstrap {
 	}
 	if files := b.GetPolicies(); files != nil {
 		setValue(&files.MaxSize, DefaultMeshSize)
+	}
+	if b.Control != nil {
+		effectiveControl(b)
 	}
 	effectiveConnections(block(&b.Connections))
 	effectiveHTTP2(block(&b.Http2))

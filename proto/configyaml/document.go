@@ -162,6 +162,8 @@ func reword(message, value string, fd protoreflect.FieldDescriptor) string {
 	switch {
 	case isDuration(fd):
 		return fmt.Sprintf(`%q is not a duration: write a number with its unit (ns, us, ms, s, m, h), such as "5s"`, value)
+	case isTime(fd):
+		return fmt.Sprintf("%q is not a time: write date, time and zone, such as 2026-01-31T15:04:05Z or 2026-01-31T16:04:05+01:00", value)
 	case fd.Message() != nil:
 		return message
 	case strings.Contains(message, "integer is too large"):

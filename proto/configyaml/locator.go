@@ -6,6 +6,7 @@ import (
 	"weak"
 
 	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 )
@@ -38,11 +39,16 @@ func (l *Locator) parsed() *yaml.Node {
 // Policy returns "file:line:column: field" of a field of a policy, given by its place in
 // the file, from 0 on. below is the path below the policy; "" for the policy.
 func (l *Locator) Policy(index int, below string) string {
-	doc := &document{path: l.path, root: l.parsed(), desc: (&configv1.MeshFile{}).ProtoReflect().Descriptor()}
 	field := fmt.Sprintf("%s[%d]", policiesKey, index)
 	if below != "" {
 		field += "." + below
 	}
+	return l.field(&configv1.MeshFile{}, field)
+}
+
+// field returns "file:line:column: field" of a field of the message that the file holds.
+func (l *Locator) field(holds proto.Message, field string) string {
+	doc := &document{path: l.path, root: l.parsed(), desc: holds.ProtoReflect().Descriptor()}
 	line, column := doc.locate(field)
 	return fmt.Sprintf("%s:%d:%d: %s", l.path, line, column, field)
 }

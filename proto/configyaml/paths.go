@@ -39,6 +39,10 @@ func resolvePaths(b *configv1.Bootstrap, folder string) {
 		resolve(&consul.TokenFile)
 		resolve(&consul.CacheDir)
 	}
+	if c := b.GetControl(); c != nil {
+		resolve(&c.Dir)
+		resolve(&c.StateDir)
+	}
 	if log := b.GetAccessLog(); log != nil && !IsStandardStream(log.GetPath()) {
 		resolve(&log.Path)
 	}

@@ -78,12 +78,7 @@ func effectivePolicy(p *configv1.Policy) {
 			setText(&subset.Fallback, defaultFallback)
 		}
 	case p.GetRetry() != nil:
-		r := p.GetRetry()
-		setDuration(&r.InitialBackoff, defaultInitialBackoff)
-		setDuration(&r.MaxBackoff, max(defaultMaxBackoff, r.InitialBackoff.AsDuration()))
-		setValue(&r.BackoffMultiplier, defaultMultiplier)
-		setValue(&r.BufferPerRpc, defaultBufferPerRPC)
-		effectiveBudget(block(&r.Budget))
+		effectiveRetry(p.GetRetry())
 	case p.GetHedging() != nil:
 		h := p.GetHedging()
 		setDuration(&h.HedgingDelay, 0)
@@ -116,6 +111,10 @@ func effectivePolicy(p *configv1.Policy) {
 		setValue(&h.HealthyThreshold, defaultHealthy)
 	case p.GetAccess() != nil:
 		effectiveAccess(p.GetAccess())
+	case p.GetSplit() != nil:
+		if split := p.GetSplit().GetSplit(); split != nil {
+			effectiveSplit(split)
+		}
 	}
 }
 
@@ -127,10 +126,25 @@ func effectiveRule(rule *configv1.RouteRule, i int) {
 		setValue(&mirror.MaxBytes, defaultMirroredBytes)
 	}
 	if split := rule.GetSplit(); split != nil {
-		setText(&split.GroupKey, defaultGroupKey)
-		for _, d := range split.GetDestinations() {
-			setText(&d.Group, cmp.Or(d.Subset, d.Service))
-		}
+		effectiveSplit(split)
+	}
+	if retry := rule.GetRetry(); retry != nil {
+		effectiveRetry(retry)
+	}
+}
+
+func effectiveRetry(r *configv1.RetryPolicy) {
+	setDuration(&r.InitialBackoff, defaultInitialBackoff)
+	setDuration(&r.MaxBackoff, max(defaultMaxBackoff, r.InitialBackoff.AsDuration()))
+	setValue(&r.BackoffMultiplier, defaultMultiplier)
+	setValue(&r.BufferPerRpc, defaultBufferPerRPC)
+	effectiveBudget(block(&r.Budget))
+}
+
+func effectiveSplit(s *configv1.Split) {
+	setText(&s.GroupKey, defaultGroupKey)
+	for _, d := range s.GetDestinations() {
+		setText(&d.Group, cmp.Or(d.Subset, d.Service))
 	}
 }
 

@@ -116,7 +116,7 @@ func TestWrongPoliciesAreLeftOut(t *testing.T) {
 	want := []string{
 		`typo | m.yaml:8:5: policies[1].timeout: unknown field "defalt": did you mean "default"?`,
 		`range | m.yaml:14:25: policies[3].retry.max_attempts: is 1, but must be greater than or equal to 2 and less than or equal to 10`,
-		`empty | m.yaml:15:3: policies[4]: write one of route, subsets, timeout, retry, hedging, circuit_breaker, rate_limit, fault, load_balancing, outlier_ejection, health_check, access here`,
+		`empty | m.yaml:15:3: policies[4]: write one of route, subsets, timeout, retry, hedging, circuit_breaker, rate_limit, fault, load_balancing, outlier_ejection, health_check, access, split here`,
 		`first | m.yaml:17:9: policies[5].name: "first" is policies[0] already: give it another name`,
 		`number | m.yaml:23:10: policies[6].timeout.max: "soon" is not a duration: write a number with its unit (ns, us, ms, s, m, h), such as "5s"`,
 	}

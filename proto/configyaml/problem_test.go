@@ -30,7 +30,7 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:1:12: identity: unknown field "x": known here: files, consul, spiffe, dev, service_id, min_tls_version, handshake_timeout, max_handshakes, start_timeout`,
 		}},
 		{"field numbers are no names", "1: {name: x}\n", []string{
-			`p.yaml:1:1: unknown field "1": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics, overload, policies`,
+			`p.yaml:1:1: unknown field "1": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics, overload, policies, control`,
 		}},
 		{"several at once", app + "service: {}\nlog: {levle: info}\ndrain: {timeout: 5}\n", []string{
 			`p.yaml:3:1: service: is written twice: remove one`,
@@ -93,7 +93,7 @@ func TestWrongBootstraps(t *testing.T) {
 			`p.yaml:2:1: has a line break that is not a newline: save it with Unix line ends`,
 		}},
 		{"Windows line ends are fine", "outbound: {}\r\nxyz: {}\r\n", []string{
-			`p.yaml:2:1: unknown field "xyz": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics, overload, policies`,
+			`p.yaml:2:1: unknown field "xyz": known here: service, outbound, inbound, admin, registry, identity, connections, http2, retry, access_log, drain, log, upgrade, metrics, overload, policies, control`,
 		}},
 		{"names", "service: {name: -1, port: 1, id: \"a b\", grpc: [a.B, /a.B], tags: [a, a], meta: {\"a b\": c}, health_check: {grpc_service: \"a b\"}}\ninbound: {}\nregistry: {consul: {datacenter: a.b}}\noutbound: {default_service: a_}\n", []string{
 			`p.yaml:1:17: service.name: "-1" may hold letters, digits, "-" and "_", and begins and ends with a letter or a digit`,

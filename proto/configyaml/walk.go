@@ -115,7 +115,7 @@ func (w *walker) value(node *yaml.Node, fd protoreflect.FieldDescriptor, path st
 	if w.visit != nil {
 		w.visit(node, path, fd)
 	}
-	if fd.Message() != nil && !isDuration(fd) {
+	if fd.Message() != nil && !isDuration(fd) && !isTime(fd) {
 		w.message(node, fd.Message(), path)
 		return
 	}
@@ -128,13 +128,21 @@ func (w *walker) value(node *yaml.Node, fd protoreflect.FieldDescriptor, path st
 }
 
 func (w *walker) key(node *yaml.Node, path string) bool {
+	if node.Tag == "!!merge" { // elsewhere it is a text like others
+		w.alias(node, path)
+		return false
+	}
 	return w.kind(node, path, yaml.ScalarNode, "a name")
+}
+
+func (w *walker) alias(node *yaml.Node, path string) {
+	w.addf(node, path, "aliases (*name, <<) are not supported: write the value out")
 }
 
 func (w *walker) kind(node *yaml.Node, path string, kind yaml.Kind, want string) bool {
 	switch {
-	case node.Kind == yaml.AliasNode || node.Tag == "!!merge":
-		w.addf(node, path, "aliases (*name, <<) are not supported: write the value out")
+	case node.Kind == yaml.AliasNode:
+		w.alias(node, path)
 		return false
 	case node.Kind != kind:
 		w.addf(node, path, "is %s, but must be %s", kindName(node), want)
@@ -158,6 +166,9 @@ func kindName(node *yaml.Node) string {
 func wanted(fd protoreflect.FieldDescriptor) string {
 	switch fd.Kind() {
 	case protoreflect.MessageKind:
+		if isTime(fd) {
+			return "a time such as 2026-01-31T15:04:05Z"
+		}
 		return `a duration such as "5s"`
 	case protoreflect.BoolKind:
 		return "true or false"
@@ -206,6 +217,10 @@ func join(path, name string) string {
 
 func isDuration(fd protoreflect.FieldDescriptor) bool {
 	return fd.Message() != nil && fd.Message().FullName() == "google.protobuf.Duration"
+}
+
+func isTime(fd protoreflect.FieldDescriptor) bool {
+	return fd.Message() != nil && fd.Message().FullName() == "google.protobuf.Timestamp"
 }
 
 func isNull(node *yaml.Node) bool {
