@@ -21,34 +21,40 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// KeptCounts is what a sidecar keeps on its disk of what it counted for an experiment, so
-// that a restart goes on.
-type KeptCounts struct {
+// KeptExperiment is how a file begins that keeps what was counted for an experiment, so
+// that a restart goes on. KeptSource messages follow it.
+type KeptExperiment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The process that wrote it.
-	Writer uint64 `protobuf:"fixed64,1,opt,name=writer,proto3" json:"writer,omitempty"`
+	// The experiment's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The run.
+	Run uint64 `protobuf:"varint,2,opt,name=run,proto3" json:"run,omitempty"`
 	// The hash of the document that ran.
-	Document uint64 `protobuf:"fixed64,2,opt,name=document,proto3" json:"document,omitempty"`
-	// All that was counted.
-	Counts        *ExperimentCounts `protobuf:"bytes,3,opt,name=counts,proto3" json:"counts,omitempty"`
+	Document uint64 `protobuf:"fixed64,3,opt,name=document,proto3" json:"document,omitempty"`
+	// The process that wrote it.
+	Writer uint64 `protobuf:"fixed64,4,opt,name=writer,proto3" json:"writer,omitempty"`
+	// How many messages follow.
+	Sources uint32 `protobuf:"varint,5,opt,name=sources,proto3" json:"sources,omitempty"`
+	// How the means stood earlier; on the elected sidecar alone.
+	Series        []*ResultsPoint `protobuf:"bytes,6,rep,name=series,proto3" json:"series,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *KeptCounts) Reset() {
-	*x = KeptCounts{}
+func (x *KeptExperiment) Reset() {
+	*x = KeptExperiment{}
 	mi := &file_pillion_mesh_v1_kept_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *KeptCounts) String() string {
+func (x *KeptExperiment) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*KeptCounts) ProtoMessage() {}
+func (*KeptExperiment) ProtoMessage() {}
 
-func (x *KeptCounts) ProtoReflect() protoreflect.Message {
+func (x *KeptExperiment) ProtoReflect() protoreflect.Message {
 	mi := &file_pillion_mesh_v1_kept_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -60,111 +66,59 @@ func (x *KeptCounts) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use KeptCounts.ProtoReflect.Descriptor instead.
-func (*KeptCounts) Descriptor() ([]byte, []int) {
+// Deprecated: Use KeptExperiment.ProtoReflect.Descriptor instead.
+func (*KeptExperiment) Descriptor() ([]byte, []int) {
 	return file_pillion_mesh_v1_kept_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *KeptCounts) GetWriter() uint64 {
+func (x *KeptExperiment) GetName() string {
 	if x != nil {
-		return x.Writer
+		return x.Name
 	}
-	return 0
+	return ""
 }
 
-func (x *KeptCounts) GetDocument() uint64 {
-	if x != nil {
-		return x.Document
-	}
-	return 0
-}
-
-func (x *KeptCounts) GetCounts() *ExperimentCounts {
-	if x != nil {
-		return x.Counts
-	}
-	return nil
-}
-
-// KeptPool is what the elected sidecar keeps on its disk of what all had counted.
-type KeptPool struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The hash of the document that ran.
-	Document uint64 `protobuf:"fixed64,1,opt,name=document,proto3" json:"document,omitempty"`
-	// The run.
-	Run uint64 `protobuf:"varint,2,opt,name=run,proto3" json:"run,omitempty"`
-	// What each sidecar had counted.
-	Sources []*KeptSource `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty"`
-	// How the means stood earlier.
-	Series        []*ResultsPoint `protobuf:"bytes,4,rep,name=series,proto3" json:"series,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *KeptPool) Reset() {
-	*x = KeptPool{}
-	mi := &file_pillion_mesh_v1_kept_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *KeptPool) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*KeptPool) ProtoMessage() {}
-
-func (x *KeptPool) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_kept_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use KeptPool.ProtoReflect.Descriptor instead.
-func (*KeptPool) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_kept_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *KeptPool) GetDocument() uint64 {
-	if x != nil {
-		return x.Document
-	}
-	return 0
-}
-
-func (x *KeptPool) GetRun() uint64 {
+func (x *KeptExperiment) GetRun() uint64 {
 	if x != nil {
 		return x.Run
 	}
 	return 0
 }
 
-func (x *KeptPool) GetSources() []*KeptSource {
+func (x *KeptExperiment) GetDocument() uint64 {
+	if x != nil {
+		return x.Document
+	}
+	return 0
+}
+
+func (x *KeptExperiment) GetWriter() uint64 {
+	if x != nil {
+		return x.Writer
+	}
+	return 0
+}
+
+func (x *KeptExperiment) GetSources() uint32 {
 	if x != nil {
 		return x.Sources
 	}
-	return nil
+	return 0
 }
 
-func (x *KeptPool) GetSeries() []*ResultsPoint {
+func (x *KeptExperiment) GetSeries() []*ResultsPoint {
 	if x != nil {
 		return x.Series
 	}
 	return nil
 }
 
-// KeptSource is what one sidecar had counted.
+// KeptSource is a part of what one sidecar had counted.
 type KeptSource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its name among the sidecars.
+	// Its name among the sidecars; empty: the one that wrote the file.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// All of it.
+	// The part: its units follow those of earlier messages of the same id and epoch.
 	Counts        *ExperimentCounts `protobuf:"bytes,2,opt,name=counts,proto3" json:"counts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -172,7 +126,7 @@ type KeptSource struct {
 
 func (x *KeptSource) Reset() {
 	*x = KeptSource{}
-	mi := &file_pillion_mesh_v1_kept_proto_msgTypes[2]
+	mi := &file_pillion_mesh_v1_kept_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -184,7 +138,7 @@ func (x *KeptSource) String() string {
 func (*KeptSource) ProtoMessage() {}
 
 func (x *KeptSource) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_kept_proto_msgTypes[2]
+	mi := &file_pillion_mesh_v1_kept_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -197,7 +151,7 @@ func (x *KeptSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptSource.ProtoReflect.Descriptor instead.
 func (*KeptSource) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_kept_proto_rawDescGZIP(), []int{2}
+	return file_pillion_mesh_v1_kept_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *KeptSource) GetId() string {
@@ -218,17 +172,14 @@ var File_pillion_mesh_v1_kept_proto protoreflect.FileDescriptor
 
 const file_pillion_mesh_v1_kept_proto_rawDesc = "" +
 	"\n" +
-	"\x1apillion/mesh/v1/kept.proto\x12\x0fpillion.mesh.v1\x1a\x1apillion/mesh/v1/mesh.proto\"{\n" +
-	"\n" +
-	"KeptCounts\x12\x16\n" +
-	"\x06writer\x18\x01 \x01(\x06R\x06writer\x12\x1a\n" +
-	"\bdocument\x18\x02 \x01(\x06R\bdocument\x129\n" +
-	"\x06counts\x18\x03 \x01(\v2!.pillion.mesh.v1.ExperimentCountsR\x06counts\"\xa6\x01\n" +
-	"\bKeptPool\x12\x1a\n" +
-	"\bdocument\x18\x01 \x01(\x06R\bdocument\x12\x10\n" +
-	"\x03run\x18\x02 \x01(\x04R\x03run\x125\n" +
-	"\asources\x18\x03 \x03(\v2\x1b.pillion.mesh.v1.KeptSourceR\asources\x125\n" +
-	"\x06series\x18\x04 \x03(\v2\x1d.pillion.mesh.v1.ResultsPointR\x06series\"W\n" +
+	"\x1apillion/mesh/v1/kept.proto\x12\x0fpillion.mesh.v1\x1a\x1apillion/mesh/v1/mesh.proto\"\xbb\x01\n" +
+	"\x0eKeptExperiment\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x1a\n" +
+	"\bdocument\x18\x03 \x01(\x06R\bdocument\x12\x16\n" +
+	"\x06writer\x18\x04 \x01(\x06R\x06writer\x12\x18\n" +
+	"\asources\x18\x05 \x01(\rR\asources\x125\n" +
+	"\x06series\x18\x06 \x03(\v2\x1d.pillion.mesh.v1.ResultsPointR\x06series\"W\n" +
 	"\n" +
 	"KeptSource\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x129\n" +
@@ -246,24 +197,21 @@ func file_pillion_mesh_v1_kept_proto_rawDescGZIP() []byte {
 	return file_pillion_mesh_v1_kept_proto_rawDescData
 }
 
-var file_pillion_mesh_v1_kept_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_pillion_mesh_v1_kept_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_pillion_mesh_v1_kept_proto_goTypes = []any{
-	(*KeptCounts)(nil),       // 0: pillion.mesh.v1.KeptCounts
-	(*KeptPool)(nil),         // 1: pillion.mesh.v1.KeptPool
-	(*KeptSource)(nil),       // 2: pillion.mesh.v1.KeptSource
+	(*KeptExperiment)(nil),   // 0: pillion.mesh.v1.KeptExperiment
+	(*KeptSource)(nil),       // 1: pillion.mesh.v1.KeptSource
+	(*ResultsPoint)(nil),     // 2: pillion.mesh.v1.ResultsPoint
 	(*ExperimentCounts)(nil), // 3: pillion.mesh.v1.ExperimentCounts
-	(*ResultsPoint)(nil),     // 4: pillion.mesh.v1.ResultsPoint
 }
 var file_pillion_mesh_v1_kept_proto_depIdxs = []int32{
-	3, // 0: pillion.mesh.v1.KeptCounts.counts:type_name -> pillion.mesh.v1.ExperimentCounts
-	2, // 1: pillion.mesh.v1.KeptPool.sources:type_name -> pillion.mesh.v1.KeptSource
-	4, // 2: pillion.mesh.v1.KeptPool.series:type_name -> pillion.mesh.v1.ResultsPoint
-	3, // 3: pillion.mesh.v1.KeptSource.counts:type_name -> pillion.mesh.v1.ExperimentCounts
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2, // 0: pillion.mesh.v1.KeptExperiment.series:type_name -> pillion.mesh.v1.ResultsPoint
+	3, // 1: pillion.mesh.v1.KeptSource.counts:type_name -> pillion.mesh.v1.ExperimentCounts
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_pillion_mesh_v1_kept_proto_init() }
@@ -278,7 +226,7 @@ func file_pillion_mesh_v1_kept_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pillion_mesh_v1_kept_proto_rawDesc), len(file_pillion_mesh_v1_kept_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

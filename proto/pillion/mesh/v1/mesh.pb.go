@@ -249,7 +249,8 @@ type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// States that have changed; they are obeyed at once, before Consul tells of them.
 	States []*v1.RunState `protobuf:"bytes,1,rep,name=states,proto3" json:"states,omitempty"`
-	// Below which hash units are kept, by experiment; see ExperimentCounts.threshold.
+	// Below which hash units are kept, by experiment and run, as "NAME/RUN"; see
+	// ExperimentCounts.threshold.
 	Thresholds    map[string]uint64 `protobuf:"bytes,2,rep,name=thresholds,proto3" json:"thresholds,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
