@@ -20,7 +20,7 @@ func thousand(tb testing.TB, match func(i int) *configv1.RouteMatch) *Route {
 		})
 	}
 	p := fresh()
-	r := p.compileRoute(m)
+	r := p.compileRoute(m, nil)
 	if len(p.list) > 0 {
 		tb.Fatal(p.list)
 	}

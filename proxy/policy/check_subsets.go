@@ -16,6 +16,11 @@ func (p *problems) checkSubsetsPolicy(m *configv1.SubsetsPolicy) {
 		if name == upstream.FallbackNone || name == upstream.FallbackAny {
 			p.addf(field, "%q means something else as a fallback: choose another name", name)
 		}
+		for i, d := range subsets[name].GetFailover() {
+			if d.GetService() == "" && d.GetSubset() == "" {
+				p.addf(at(field+".failover", i), "names neither a service nor a subset")
+			}
+		}
 		fallback := subsets[name].GetFallback()
 		if fallback == upstream.FallbackNone || fallback == upstream.FallbackAny || fallback == "" {
 			continue

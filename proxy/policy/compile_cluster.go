@@ -28,6 +28,7 @@ type clusterParts struct {
 type subsets struct {
 	byName    map[string]upstream.Subset
 	byDefault string
+	failover  map[string][]Target // of those subsets that say so
 }
 
 type balancing struct {
@@ -76,6 +77,12 @@ func compileSubsets(m *configv1.SubsetsPolicy) *subsets {
 	s := &subsets{byName: make(map[string]upstream.Subset, len(m.GetSubsets())), byDefault: m.GetDefault()}
 	for name, subset := range m.GetSubsets() {
 		s.byName[name] = upstream.Subset{Meta: subset.GetMeta(), Tags: subset.GetTags(), Fallback: subset.GetFallback()}
+		if len(subset.GetFailover()) > 0 {
+			if s.failover == nil {
+				s.failover = map[string][]Target{}
+			}
+			s.failover[name] = targets(subset.GetFailover())
+		}
 	}
 	return s
 }
@@ -104,10 +111,15 @@ func (p *problems) compileBalancing(m *configv1.LoadBalancingPolicy) *balancing 
 	if s := m.GetSlowStart(); s != nil {
 		b.slowStart = &upstream.SlowStart{Window: s.GetWindow().AsDuration(), Aggression: s.GetAggression(), MinPercent: int(s.GetMinWeightPercent())}
 	}
-	for _, d := range m.GetFailover() {
-		b.failover = append(b.failover, Target{Service: d.GetService(), Subset: d.GetSubset()})
-	}
+	b.failover = targets(m.GetFailover())
 	return b
+}
+
+func targets(list []*configv1.Destination) (targets []Target) {
+	for _, d := range list {
+		targets = append(targets, Target{Service: d.GetService(), Subset: d.GetSubset()})
+	}
+	return targets
 }
 
 func (p *problems) compileEjection(m *configv1.OutlierEjectionPolicy) *outlier.Config {

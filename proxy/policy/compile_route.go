@@ -10,8 +10,9 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/wire"
 )
 
-// compileRoute compiles the rules of a route.
-func (p *problems) compileRoute(m *configv1.RoutePolicy) *Route {
+// compileRoute compiles the rules of a route. before is what the policy said before, or
+// nil: budgets go on where they are the same.
+func (p *problems) compileRoute(m *configv1.RoutePolicy, before *entry) *Route {
 	r := &Route{Policy: p.policy, rules: make([]Rule, 0, len(m.GetRules()))}
 	names := map[string]int{}
 	for i, rule := range m.GetRules() {
@@ -21,7 +22,9 @@ func (p *problems) compileRoute(m *configv1.RoutePolicy) *Route {
 			p.addf(field+".name", "%q is the name of rule %d already: choose another", name, first+1)
 		}
 		names[name] = i
-		r.rules = append(r.rules, p.compileRule(field, name, rule))
+		compiled := p.compileRule(field, name, rule)
+		compiled.Timeouts, compiled.Retry = p.compileRuleTimes(field, rule), p.compileRuleRetry(field, rule, before.rule(name))
+		r.rules = append(r.rules, compiled)
 	}
 	if len(p.list) == 0 {
 		r.index = makeIndex(r.rules)
@@ -49,8 +52,8 @@ func (p *problems) compileRule(field, name string, m *configv1.RouteRule) Rule {
 		Authority: m.GetAuthority(),
 		Mirror:    p.compileMirror(field+".mirror", m.GetMirror()),
 	}
-	if m.GetAction() == nil && rule.Timeout == 0 && rule.Request == nil && rule.Response == nil && rule.Authority == "" && rule.Mirror == nil {
-		p.addf(field, `does nothing: write to, split, status, timeout, request, response, authority or mirror ("to: {}" has RPCs go where they were addressed to)`)
+	if m.GetAction() == nil && rule.Timeout == 0 && rule.Request == nil && rule.Response == nil && rule.Authority == "" && rule.Mirror == nil && m.GetTimeouts() == nil && m.GetRetry() == nil {
+		p.addf(field, `does nothing: write to, split, status, timeout, request, response, authority, mirror, timeouts or retry ("to: {}" has RPCs go where they were addressed to)`)
 	}
 	switch action := m.GetAction().(type) {
 	case *configv1.RouteRule_To:

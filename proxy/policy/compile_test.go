@@ -69,7 +69,7 @@ func TestTheMostExactPolicyHolds(t *testing.T) {
 	if other := set.Service("other").Cluster(); other.Balance.Policy != balance.ByDefault || other.Health != nil || other.Ejection == nil {
 		t.Errorf("%+v", other)
 	}
-	if f := set.Service("greeter").Failover(); !slices.Equal(f, []Target{{Service: "other"}}) {
+	if f := set.Service("greeter").Failover(""); !slices.Equal(f, []Target{{Service: "other"}}) {
 		t.Errorf("%+v", f)
 	}
 	if _, ok := set.Service("greeter").HashKey().Hash(request(sayHello, "user: x")); !ok || set.Service("other").HashKey() != nil {
@@ -81,7 +81,7 @@ func TestWhatIsNotSaid(t *testing.T) {
 	t.Parallel()
 	var set *Set
 	v := set.Service("greeter")
-	if v.Outbound("/a/b") != nil || v.Inbound("/a/b") != nil || v.Cluster() != nil || v.HashKey() != nil || v.Failover() != nil || v.Explain("/a/b", false) != nil || set.Version() != "" {
+	if v.Outbound("/a/b") != nil || v.Inbound("/a/b") != nil || v.Cluster() != nil || v.HashKey() != nil || v.Failover("") != nil || v.Explain("/a/b", false) != nil || set.Version() != "" {
 		t.Error("something is said")
 	}
 	if _, ok := (*Fault)(nil).Decide(request(sayHello)); ok {

@@ -17,6 +17,7 @@ const (
 	testRegex
 	testPresent
 	testRange
+	testPath // a regular expression on the path, not on metadata
 )
 
 // condition is a condition on a metadata key or a cookie.
@@ -40,6 +41,9 @@ func (c *condition) holds(rpc *RPC, v *values) bool { return c.met(rpc, v) != c.
 // met says whether the condition holds before it is turned around. A key that is
 // missing fulfils none but `present: false`.
 func (c *condition) met(rpc *RPC, v *values) bool {
+	if c.test == testPath {
+		return c.matchesRegex(rpc.Path)
+	}
 	if rpc.marks.n > 0 && !c.cookie && !c.binary { // as most, so it takes as few steps as can be
 		at := rpc.find(&c.key)
 		if at < 0 {

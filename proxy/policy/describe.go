@@ -24,6 +24,8 @@ func (c *condition) describe() string {
 		what = "cookie " + quoted(c.key.text)
 	}
 	switch c.test {
+	case testPath:
+		return fmt.Sprintf("a path that matches %q", c.text)
 	case testExact:
 		if c.isBytes {
 			return fmt.Sprintf("%s of the bytes %s", what, base64.StdEncoding.EncodeToString([]byte(c.text)))

@@ -92,7 +92,7 @@ func (e *entry) takeOver(before *entry) {
 func (e *entry) compileBody(p *problems, before *entry) {
 	switch kind := e.source.GetKind().(type) {
 	case *configv1.Policy_Route:
-		e.route = p.compileRoute(kind.Route)
+		e.route = p.compileRoute(kind.Route, before)
 	case *configv1.Policy_Timeout:
 		e.timeout = p.compileTimeout(kind.Timeout)
 	case *configv1.Policy_Retry:

@@ -97,6 +97,7 @@ func (p *problems) compileMatch(field string, m *configv1.RouteMatch) *Match {
 		}
 	}
 	c.conditions = slices.Concat(
+		p.compilePathRegex(field+".path_regex", m.GetPathRegex()),
 		p.compileConditions(field+".metadata", m.GetMetadata(), false),
 		p.compileConditions(field+".cookies", m.GetCookies(), true),
 	)

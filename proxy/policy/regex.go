@@ -16,6 +16,16 @@ func (p *problems) compileRegex(field string, c *condition) {
 	c.regex, c.longest = r, r.Longest()
 }
 
+// compilePathRegex compiles an expression for the whole path; "": there is none.
+func (p *problems) compilePathRegex(field, text string) []condition {
+	if text == "" {
+		return nil
+	}
+	c := condition{key: newKey(":path"), test: testPath, text: text}
+	p.compileRegex(field, &c)
+	return []condition{c}
+}
+
 // matchesRegex says whether the whole value matches. One that is too long matches
 // nothing.
 func (c *condition) matchesRegex(value string) bool {

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+
+	"github.com/pillion-proxy/pillion/proxy/retry"
 )
 
 // Route is the compiled rules of one route policy. A nil one has none.
@@ -24,6 +26,10 @@ type Rule struct {
 	// Timeout is the deadline of RPCs that come without one; 0: what the timeout
 	// policy says.
 	Timeout time.Duration
+	// Timeouts go field by field before the timeout policy's; nil: they say nothing.
+	Timeouts *Timeout
+	// Retry goes before the retry and hedging policies; nil: those hold.
+	Retry *retry.Policy
 	// Request and Response change the metadata of the request and of the answer.
 	Request, Response *Change
 	// Authority is the :authority that the instance is told; "": the caller's.

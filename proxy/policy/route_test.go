@@ -86,7 +86,7 @@ func TestTheIndexDecidesAsTheTraceSays(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		policy := drawRoute(t)
 		p := fresh()
-		r := p.compileRoute(policy)
+		r := p.compileRoute(policy, nil)
 		if len(p.list) > 0 {
 			t.Fatalf("%v", p.list)
 		}
@@ -237,7 +237,7 @@ func TestMoreKeysThanTheIndexTellsApart(t *testing.T) {
 			&configv1.RouteRule{Action: to, Match: &configv1.RouteMatch{Cookies: []*configv1.MetadataMatch{{Key: fmt.Sprintf("k%d", i), Condition: &configv1.MetadataMatch_Exact{Exact: "1"}}}}},
 		)
 	}
-	r := fresh().compileRoute(policy)
+	r := fresh().compileRoute(policy, nil)
 	if len(r.index.metadata) != maxKeys || len(r.index.cookies) != maxKeys || len(r.index.rest) != 100 {
 		t.Errorf("the index has %d keys, %d cookies and %d others", len(r.index.metadata), len(r.index.cookies), len(r.index.rest))
 	}

@@ -149,13 +149,30 @@ func (v *Service) Cluster() *upstream.Policy {
 	return v.cluster
 }
 
-// Failover returns where RPCs go while none of the service's instances can be used, in
-// this order.
-func (v *Service) Failover() []Target {
-	if v == nil || v.parts.balancing == nil {
+// Failover returns where RPCs to a subset, "" for the default one, go while none of its
+// instances can be used, in this order.
+func (v *Service) Failover(subset string) []Target {
+	if v == nil {
+		return nil
+	}
+	if s := v.parts.subsets; s != nil && s.failover != nil {
+		if subset == "" {
+			subset = s.byDefault
+		}
+		if own, says := s.failover[subset]; says {
+			return own
+		}
+	}
+	if v.parts.balancing == nil {
 		return nil
 	}
 	return v.parts.balancing.failover
+}
+
+// FailsOver says that RPCs to the service, or to a subset of it, have somewhere to go
+// while none of the instances can be used.
+func (v *Service) FailsOver() bool {
+	return len(v.Failover("")) > 0 || v != nil && v.parts.subsets != nil && len(v.parts.subsets.failover) > 0
 }
 
 // Method is what policies say of a method: of each kind the most exact. It never

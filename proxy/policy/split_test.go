@@ -24,7 +24,7 @@ func stickySplit(tb testing.TB, seed string, weights ...int) *Route {
 		m.Destinations = append(m.Destinations, &configv1.WeightedDestination{Weight: uint32(weight), Subset: fmt.Sprintf("v%d", i)})
 	}
 	p := fresh()
-	r := p.compileRoute(&configv1.RoutePolicy{Rules: []*configv1.RouteRule{{Action: &configv1.RouteRule_Split{Split: m}}}})
+	r := p.compileRoute(&configv1.RoutePolicy{Rules: []*configv1.RouteRule{{Action: &configv1.RouteRule_Split{Split: m}}}}, nil)
 	if len(p.list) > 0 {
 		tb.Fatalf("%v", p.list)
 	}

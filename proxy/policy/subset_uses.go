@@ -41,6 +41,12 @@ func subsetUses(m *configv1.Policy) (uses []subsetUse) {
 	for i, d := range m.GetLoadBalancing().GetFailover() {
 		destination(at("load_balancing.failover", i), d)
 	}
+	subsets := m.GetSubsets().GetSubsets()
+	for _, name := range slices.Sorted(maps.Keys(subsets)) {
+		for i, d := range subsets[name].GetFailover() {
+			destination(at(of("subsets.subsets", name)+".failover", i), d)
+		}
+	}
 	return uses
 }
 

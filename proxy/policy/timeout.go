@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"time"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -48,13 +49,9 @@ func (p *problems) compileTimeout(m *configv1.TimeoutPolicy) *Timeout {
 // may have, where these hold unless policies say otherwise. 0: none. The rule, which
 // may be nil, is the route's that decided.
 func (m *Method) Bounds(rule *Rule, standard, most time.Duration) (time.Duration, time.Duration) {
-	if m != nil && m.Timeout != nil {
-		if m.Timeout.Default > 0 {
-			standard = m.Timeout.Default
-		}
-		if m.Timeout.Max > 0 {
-			most = m.Timeout.Max
-		}
+	if m != nil && m.Timeout != nil || rule != nil && rule.Timeouts != nil {
+		t := m.Times(rule)
+		standard, most = cmp.Or(t.Default, standard), cmp.Or(t.Max, most)
 	}
 	if rule != nil && rule.Timeout > 0 {
 		standard = rule.Timeout

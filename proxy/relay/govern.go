@@ -118,7 +118,7 @@ func (r *RPC) follow(b *h2.Batch, set *policy.Set, found Found, decision policy.
 		service = "" // it is found by what the caller wrote
 	}
 	if found.Cluster == nil && !found.Wait {
-		if stands, to, rest := r.standIn(decision.Service, of.service.Failover()); stands.Cluster != nil {
+		if stands, to, rest := r.standIn(decision.Service, of.service.Failover(decision.Subset)); stands.Cluster != nil {
 			stands.Route = found.Route
 			r.prepare(stands, r.said(set, to.Service))
 			r.choice.Subset, r.police().failover = to.Subset, rest
@@ -173,20 +173,23 @@ func (r *RPC) prepare(found Found, of said) {
 	if service == nil {
 		return
 	}
-	key, failover := service.HashKey(), service.Failover()
+	key, failsOver := service.HashKey(), service.FailsOver()
 	if r.p.cfg.Side == telemetry.Inbound {
-		key, failover = nil, nil // there is one app
+		key, failsOver = nil, false // there is one app
 	}
 	breaks := method != nil && method.Breaker.Restricts()
-	if key == nil && len(failover) == 0 && !breaks && r.pol == nil {
+	if key == nil && !failsOver && !breaks && r.pol == nil {
 		return
 	}
 	if r.pol == nil {
 		r.look(nil)
 	}
 	pol := r.pol
-	if len(failover) > 0 || pol.failover != nil {
-		pol.failover = failover
+	if failsOver || pol.failover != nil {
+		pol.failover = nil
+		if failsOver {
+			pol.failover = service.Failover(pol.decision.Subset)
+		}
 	}
 	r.choice.Subset = pol.decision.Subset
 	if key != nil {

@@ -20,7 +20,7 @@ func (r *RPC) obey(b *h2.Batch) {
 		if !r.setTimes(b, m) {
 			return
 		}
-		r.pol.retry, r.pol.hedging = m.Retry, m.Hedging
+		r.pol.retry, r.pol.hedging = m.Again(r.rule())
 		if m.Fault != nil && r.faulted(b, m) {
 			return
 		}
@@ -31,7 +31,7 @@ func (r *RPC) obey(b *h2.Batch) {
 // setTimes gives the RPC the deadline of its policies. It is false where that has
 // passed while the destination was looked up. r.mu is held.
 func (r *RPC) setTimes(b *h2.Batch, m *policy.Method) bool {
-	if t := m.Timeout; t != nil {
+	if t := m.Times(r.rule()); t != (policy.Timeout{}) {
 		r.pol.timeoutPolicy, r.pol.attemptTimeout, r.pol.idleTimeout, r.pol.maxAge = t.Policy, t.PerAttempt, t.Idle, t.MaxAge
 	}
 	standard, most := m.Bounds(r.rule(), r.p.cfg.DefaultTimeout, r.p.cfg.MaxTimeout)

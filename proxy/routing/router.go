@@ -139,7 +139,7 @@ func (r *Router) find(t *tables, set *policy.Set, authority, path string) step {
 		if st.done() {
 			return st
 		}
-		if v := set.Service(service); v.Names(service) && (v.Outbound(path).Routes() || len(v.Failover()) > 0) {
+		if v := set.Service(service); v.Names(service) && (v.Outbound(path).Routes() || v.FailsOver()) {
 			return step{service: service, route: "authority"}
 		}
 	}

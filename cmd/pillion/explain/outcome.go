@@ -31,7 +31,7 @@ func (a *asking) outcome(chance policy.Chance) *adminv1.Outcome {
 	}
 	out.Service, out.Subset = d.Service, d.Subset
 	a.times(out, &d)
-	a.again(out)
+	a.again(out, &d)
 	if a.method != nil {
 		for _, limit := range a.method.RateLimit.Look(&a.rpc) {
 			out.RateLimits = append(out.RateLimits, limitText(a.method.RateLimit.Policy, &limit))
@@ -66,18 +66,16 @@ func (a *asking) times(out *adminv1.Outcome, d *policy.Decision) {
 	if timeout > 0 {
 		out.Timeout = durationpb.New(timeout)
 	}
-	if a.method != nil && a.method.Timeout != nil && a.method.Timeout.PerAttempt > 0 {
-		out.PerAttemptTimeout = durationpb.New(a.method.Timeout.PerAttempt)
+	if t := a.method.Times(d.Rule); t.PerAttempt > 0 {
+		out.PerAttemptTimeout = durationpb.New(t.PerAttempt)
 	}
 }
 
 // again fills in whether the RPC is sent more than once.
-func (a *asking) again(out *adminv1.Outcome) {
+func (a *asking) again(out *adminv1.Outcome, d *policy.Decision) {
 	out.MaxAttempts = 1
-	switch {
-	case a.method == nil:
-	case a.method.Retry != nil:
-		r := a.method.Retry
+	switch r, h := a.method.Again(d.Rule); {
+	case r != nil:
 		out.MaxAttempts, out.RetryOn = uint32(r.MaxAttempts), codeNames(r.Codes)
 		if r.ConnectFailure {
 			out.RetryOn = append(out.RetryOn, "connect-failure")
@@ -85,8 +83,7 @@ func (a *asking) again(out *adminv1.Outcome) {
 		if r.ResetBeforeHeaders {
 			out.RetryOn = append(out.RetryOn, "reset-before-headers")
 		}
-	case a.method.Hedging != nil:
-		h := a.method.Hedging
+	case h != nil:
 		out.MaxAttempts, out.RetryOn, out.HedgingDelay = uint32(h.MaxAttempts), codeNames(h.NonFatal), durationpb.New(h.Delay)
 	}
 }
@@ -143,7 +140,7 @@ func (a *asking) destination(out *adminv1.Outcome) {
 	if m := view.Outbound(a.rpc.Path); m != nil && m.Breaker != nil && a.Live {
 		out.Circuit = circuit(m.Breaker.Look(out.GetService(), a.rpc.Path, a.Now))
 	}
-	for _, to := range view.Failover() {
+	for _, to := range view.Failover(out.GetSubset()) {
 		service := to.Service
 		if service == "" {
 			service = out.GetService()
