@@ -156,23 +156,37 @@ func (t *SplitTrace) because(why string) {
 	}
 }
 
-// ApplyGroups changes a request's fields, which rule and group of the route have changed
-// already, as the groups of split policies say. told is the key in which the route's group
-// was told, "" for none.
-func ApplyGroups(fields []hpack.Field, chosen []Chosen, told string) []hpack.Field {
+// Change changes the request as the route's rule, its group, and the groups of split
+// policies say, in this order, and returns the fields. Those of the RPC are not to be
+// looked at afterwards. Where several groups are told under one key, the app finds them
+// there one after the other.
+func (d *Decision) Change(rpc *RPC, chosen []Chosen) []hpack.Field {
+	fields, changed := rpc.Fields, false
+	if d.Rule != nil {
+		change := d.Rule.Request
+		if d.Group != nil {
+			change = d.Group.Request // which has the rule's in it
+		}
+		fields, changed = change.ApplyTo(rpc), change != nil
+	}
 	for i := range chosen {
-		fields = changeOf(chosen, i, told).Apply(fields)
+		change := d.changeOf(chosen, i)
+		if changed {
+			fields = change.Apply(fields)
+			continue
+		}
+		fields, changed = change.ApplyTo(rpc), change != nil
 	}
 	return fields
 }
 
-// changeOf is the change of one of the groups that an RPC is in.
-func changeOf(chosen []Chosen, i int, told string) *Change {
+// changeOf is the change of one of the groups of split policies.
+func (d *Decision) changeOf(chosen []Chosen, i int) *Change {
 	g := chosen[i].Group
 	if g.KeyName == "" {
 		return g.Request
 	}
-	taken := g.KeyName == told
+	taken := d.Group != nil && d.Group.KeyName == g.KeyName
 	for j := range i {
 		taken = taken || chosen[j].KeyName == g.KeyName
 	}

@@ -10,6 +10,8 @@
 //	caller.go    who calls, and what the app is told of that
 //	access.go    whether the caller may, also once the rules have changed
 //	govern.go    what the policies say of it, and where their routes send it
+//	divide.go    which groups of split policies it is in, and who is told how it ended
+//	measures.go  what apps report of it
 //	obey.go      what they have done before it is sent: time, faults, limits, breakers
 //	failover.go  where an RPC goes for which there is no instance
 //	mirror.go    copies of the request for somebody else

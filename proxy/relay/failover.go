@@ -77,7 +77,7 @@ func (r *RPC) routed(b *h2.Batch) {
 	case r.pol != nil && r.pol.decided:
 		set := r.pol.set
 		found := r.p.cfg.Router.Find(set, r.authority, r.path)
-		r.follow(b, set, found, r.pol.decision, r.said(set, found.Service))
+		r.follow(b, set, found, r.pol.decision, r.said(set, r.pol.decision.Service))
 		return
 	default:
 		r.findDestination(b)

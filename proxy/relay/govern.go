@@ -34,6 +34,8 @@ type governed struct {
 	delaying
 	elsewhere
 
+	divided
+
 	method    *policy.Method // what holds for the service that the RPC is addressed to
 	set       *policy.Set    // those in force when the RPC came
 	addressed string         // that service; valid until it is sent
@@ -59,6 +61,9 @@ func (g *governed) forget() {
 	g.looked.Forget()
 	g.set, g.method, g.addressed = nil, nil, ""
 	g.decision, g.decided = policy.Decision{}, false
+	if len(g.groups) > 0 {
+		g.divided.forget()
+	}
 	g.circuit, g.breaker = nil, nil // and what place has, has left
 	g.pending, g.waking, g.limited, g.sentAt = false, false, false, 0
 	if g.home != nil || g.failover != nil || g.awaiting {
@@ -81,7 +86,7 @@ func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
 		r.arrive(b, found, "") // who is meant is not known before the registry says
 		return
 	}
-	decision := policy.Decision{Service: found.Service}
+	decision, of := policy.Decision{Service: found.Service}, said
 	if method != nil {
 		r.look(method)
 		r.pol.set, r.pol.addressed = set, found.Service
@@ -95,20 +100,27 @@ func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
 			return
 		}
 	}
-	r.follow(b, set, found, decision, said)
+	if decision.Service != found.Service {
+		of = r.said(set, decision.Service)
+	}
+	if splits := of.splits; splits != nil && decision.Service != "" {
+		service := decision.Service
+		decision = r.divide(set, splits, found.Service, decision, method)
+		if decision.Service != service {
+			of = r.said(set, decision.Service)
+		}
+	}
+	r.follow(b, set, found, decision, of)
 }
 
 // follow goes where it was decided that the RPC goes. Where that has to be looked up
 // it is called again then: what was left to chance is not drawn twice. of is what is
-// said of the service that was found. r.mu is held.
+// said of the service where it goes. r.mu is held.
 func (r *RPC) follow(b *h2.Batch, set *policy.Set, found Found, decision policy.Decision, of said) {
 	if rule := decision.Rule; rule != nil {
 		found.Route = rule.Label
 	}
 	service := found.Service
-	if decision.Service != service {
-		of = r.said(set, decision.Service)
-	}
 	if decision.Service != service || found.Cluster == nil && decision.Service != "" {
 		service = decision.Service
 		route := found.Route
@@ -139,15 +151,16 @@ func (r *RPC) follow(b *h2.Batch, set *policy.Set, found Found, decision policy.
 type said struct {
 	service *policy.Service
 	method  *policy.Method
+	splits  *policy.Splits // nil: there are none
 }
 
 // said returns what the policies say of a service. r.mu is held.
 func (r *RPC) said(set *policy.Set, name string) said {
 	service := set.Service(name)
 	if r.p.cfg.Side == telemetry.Inbound {
-		return said{service, service.Inbound(r.path)}
+		return said{service, service.Inbound(r.path), nil}
 	}
-	return said{service, service.Outbound(r.path)}
+	return said{service, service.Outbound(r.path), service.Splits(r.path)}
 }
 
 // look makes ready what policies look at. r.mu is held.

@@ -137,18 +137,14 @@ func (r *RPC) failLimited(b *h2.Batch, reached policy.LimitReached) {
 	)
 }
 
-// changeRequest makes the changes of metadata that the route says. r.mu is held.
+// changeRequest makes the changes of metadata that the route and split policies say. r.mu is held.
 func (r *RPC) changeRequest() {
-	rule, group := r.pol.decision.Rule, r.pol.decision.Group
-	if rule == nil {
+	rule := r.pol.decision.Rule
+	if rule == nil && len(r.pol.groups) == 0 {
 		return
 	}
-	change := rule.Request
-	if group != nil {
-		change = group.Request // which has the rule's in it
-	}
-	fields := change.ApplyTo(&r.pol.looked)
-	if rule.Authority != "" {
+	fields := r.pol.decision.Change(&r.pol.looked, r.pol.groups)
+	if rule != nil && rule.Authority != "" {
 		for i := range fields {
 			if fields[i].Name == ":authority" || fields[i].Name == "host" {
 				fields[i].Value = rule.Authority
@@ -236,8 +232,7 @@ func (r *RPC) settle(b *h2.Batch, code codes.Code, flag wire.Flag, took time.Dur
 		r.mirrorEnds(b)
 	}
 	if pol.circuit != nil {
-		excused := pol.limited || pol.pending || flag == wire.FlagDownstreamDisconnect || flag == wire.FlagDownstreamProtocolError || flag == wire.FlagOverload
-		woken := pol.place.Leave(b.Now(), pol.breaker.Judge(code, excused), r.firstByte(took))
+		woken := pol.place.Leave(b.Now(), pol.breaker.Judge(code, r.excused(flag)), r.firstByte(took))
 		switch {
 		case !woken.Any():
 		case pol.waking:
@@ -248,6 +243,9 @@ func (r *RPC) settle(b *h2.Batch, code codes.Code, flag wire.Flag, took time.Dur
 	}
 	if g := pol.decision.Group; g != nil && g.Counts != nil {
 		g.Counts.Ended(code, took)
+	}
+	if len(pol.groups) > 0 {
+		pol.tell(code, r.excused(flag), took)
 	}
 }
 

@@ -20,9 +20,7 @@ func (a *attempt) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, e
 	if gen != a.gen || !a.open || r.phase == phaseDone {
 		return
 	}
-	if r.p.cfg.Shield {
-		h.Remove(isOurs)
-	}
+	r.shield(h, end)
 	switch h.Kind {
 	case h2.HeadInformational:
 		if !r.hedges() { // which of them would it be from?
@@ -39,6 +37,7 @@ func (a *attempt) OnHeaders(b *h2.Batch, _ *h2.Stream, gen uint32, h *h2.Head, e
 			}
 			r.sendHeld(b, a)
 		}
+		r.takeMeasures(h)
 		if r.down.SendHeaders(b, h.Fields(), true) {
 			r.answered(b, a, code, message)
 		}
@@ -92,6 +91,9 @@ func (r *RPC) response(b *h2.Batch, a *attempt, h *h2.Head, end bool) {
 		return
 	}
 	r.commit(b, h.Status, code)
+	if end {
+		r.takeMeasures(h)
+	}
 	if sent := r.down.SendHeaders(b, r.changeResponse(h.Fields()), end); end {
 		if sent { // else it is lost, and OnReset ends the RPC
 			r.answered(b, a, code, message)

@@ -239,9 +239,7 @@ func (r *RPC) log(code codes.Code, flag wire.Flag, message string, took time.Dur
 		rec.Service = r.dest.Name()
 	}
 	if r.pol != nil {
-		if g := r.pol.decision.Group; g != nil {
-			rec.Group = g.Name
-		}
+		rec.Groups = r.groupNames()
 		rec.NoRetry = r.pol.reason
 	}
 	if r.cur != nil && r.cur.inst != nil {

@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -193,12 +194,13 @@ func TestHostileStrings(t *testing.T) {
 			r := &Record{
 				Peer: text.Draw(rt, "peer"), Authority: text.Draw(rt, "authority"), Path: text.Draw(rt, "path"),
 				Service: text.Draw(rt, "service"), Route: text.Draw(rt, "route"), Instance: text.Draw(rt, "instance"),
+				Groups:  rapid.SliceOfN(text, 0, 3).Draw(rt, "groups"),
 				Message: text.Draw(rt, "message"), Code: codes.Code(rapid.Uint32().Draw(rt, "code")), Flag: wire.Flag(rapid.Uint8().Draw(rt, "flag")),
 			}
 			want = append(want, r)
 			copied := *r
 			l.Log(&copied)
-			if copied != *r {
+			if !reflect.DeepEqual(copied, *r) {
 				rt.Fatal("Log changed the record")
 			}
 		}
@@ -208,7 +210,7 @@ func TestHostileStrings(t *testing.T) {
 			rt.Fatalf("%d lines, want %d", len(got), len(want))
 		}
 		for i, r := range want {
-			for key, s := range map[string]string{"peer": clip(r.Peer, maxLoggedName), "path": clip(r.Path, maxLoggedPath), "message": clip(r.Message, maxLoggedMessage), "instance": clip(r.Instance, maxLoggedName)} {
+			for key, s := range map[string]string{"peer": clip(r.Peer, maxLoggedName), "path": clip(r.Path, maxLoggedPath), "group": clip(strings.Join(r.Groups, ","), maxLoggedName), "message": clip(r.Message, maxLoggedMessage), "instance": clip(r.Instance, maxLoggedName)} {
 				if got[i][key] != s {
 					rt.Errorf("%s is %q, want %q", key, got[i][key], s)
 				}

@@ -20,15 +20,15 @@ type Record struct {
 	UpstreamDuration time.Duration // from the last attempt's start to the RPC's end; 0 without one
 
 	Side      Kind
-	Peer      string // the caller's address
-	Source    string // the service that calls, "" where that is not known
-	Identity  string // the SPIFFE ID that the caller has proven, "" without one
-	Authority string // :authority, as the caller wrote it
-	Path      string // :path
-	Service   string // the destination, "" if none was found
-	Route     string // what chose the destination
-	Group     string // of the split that the RPC was under, "" without one
-	Instance  string // the instance of the last attempt, "" without one
+	Peer      string   // the caller's address
+	Source    string   // the service that calls, "" where that is not known
+	Identity  string   // the SPIFFE ID that the caller has proven, "" without one
+	Authority string   // :authority, as the caller wrote it
+	Path      string   // :path
+	Service   string   // the destination, "" if none was found
+	Route     string   // what chose the destination
+	Groups    []string // of the splits that the RPC was under
+	Instance  string   // the instance of the last attempt, "" without one
 	Attempts  int
 	// NoRetry is why an RPC that failed under a retry or hedging policy was not sent
 	// again.
@@ -41,6 +41,8 @@ type Record struct {
 
 	RequestMessages, ResponseMessages uint64
 	RequestBytes, ResponseBytes       uint64 // of DATA frames, without padding
+
+	groups string // Groups as the log has them
 }
 
 // The defaults of TextLimits.
@@ -89,10 +91,27 @@ func (e *entry) set(r *Record, limits *TextLimits) {
 		case &e.Record.Message:
 			most = limits.Message
 		}
-		e.text = append(e.text, (*field)[:min(len(*field), most)]...)
+		if field == &e.Record.groups {
+			e.appendGroups(r.Groups, most)
+		} else {
+			e.text = append(e.text, (*field)[:min(len(*field), most)]...)
+		}
 		e.ends[i] = len(e.text)
 		*field = "" // it is the caller's
 	}
+	e.Record.Groups = nil
+}
+
+// appendGroups appends the names of groups, as many as there is room for.
+func (e *entry) appendGroups(groups []string, most int) {
+	start := len(e.text)
+	for i, group := range groups {
+		if i > 0 {
+			e.text = append(e.text, ',')
+		}
+		e.text = append(e.text, group...)
+	}
+	e.text = e.text[:min(len(e.text), start+most)]
 }
 
 // restore gives the strings back to the record, at the cost of one allocation.
@@ -106,7 +125,7 @@ func (e *entry) restore() {
 
 // texts returns the record's strings.
 func (r *Record) texts() [10]*string {
-	return [...]*string{&r.Peer, &r.Source, &r.Identity, &r.Authority, &r.Path, &r.Service, &r.Route, &r.Group, &r.Instance, &r.Message}
+	return [...]*string{&r.Peer, &r.Source, &r.Identity, &r.Authority, &r.Path, &r.Service, &r.Route, &r.groups, &r.Instance, &r.Message}
 }
 
 // write hands the record to the log. docs/access-log.md explains the keys.
@@ -121,7 +140,7 @@ func (r *Record) write(h slog.Handler) error {
 		slog.String("path", r.Path),
 		slog.String("service", r.Service),
 		slog.String("route", r.Route),
-		slog.String("group", r.Group),
+		slog.String("group", r.groups),
 		slog.String("instance", r.Instance),
 		slog.Int("attempts", r.Attempts),
 		slog.String("retry", r.NoRetry.String()),

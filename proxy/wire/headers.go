@@ -20,6 +20,10 @@ const (
 // HeaderFlags is Pillion's own: the Flag of an error that Pillion made itself.
 const HeaderFlags = "pillion-flags"
 
+// MeasurePrefix begins the names of trailers that are Pillion's own, in which an app reports
+// a number of an RPC: the rest is the measure's name.
+const MeasurePrefix = "pillion-measure-"
+
 // HeaderMirror is Pillion's own: it says that a request is the copy of another one,
 // whose answer nobody wants.
 const HeaderMirror = "pillion-mirror"
