@@ -1,0 +1,100 @@
+package documents
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/kv"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+)
+
+// Stored is a document as it is in the store.
+type Stored struct {
+	ID      ID
+	Service string
+	// Document is as it was written, without defaults. Where Problem is set, it is what
+	// could be read.
+	Document *controlv1.Document
+	// Problem says why it cannot be read, or cannot hold.
+	Problem error
+
+	version uint64 // of its key
+}
+
+// key is where the document is.
+func (s *Stored) key() string { return control.DocumentKey(s.ID.Kind, s.Service, s.ID.Name) }
+
+// State is all documents at one moment.
+type State struct {
+	// All are in the order of their kinds and names.
+	All []*Stored
+	by  map[ID]*Stored
+}
+
+// Find returns a document; nil: there is none.
+func (s *State) Find(id ID) *Stored { return s.by[id] }
+
+// servicesPrefix is what all documents are below.
+const servicesPrefix = control.Root + "services/"
+
+// Load returns all documents.
+func (d *Documents) Load(ctx context.Context) (*State, error) {
+	entries, err := d.store.List(ctx, servicesPrefix)
+	if err != nil {
+		return nil, d.failed("read the documents", err)
+	}
+	s := &State{by: map[ID]*Stored{}}
+	for _, e := range entries {
+		one := stored(e)
+		if one == nil {
+			continue
+		}
+		if other := s.by[one.ID]; other != nil {
+			// Written by hand, or in a move from one service to another that is older than it.
+			if one.Document.GetRevision() <= other.Document.GetRevision() {
+				one, other = other, one
+			}
+			other.Problem = fmt.Errorf("is there for service %q too, in a later revision: delete one of them", one.Service)
+		}
+		s.by[one.ID] = one
+		s.All = append(s.All, one)
+	}
+	s.All = slices.DeleteFunc(s.All, func(one *Stored) bool { return s.by[one.ID] != one })
+	slices.SortFunc(s.All, func(a, b *Stored) int { return a.ID.compare(b.ID) })
+	return s, nil
+}
+
+// stored reads an entry; nil: it is no document.
+func stored(e kv.Entry) *Stored {
+	in, _, ok := strings.Cut(strings.TrimPrefix(e.Key, servicesPrefix), "/")
+	if !ok {
+		return nil
+	}
+	service := in
+	if in == strings.TrimSuffix(strings.TrimPrefix(control.ServicePrefix("*"), servicesPrefix), "/") {
+		service = "*"
+	}
+	kind, name, request, ok := control.ParseServiceKey(service, e.Key)
+	if !ok || request {
+		return nil
+	}
+	one := &Stored{ID: ID{kind, name}, Service: service, version: e.Version}
+	one.Document, one.Problem = Decode(one.ID, e.Value)
+	if one.Problem == nil {
+		switch _, of := IDOf(one.Document); {
+		case Body(one.Document) == nil:
+			one.Problem = fmt.Errorf("says nothing: was it written by hand?")
+		case of != service:
+			one.Problem = fmt.Errorf("is for service %q, but was found with those for %q: was it written by hand?", of, service)
+		}
+	}
+	return one
+}
+
+// failed says what could not be done.
+func (d *Documents) failed(what string, err error) error {
+	return fmt.Errorf("cannot %s: %w", what, err)
+}
