@@ -1,0 +1,174 @@
+package status
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/kv"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+)
+
+const (
+	// sessionTTL is how long a status outlives a sidecar that was killed; Consul takes up
+	// to twice as long.
+	sessionTTL = 30 * time.Second
+	// lookEvery is how often a sidecar looks whether its status has changed where nobody
+	// told it so.
+	lookEvery = 5 * time.Second
+	// pause is the least time between two statuses of a sidecar. spread is how far those
+	// of many sidecars that changed at once are drawn apart.
+	pause  = time.Second
+	spread = 500 * time.Millisecond
+	// retryBase and retryMost bound the pause after a failure.
+	retryBase = 500 * time.Millisecond
+	retryMost = 30 * time.Second
+)
+
+// MaxDocuments bounds the documents that a status lists, those in order last.
+const MaxDocuments = 1000
+
+// Publisher keeps a sidecar's status in the store for as long as it runs.
+type Publisher struct {
+	// Store is where it is kept.
+	Store kv.Store
+	// Compute returns the status now, without its time.
+	Compute func() *controlv1.SidecarStatus
+	// Random draws from 0 to 1. Default: math/rand.
+	Random func() float64
+	Logger *slog.Logger
+
+	changed chan struct{}
+	session kv.Session
+	said    *controlv1.SidecarStatus
+	failing string // the last failure, which was logged
+}
+
+// NewPublisher returns a Publisher.
+func NewPublisher(store kv.Store, compute func() *controlv1.SidecarStatus, logger *slog.Logger) *Publisher {
+	return &Publisher{Store: store, Compute: compute, Random: rand.Float64, Logger: logger, changed: make(chan struct{}, 1)}
+}
+
+// Changed says that the status may have changed.
+func (p *Publisher) Changed() {
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Run publishes until ctx ends, and then takes the status out of the store.
+func (p *Publisher) Run(ctx context.Context) {
+	defer p.leave()
+	retry := retryBase
+	wait := p.drawn()
+	for {
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-p.lost():
+			p.session, p.said = nil, nil
+			timer.Stop()
+			wait = p.drawn()
+			continue
+		case <-timer.C:
+		}
+		if err := p.publish(ctx); err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			p.fail(err)
+			wait, retry = retry/2+time.Duration(p.Random()*float64(retry)), min(2*retry, retryMost)
+			continue
+		}
+		p.failing, retry = "", retryBase
+		if !p.idle(ctx) {
+			return
+		}
+		wait = p.drawn()
+	}
+}
+
+// drawn is a pause that differs from sidecar to sidecar.
+func (p *Publisher) drawn() time.Duration { return time.Duration(p.Random() * float64(spread)) }
+
+// lost is closed when the session is.
+func (p *Publisher) lost() <-chan struct{} {
+	if p.session == nil {
+		return nil
+	}
+	return p.session.Done()
+}
+
+// idle waits until there may be something to say. It is false where ctx has ended.
+func (p *Publisher) idle(ctx context.Context) bool {
+	least := time.NewTimer(pause)
+	defer least.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-least.C:
+	}
+	look := time.NewTimer(lookEvery)
+	defer look.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-p.changed:
+	case <-p.lost():
+	case <-look.C:
+	}
+	return true
+}
+
+// publish writes the status, if it is not what was written last.
+func (p *Publisher) publish(ctx context.Context) error {
+	now := p.Compute()
+	if p.session != nil && proto.Equal(now, p.said) {
+		return nil
+	}
+	if p.session == nil {
+		s, err := p.Store.Session(ctx, kv.SessionOptions{Name: "pillion " + now.GetId(), TTL: sessionTTL})
+		if err != nil {
+			return err
+		}
+		p.session = s
+	}
+	written := proto.CloneOf(now)
+	written.Time = timestamppb.Now()
+	data, err := protojson.Marshal(written)
+	if err != nil {
+		return err
+	}
+	if err := p.session.Put(ctx, control.StatusKey(now.GetService(), now.GetId()), data); err != nil {
+		return err
+	}
+	p.said = proto.CloneOf(now)
+	return nil
+}
+
+// fail logs a failure that is not the last one.
+func (p *Publisher) fail(err error) {
+	if err.Error() != p.failing {
+		p.failing = err.Error()
+		p.Logger.Warn("the sidecar's status cannot be published; it goes on trying", "store", p.Store.Describe(), "error", err)
+	}
+}
+
+// leave takes the status out of the store.
+func (p *Publisher) leave() {
+	if p.session == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = p.session.Close(ctx) // it ends by itself otherwise
+}
