@@ -55,9 +55,13 @@ func (p *splitPolicy) failing(rpc *RPC, v *values) (failed part, number int) {
 		return failed, number
 	}
 	for i := range p.ranges {
-		if !p.ranges[i].has(rpc) {
-			return partRange, i
+		if p.ranges[i].has(rpc) {
+			continue
 		}
+		if p.split.forced(rpc, nil) != nil {
+			break // who is given a group, or asks for one, has it wherever he lies
+		}
+		return partRange, i
 	}
 	return partNone, 0
 }
