@@ -1,0 +1,57 @@
+package canary
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
+)
+
+// Urgent implements mesh.Counting.
+func (a *Agent) Urgent(tell func(service string)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.urgent = append(a.urgent, tell)
+}
+
+// Collect implements mesh.Counting.
+func (a *Agent) Collect(service string, r *meshv1.ReportRequest, all bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	runs := a.services[service]
+	for _, name := range slices.Sorted(maps.Keys(runs)) {
+		one := runs[name]
+		counts := one.counts(a.o.Events)
+		if counts == nil || !all && proto.Equal(counts, one.reported) {
+			continue
+		}
+		one.reported = counts
+		r.Canaries = append(r.Canaries, counts)
+	}
+}
+
+// counts is what there is to report of a canary; nil: nothing.
+func (r *run) counts(events func(service, subset string) (uint64, int, bool)) *meshv1.CanaryCounts {
+	if r.state == nil {
+		return nil
+	}
+	c := &meshv1.CanaryCounts{Name: r.name, Run: r.state.GetRun(), Step: r.state.GetStep()}
+	if newer(r.told, r.stored) && r.state.GetPhase() == controlv1.Phase_PHASE_ROLLED_BACK {
+		// Whoever decided it may be gone, and could not write it: whoever is elected now
+		// learns of it here.
+		c.RolledBack, c.Reason = r.state.GetNumber(), r.state.GetReason()
+		return c
+	}
+	if r.step == nil {
+		return nil
+	}
+	p := r.read(events)
+	c.Stable, c.Canary = p.stable.Proto(), p.canary.Proto()
+	if r.tripped != nil {
+		c.Tripped = r.tripped.guard
+	}
+	return c
+}

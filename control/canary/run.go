@@ -1,0 +1,134 @@
+package canary
+
+import (
+	"sync/atomic"
+
+	"github.com/pillion-proxy/pillion/control/observe"
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
+	"github.com/pillion-proxy/pillion/proxy/telemetry"
+)
+
+// run is what a sidecar knows of a canary. All of it is under Agent.mu.
+type run struct {
+	service, name string
+	// stored is the state that the store has, told the newest that the elected sidecar said,
+	// state the one that holds: the newer of them. Each may be nil.
+	stored, told, state *controlv1.RunState
+	doc                 *configv1.Canary // of state
+	refused             uint64           // the number of a state that could not be obeyed
+
+	guards   *guards
+	evidence *evidence
+	// step is what is counted; nil: nothing is.
+	step *step
+	// tripped is what the sidecar's own judge has found in this step; nil: nothing.
+	tripped *finding
+	// reported is what was said last.
+	reported *meshv1.CanaryCounts
+}
+
+// step are the counters of one step.
+type step struct {
+	run            uint64
+	number         uint32
+	stable, canary *observe.Counter
+	urgent         observe.CodeSet
+	// before are the events that there were when it began.
+	before [2]uint64
+	// last is what the events came to when they were known last.
+	last pair
+}
+
+// follow has a state hold, which may be nil.
+func (r *run) follow(s *controlv1.RunState, doc *configv1.Canary) {
+	before := r.state
+	r.state, r.doc = s, doc
+	if s == nil || !Active(s.GetPhase()) {
+		r.step, r.tripped, r.evidence, r.guards = nil, nil, nil, nil
+		return
+	}
+	if r.step != nil && r.step.run == s.GetRun() && r.step.number == s.GetStep() {
+		return // paused or resumed: counting goes on, and what was found holds
+	}
+	if r.evidence == nil || before.GetRun() != s.GetRun() || r.tripped != nil {
+		// After a finding the next step is judged for itself: it would be over at once.
+		r.guards = compileGuards(doc)
+		r.evidence = newEvidence(r.guards)
+	} else {
+		r.evidence.nextStep()
+	}
+	r.tripped, r.reported = nil, nil
+	r.step = &step{run: s.GetRun(), number: s.GetStep(), urgent: r.guards.urgent}
+	r.step.stable, r.step.canary = observe.NewPair()
+}
+
+// weight is the canary's share on this sidecar; false: the canary says nothing of where
+// RPCs go.
+func (r *run) weight() (uint32, bool) {
+	weight, ok := share(r.state)
+	if r.tripped != nil {
+		weight = 0
+	}
+	return weight, ok
+}
+
+// read returns what was counted in the step, with the events from the outside.
+func (r *run) read(events func(service, subset string) (uint64, int, bool)) *pair {
+	p := &r.step.last
+	r.step.stable.Read(&p.stable)
+	r.step.canary.Read(&p.canary)
+	if events != nil {
+		r.event(&p.stable, 0, r.doc.GetStable(), events)
+		r.event(&p.canary, 1, r.doc.GetCanary(), events)
+	}
+	return p
+}
+
+func (r *run) event(c *observe.Counts, i int, subset string, events func(service, subset string) (uint64, int, bool)) {
+	n, instances, ok := events(r.service, subset)
+	if !ok {
+		return
+	}
+	before := &r.step.before[i]
+	switch {
+	case *before == 0:
+		*before = n + 1 // 0 stands for: not known yet
+	case n+1 < *before+c.Ejections:
+		*before = n + 1 - min(c.Ejections, n) // whoever counts has begun anew
+	}
+	c.Ejections, c.Instances = max(n+1-*before, c.Ejections), uint32(max(instances, 0))
+}
+
+// group is the observer of one group of a canary's split policy.
+type group struct {
+	agent  *Agent
+	canary bool
+	step   atomic.Pointer[step]
+}
+
+var _ telemetry.Observer = (*group)(nil)
+
+// count has the group count for the step that a run is in.
+func (g *group) count(r *run) { g.step.Store(r.step) }
+
+// Ended implements telemetry.Observer.
+func (g *group) Ended(o *telemetry.Outcome) {
+	s := g.step.Load()
+	if s == nil || o.Forced {
+		return // who chose the version themselves are none that chance has divided
+	}
+	c := s.stable
+	if g.canary {
+		c = s.canary
+	}
+	if !c.Count(o) {
+		return
+	}
+	if g.canary && s.urgent.Has(int(o.Code)) {
+		g.agent.notice(failing)
+	} else {
+		g.agent.notice(counted)
+	}
+}
