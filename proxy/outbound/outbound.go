@@ -14,6 +14,7 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/inmemory"
 	"github.com/pillion-proxy/pillion/proxy/policy"
+	"github.com/pillion-proxy/pillion/proxy/recording"
 	"github.com/pillion-proxy/pillion/proxy/relay"
 	"github.com/pillion-proxy/pillion/proxy/routing"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
@@ -37,6 +38,9 @@ type Options struct {
 	LearnNames bool
 	Limits     Limits
 
+	// Recording says which RPCs are remembered; the zero value: none.
+	Recording recording.Options
+
 	HTTP2    *h2.Config
 	Upstream upstream.Options
 	// Security says how instances are spoken with; nil: in plaintext.
@@ -59,12 +63,14 @@ type Proxy struct {
 	router  *routing.Router
 	mesh    *meshReflection
 	secure  *secure
+	// recorded is nil where nothing is remembered.
+	recorded *recording.Ring
 }
 
 // New returns an outbound proxy. It begins to watch the default destination.
 func New(o Options) *Proxy {
 	up := o.Upstream.WithDefaults()
-	p := &Proxy{secure: newSecure(&o)}
+	p := &Proxy{secure: newSecure(&o), recorded: recording.New(o.Recording)}
 	up.Secure = p.secure.of
 	newCluster := func(service string) *upstream.Cluster {
 		return upstream.NewCluster(service, o.Policy, &up, o.Counters.Service(telemetry.Outbound, service))
@@ -85,7 +91,7 @@ func New(o Options) *Proxy {
 		Side: telemetry.Outbound, Router: p.router, Caller: o.Caller, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Outbound, ""), Log: o.AccessLog,
 		DefaultTimeout: o.DefaultTimeout, MaxTimeout: o.MaxTimeout, RefusalTimeout: o.RefusalTimeout,
-		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget,
+		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget, Recording: p.recorded,
 	}
 	p.callers = downstream.New(downstream.Options{
 		HTTP2: o.HTTP2, NewStream: relay.New(rc).NewStream, MaxConns: o.MaxConns, ConnsPerSecond: o.ConnsPerSecond, DeadAfter: up.DeadAfter,
@@ -104,7 +110,7 @@ func New(o Options) *Proxy {
 func newOwn(rc relay.Config, http2 *h2.Config, logger *slog.Logger) *downstream.Server {
 	rc.Metrics = telemetry.NewMetrics(telemetry.Outbound)
 	rc.Unrouted = new(telemetry.Counters).Service(telemetry.Outbound, "")
-	rc.Log, rc.Gate = nil, nil
+	rc.Log, rc.Gate, rc.Recording = nil, nil, nil
 	rc.Router = ungoverned{rc.Router}
 	return downstream.New(downstream.Options{HTTP2: http2, NewStream: relay.New(rc).NewStream, Logger: logger})
 }
@@ -116,7 +122,18 @@ type ungoverned struct{ relay.Router }
 func (ungoverned) Policies() *policy.Set { return nil }
 
 // SetPolicies puts policies in force for the RPCs that come from now on.
-func (p *Proxy) SetPolicies(set *policy.Set) { p.router.SetPolicies(set) }
+func (p *Proxy) SetPolicies(set *policy.Set) {
+	p.router.SetPolicies(set)
+	if p.recorded != nil {
+		p.recorded.SetMentions(set.Mentions())
+	}
+}
+
+// Recorded returns the RPCs that are remembered, the oldest first, and one of how many
+// was; 0: none is.
+func (p *Proxy) Recorded() (rpcs []recording.RPC, oneIn int) {
+	return p.recorded.Recorded(), p.recorded.OneIn()
+}
 
 // Serve accepts connections until Shutdown.
 func (p *Proxy) Serve(l net.Listener) error { return p.callers.Serve(l) }
@@ -133,6 +150,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		err = e
 	}
 	p.router.Close()
+	p.recorded.Close()
 	p.secure.strangers.Close()
 	return err
 }

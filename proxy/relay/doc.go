@@ -7,6 +7,7 @@
 //
 //	rpc.go       what an RPC is, and how it ends
 //	request.go   accept: the caller's headers; find the service it is addressed to
+//	record.go    whether it is one of those that are remembered
 //	caller.go    who calls, and what the app is told of that
 //	access.go    whether the caller may, also once the rules have changed
 //	govern.go    what the policies say of it, and where their routes send it
@@ -51,6 +52,7 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/policy"
+	"github.com/pillion-proxy/pillion/proxy/recording"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 	"github.com/pillion-proxy/pillion/proxy/wire"
@@ -125,6 +127,8 @@ type Config struct {
 	Audited func(caller, path, by string)
 	// Own are the RPCs that the sidecar itself answers; nil: it answers none.
 	Own *Own
+	// Recording remembers a sample of the RPCs; nil: nobody does.
+	Recording *recording.Ring
 	// Shield says that instances are apps and not sidecars: what they say in
 	// headers that are Pillion's own is removed.
 	Shield bool

@@ -86,6 +86,9 @@ func (r *RPC) govern(b *h2.Batch, set *policy.Set, found Found) {
 		r.arrive(b, found, "") // who is meant is not known before the registry says
 		return
 	}
+	if found.Wait {
+		r.offer(found.Service)
+	}
 	decision, of := policy.Decision{Service: found.Service}, said
 	if method != nil {
 		r.look(method)

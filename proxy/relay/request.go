@@ -107,6 +107,9 @@ func (r *RPC) findDestination(b *h2.Batch) {
 	router := r.p.cfg.Router
 	set := router.Policies()
 	found := router.Find(set, r.authority, r.path)
+	if !found.Wait {
+		r.offer(found.Service)
+	}
 	if set != nil {
 		r.govern(b, set, found)
 		return

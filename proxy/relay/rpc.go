@@ -44,6 +44,8 @@ type RPC struct {
 	timer alarm
 	first attempt
 	spare *policed // what pol is where policies hold; stays from one RPC to the next
+	// untilRecorded is how many RPCs of this memory come until one is remembered.
+	untilRecorded uint32
 	state
 }
 
@@ -123,6 +125,7 @@ func newRPC(p *Proxy) *RPC {
 	r.first.init(r)
 	r.skip = r.wasTried
 	r.timer.ring = r.onDeadline
+	r.untilRecorded = p.cfg.Recording.Gap(p.cfg.Random)
 	return r
 }
 

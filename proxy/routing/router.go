@@ -316,6 +316,16 @@ func (r *Router) Clusters() []*upstream.Cluster {
 	return out
 }
 
+// Cluster returns the cluster of a service that is watched; nil: it is not, or is not
+// known. It is no use of the service: who asks does not keep it watched.
+func (r *Router) Cluster(name string) *upstream.Cluster {
+	s := r.tables.Load().services.get(name)
+	if s == nil || s.state.Load() != stateKnown {
+		return nil
+	}
+	return s.cluster.Load()
+}
+
 // sweepEvery is how often the sweep looks.
 const sweepEvery = time.Second
 

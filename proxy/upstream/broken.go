@@ -30,6 +30,7 @@ func (j *judges) breakerChanged(in *Instance, b *breaker.Breaker, t breaker.Tran
 		level, what = slog.LevelWarn, "instance's circuit breaker opened"
 		numbers = append(numbers, "for", t.OpenFor)
 		j.cluster.counts.Judgement.BreakerOpenings.Add(1)
+		j.cluster.unwell(in)
 	}
 	j.log(level, what, in, now.rules.policy, numbers...)
 }

@@ -31,6 +31,7 @@ type Cluster struct {
 	table   atomic.Pointer[table]
 	grpc    atomic.Pointer[[]string] // as SetGRPC was told; nil: it was not
 	refresh refresher
+	events  events
 
 	mu         sync.Mutex
 	byID       map[string]*Instance

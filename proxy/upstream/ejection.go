@@ -27,6 +27,7 @@ func (j *judges) ejection(e outlier.Event) {
 		counts.EjectionsHeld.Add(1)
 	case outlier.Ejected:
 		counts.Ejections[e.Reason].Add(1)
+		j.cluster.unwell(in)
 		j.nudge() // its time may be over before anything else is due
 		j.log(slog.LevelWarn, "instance ejected: more of its RPCs fail than of others'", in, e.Policy,
 			"rule", e.Reason.String(), "why", e.Why, "for", e.For, "times", e.Times)
