@@ -67,7 +67,7 @@ func TestWhatTheSidecarAnswers(t *testing.T) {
 			id := uint32(3 + 2*i)
 			web.Request(id, path, true)
 			synctest.Wait()
-			if f := web.Frames(); len(f) == 0 || f[0].Get("pillion-flags") != string(wire.FlagOverload) {
+			if f := web.Frames(); len(f) == 0 || f[0].Get("pillion-flags") != wire.FlagOverload.String() {
 				t.Errorf("%s: the caller got %v, want what the app's callers get", path, f)
 			}
 		}
