@@ -61,7 +61,7 @@ import (
 type Counting interface {
 	// Collect adds what was counted for a service to a report: what has changed since
 	// the last one, or, at the beginning of a stream, all. Where a report is large it is
-	// sent in several, of which each has some of the units, and the last the variants.
+	// sent in several, of which each has some of the units.
 	Collect(service string, r *meshv1.ReportRequest, all bool)
 	// Urgent is told, once, whom to tell of services that have something to report at
 	// once. What it is told never blocks, and may be called at any time.

@@ -100,8 +100,9 @@ type Limits struct {
 	Known int
 	// ReportBytes bounds a report. Default: 4 MiB.
 	ReportBytes int
-	// ReportsPerSecond bounds how often a sidecar may report in the long run; who reports
-	// more often is read no faster. Default: 20.
+	// ReportsPerSecond bounds how often a sidecar may report in the long run, where each
+	// 64 KiB count as one more report; who reports more often is read no faster. Default:
+	// 20.
 	ReportsPerSecond float64
 	// Questions bounds how many questions for evidence and results are answered at a time.
 	// Default: 16.

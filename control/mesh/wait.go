@@ -19,8 +19,8 @@ const (
 )
 
 // waitToTry draws how long a candidate waits before it tries: up to the window, and the
-// longer the more likely, as receivers of a multicast do that are to answer once for all
-// of them (RFC 4654, section 2.5.1). However many there are, up to the crowd, only a few
+// longer the more likely, as receivers of a multicast wait of which one is to answer for
+// all (the feedback timers of RFC 4654). However many there are, up to the crowd, only a few
 // have waited by when the first one's success has spread, if that takes a tenth of the
 // window; drawn evenly, a tenth of them all would have. failures is how often it has
 // failed since somebody was elected.
