@@ -202,11 +202,15 @@ func oneLine(err error) string { return Printable(strings.ReplaceAll(err.Error()
 // Printable is a text that somebody else has written, on one line, without anything that
 // a terminal would obey.
 func Printable(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "�"))
-	return strings.Join(strings.Fields(text), " ")
+	return strings.Join(strings.Fields(strings.Map(printable, strings.ToValidUTF8(text, "�"))), " ")
+}
+
+// printable is a character, or a blank in the place of one that a terminal would obey, or
+// that would have a text be read in another order than it is written.
+func printable(r rune) rune {
+	switch {
+	case r < ' ', r >= 0x7f && r < 0xa0, r == 0x2028, r == 0x2029, r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+		return ' '
+	}
+	return r
 }
