@@ -69,7 +69,8 @@ func TestKeepsWhatStoresKeep(t *testing.T) {
 
 func TestFilesAreForPeople(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(t.TempDir(), dir))
 	s := open(t, dir)
 	const key, text = "pillion/v1/services/greeter/policy/timeouts", "{\n  \"revision\": 1\n}\n"
 	set(t, s, key, text)
@@ -101,12 +102,16 @@ func TestFilesAreForPeople(t *testing.T) {
 	if _, ok := err.(*kv.ConflictError); !ok {
 		t.Errorf("a person's change was overwritten: %v", err)
 	}
+	start := time.Now()
 	must(t, os.MkdirAll(filepath.Join(dir, "pillion/v1/services/greeter/canary"), 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, "pillion/v1/services/greeter/canary/next.json"), []byte("{}"), 0o600))
 	for state := range states {
 		if len(state.Entries) == 2 {
 			break
 		}
+	}
+	if took := time.Since(start); took > 1500*time.Millisecond {
+		t.Errorf("seen %v after, not told of it", took)
 	}
 	cancel()
 	<-ended

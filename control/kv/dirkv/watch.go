@@ -115,9 +115,10 @@ func (s *Store) join() (leave func()) {
 // folders are paths in all folders that may hold values.
 func (s *Store) folders() (paths []string) {
 	paths = []string{filepath.Join(s.dir, "any")}
-	_ = filepath.WalkDir(s.dir, func(path string, entry fs.DirEntry, err error) error {
+	root := s.dir + string(filepath.Separator) // which may be a link
+	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		switch {
-		case err != nil, !entry.IsDir(), path == s.dir:
+		case err != nil, !entry.IsDir(), path == root:
 			return nil
 		case strings.HasPrefix(entry.Name(), "."):
 			return fs.SkipDir
