@@ -159,6 +159,9 @@ func shortForm(e *adminv1.ExplainResponse) (lines []string) {
 			text += fmt.Sprintf(" (%.4g %%)", o.GetShare()*100)
 		}
 		lines = append(lines, text)
+		for _, s := range o.GetSplits() {
+			lines = append(lines, "split "+explain.Split(s))
+		}
 		if a := o.GetAccess(); a != nil {
 			lines = append(lines, explain.Access(a))
 		}

@@ -100,7 +100,10 @@ func Explain(ctx context.Context, w *World, request *adminv1.ExplainRequest) (*a
 		a.answer.Inbound = append(a.answer.Inbound, shown)
 	}
 	for _, chance := range a.decide() {
-		a.answer.Outcomes = append(a.answer.Outcomes, a.outcome(chance))
+		for _, split := range a.divide(chance.Decision) {
+			split.Share *= chance.Share
+			a.answer.Outcomes = append(a.answer.Outcomes, a.outcome(&split))
+		}
 	}
 	a.answer.Notes = a.notes
 	return a.answer, nil
@@ -193,16 +196,37 @@ func (a *asking) decide() []policy.Chance {
 		a.answer.Rules = append(a.answer.Rules, shown)
 	}
 	if s := trace.Split; s != nil {
-		a.answer.Split = &adminv1.SplitSeen{Policy: s.Policy, Rule: s.Rule, Group: s.Group, Why: s.Why, Seed: s.Seed, Key: s.Key}
-		if s.Bucket >= 0 {
-			bucket := uint32(s.Bucket)
-			a.answer.Split.Bucket = &bucket
-		}
-		for _, segment := range s.Segments {
-			a.answer.Split.Segments = append(a.answer.Split.Segments, &adminv1.Segment{Group: segment.Group, From: uint32(segment.From), End: uint32(segment.End)})
-		}
+		a.answer.Split = splitSeen(s)
 	}
 	return chances
+}
+
+// divide looks at the split policies of the service where a decision sends the RPC.
+func (a *asking) divide(d policy.Decision) []policy.SplitChance {
+	if d.Rule != nil && d.Rule.Status != nil || d.Service == "" {
+		return []policy.SplitChance{{Decision: d, Share: 1}}
+	}
+	splits := a.Set.Service(d.Service).Splits(a.rpc.Path)
+	if !a.settled {
+		return splits.Chances(&a.rpc, d)
+	}
+	var trace policy.Trace
+	groups := splits.Decide(&a.rpc, &d, nil, &trace)
+	return []policy.SplitChance{{Decision: d, Groups: groups, Share: 1, Seen: trace.Policies}}
+}
+
+func splitSeen(s *policy.SplitTrace) *adminv1.SplitSeen {
+	seen := &adminv1.SplitSeen{
+		Policy: s.Policy, Rule: s.Rule, Group: s.Group, Why: s.Why, Seed: s.Seed, Key: s.Key, Holds: s.Holds, Places: s.Places,
+	}
+	if s.Bucket >= 0 {
+		bucket := uint32(s.Bucket)
+		seen.Bucket = &bucket
+	}
+	for _, segment := range s.Segments {
+		seen.Segments = append(seen.Segments, &adminv1.Segment{Group: segment.Group, From: uint32(segment.From), End: uint32(segment.End)})
+	}
+	return seen
 }
 
 // maxLocated is how many rules a route may have for all that match to be looked up in

@@ -16,7 +16,7 @@ import (
 )
 
 // outcome says what becomes of the RPC by one decision.
-func (a *asking) outcome(chance policy.Chance) *adminv1.Outcome {
+func (a *asking) outcome(chance *policy.SplitChance) *adminv1.Outcome {
 	d := chance.Decision
 	out := &adminv1.Outcome{Share: chance.Share}
 	if d.Rule != nil {
@@ -26,8 +26,9 @@ func (a *asking) outcome(chance policy.Chance) *adminv1.Outcome {
 			return out
 		}
 	}
-	if d.Group != nil {
-		out.Group = d.Group.Name
+	out.Group = groupNames(chance)
+	for i := range chance.Seen {
+		out.Splits = append(out.Splits, splitSeen(&chance.Seen[i]))
 	}
 	out.Service, out.Subset = d.Service, d.Subset
 	a.times(out, &d)
@@ -38,10 +39,22 @@ func (a *asking) outcome(chance policy.Chance) *adminv1.Outcome {
 		}
 		out.Fault = a.method.Fault.Look(&a.rpc)
 	}
-	a.request(out, &d)
+	a.request(out, &d, chance.Groups)
 	a.beside(out)
 	a.destination(out)
 	return out
+}
+
+// groupNames joins the names of the groups that the RPC is in.
+func groupNames(chance *policy.SplitChance) string {
+	var names []string
+	if g := chance.Decision.Group; g != nil {
+		names = append(names, g.Name)
+	}
+	for _, g := range chance.Groups {
+		names = append(names, g.Name)
+	}
+	return strings.Join(names, ",")
 }
 
 // limitText writes "policy/number", with the bucket that the RPC counts in.
@@ -96,14 +109,11 @@ func codeNames(set wire.CodeSet) []string {
 }
 
 // request fills in what the app gets, and who gets a copy.
-func (a *asking) request(out *adminv1.Outcome, d *policy.Decision) {
+func (a *asking) request(out *adminv1.Outcome, d *policy.Decision, groups []policy.Chosen) {
 	out.Authority = a.rpc.Authority
-	fields := slices.Clone(a.rpc.Fields)
+	rpc := policy.RPC{Fields: slices.Clone(a.rpc.Fields)}
+	fields := d.Change(&rpc, groups)
 	if d.Rule != nil {
-		fields = d.Rule.Request.Apply(fields)
-		if d.Group != nil {
-			fields = d.Group.Request.Apply(fields)
-		}
 		if d.Rule.Authority != "" {
 			out.Authority = d.Rule.Authority
 		}

@@ -72,6 +72,8 @@ func says(p *configv1.Policy) string {
 		s.addf("unhealthy after %d, healthy after %d", h.GetUnhealthyThreshold(), h.GetHealthyThreshold())
 	case *configv1.Policy_Access:
 		s.access(kind.Access)
+	case *configv1.Policy_Split:
+		s.split(kind.Split)
 	}
 	return strings.Join(s, "; ")
 }
@@ -173,6 +175,18 @@ func hashKey(k *configv1.HashKey) string {
 		return "caller"
 	}
 	return ""
+}
+
+func (s *sentence) split(m *configv1.SplitPolicy) {
+	for _, d := range m.GetSplit().GetDestinations() {
+		s.addf("%s %s", d.GetGroup(), policy.Percent(float64(d.GetWeight())/10_000))
+	}
+	if key := hashKey(m.GetSplit().GetSticky().GetKey()); key != "" {
+		s.addf("by %s", key)
+	}
+	for _, r := range m.GetRanges() {
+		s.addf("of those whose %s is at %d-%d", hashKey(r.GetKey()), r.GetStart(), int(r.GetEnd())-1)
+	}
 }
 
 func (s *sentence) fault(f *configv1.FaultPolicy) {

@@ -205,6 +205,9 @@ func (p *page) outcome(o *adminv1.Outcome, several bool) {
 			}
 			rows = append(rows, []string{name, m.GetKey() + ": " + m.GetValue()})
 		}
+		for _, s := range o.GetSplits() {
+			add("split", Split(s))
+		}
 		add("else to", strings.Join(o.GetFailover(), ", "))
 		add("circuit", circuitText(o.GetCircuit()))
 	}
@@ -215,6 +218,23 @@ func (p *page) outcome(o *adminv1.Outcome, several bool) {
 	}
 	p.candidates(o.GetCandidates())
 	p.access(o.GetAccess())
+}
+
+// Split writes what became of a split policy on one line.
+func Split(s *adminv1.SplitSeen) string {
+	text := s.GetPolicy() + ": "
+	switch {
+	case !s.GetHolds():
+		return text + "does nothing, " + s.GetWhy()
+	case s.Bucket != nil:
+		text += fmt.Sprintf("%s, %s: bucket %d", s.GetGroup(), s.GetWhy(), s.GetBucket())
+	default:
+		text += s.GetGroup() + ", " + s.GetWhy()
+	}
+	if s.GetPlaces() {
+		text += "; it says where the RPC goes"
+	}
+	return text
 }
 
 func deadline(o *adminv1.Outcome) string {

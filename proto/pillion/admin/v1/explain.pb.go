@@ -567,9 +567,9 @@ func (x *RuleSeen) GetWhy() string {
 // SplitSeen says how a group was chosen.
 type SplitSeen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The route policy.
+	// The route policy, or the split policy.
 	Policy string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
-	// The rule's name.
+	// The rule's name; empty: it is a split policy.
 	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
 	// The group; empty where chance decides.
 	Group string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
@@ -582,7 +582,11 @@ type SplitSeen struct {
 	// The RPC's bucket of 10,000; not set where it needs none or chance decides.
 	Bucket *uint32 `protobuf:"varint,7,opt,name=bucket,proto3,oneof" json:"bucket,omitempty"`
 	// Whose the buckets are.
-	Segments      []*Segment `protobuf:"bytes,8,rep,name=segments,proto3" json:"segments,omitempty"`
+	Segments []*Segment `protobuf:"bytes,8,rep,name=segments,proto3" json:"segments,omitempty"`
+	// Whether the RPC is in one of the groups; where not, `why` says why.
+	Holds bool `protobuf:"varint,9,opt,name=holds,proto3" json:"holds,omitempty"`
+	// Whether the group is where the RPC goes, and not just a name.
+	Places        bool `protobuf:"varint,10,opt,name=places,proto3" json:"places,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -671,6 +675,20 @@ func (x *SplitSeen) GetSegments() []*Segment {
 		return x.Segments
 	}
 	return nil
+}
+
+func (x *SplitSeen) GetHolds() bool {
+	if x != nil {
+		return x.Holds
+	}
+	return false
+}
+
+func (x *SplitSeen) GetPlaces() bool {
+	if x != nil {
+		return x.Places
+	}
+	return false
 }
 
 // Segment is a run of buckets that belong to one group.
@@ -919,7 +937,8 @@ type Outcome struct {
 	Share float64 `protobuf:"fixed64,1,opt,name=share,proto3" json:"share,omitempty"`
 	// The rule that decides, as "policy/rule"; empty: none does.
 	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
-	// The split's group; empty: there is no split.
+	// The groups of splits that the RPC is in, joined by ",": that of its route first.
+	// Empty: there are none.
 	Group string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
 	// The status that a rule answers with; empty: the RPC is sent.
 	Status string `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
@@ -960,7 +979,10 @@ type Outcome struct {
 	Failover []string `protobuf:"bytes,21,rep,name=failover,proto3" json:"failover,omitempty"`
 	// Whether access policies let it through beside the destination; not set where there
 	// are none for it.
-	Access        *AccessSeen `protobuf:"bytes,22,opt,name=access,proto3" json:"access,omitempty"`
+	Access *AccessSeen `protobuf:"bytes,22,opt,name=access,proto3" json:"access,omitempty"`
+	// What became of the split policies of the service that the route sends the RPC to, in
+	// their order.
+	Splits        []*SplitSeen `protobuf:"bytes,23,rep,name=splits,proto3" json:"splits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1145,6 +1167,13 @@ func (x *Outcome) GetFailover() []string {
 func (x *Outcome) GetAccess() *AccessSeen {
 	if x != nil {
 		return x.Access
+	}
+	return nil
+}
+
+func (x *Outcome) GetSplits() []*SplitSeen {
+	if x != nil {
+		return x.Splits
 	}
 	return nil
 }
@@ -1437,7 +1466,7 @@ const file_pillion_admin_v1_explain_proto_rawDesc = "" +
 	"\x05where\x18\x03 \x01(\tR\x05where\x12\x18\n" +
 	"\amatched\x18\x04 \x01(\bR\amatched\x12\x18\n" +
 	"\adecided\x18\x05 \x01(\bR\adecided\x12\x10\n" +
-	"\x03why\x18\x06 \x01(\tR\x03why\"\xe4\x01\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\"\x92\x02\n" +
 	"\tSplitSeen\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x14\n" +
@@ -1446,7 +1475,10 @@ const file_pillion_admin_v1_explain_proto_rawDesc = "" +
 	"\x04seed\x18\x05 \x01(\tR\x04seed\x12\x10\n" +
 	"\x03key\x18\x06 \x01(\tR\x03key\x12\x1b\n" +
 	"\x06bucket\x18\a \x01(\rH\x00R\x06bucket\x88\x01\x01\x125\n" +
-	"\bsegments\x18\b \x03(\v2\x19.pillion.admin.v1.SegmentR\bsegmentsB\t\n" +
+	"\bsegments\x18\b \x03(\v2\x19.pillion.admin.v1.SegmentR\bsegments\x12\x14\n" +
+	"\x05holds\x18\t \x01(\bR\x05holds\x12\x16\n" +
+	"\x06places\x18\n" +
+	" \x01(\bR\x06placesB\t\n" +
 	"\a_bucket\"E\n" +
 	"\aSegment\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
@@ -1464,7 +1496,7 @@ const file_pillion_admin_v1_explain_proto_rawDesc = "" +
 	"\x04Lost\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x14\n" +
 	"\x05where\x18\x02 \x01(\tR\x05where\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\xd5\x06\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\x8a\a\n" +
 	"\aOutcome\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\x01R\x05share\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x14\n" +
@@ -1491,7 +1523,8 @@ const file_pillion_admin_v1_explain_proto_rawDesc = "" +
 	"candidates\x18\x14 \x03(\v2\x1b.pillion.admin.v1.CandidateR\n" +
 	"candidates\x12\x1a\n" +
 	"\bfailover\x18\x15 \x03(\tR\bfailover\x124\n" +
-	"\x06access\x18\x16 \x01(\v2\x1c.pillion.admin.v1.AccessSeenR\x06access\"\xf0\x01\n" +
+	"\x06access\x18\x16 \x01(\v2\x1c.pillion.admin.v1.AccessSeenR\x06access\x123\n" +
+	"\x06splits\x18\x17 \x03(\v2\x1b.pillion.admin.v1.SplitSeenR\x06splits\"\xf0\x01\n" +
 	"\vCircuitSeen\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
@@ -1566,15 +1599,16 @@ var file_pillion_admin_v1_explain_proto_depIdxs = []int32{
 	11, // 14: pillion.admin.v1.Outcome.circuit:type_name -> pillion.admin.v1.CircuitSeen
 	12, // 15: pillion.admin.v1.Outcome.candidates:type_name -> pillion.admin.v1.Candidate
 	3,  // 16: pillion.admin.v1.Outcome.access:type_name -> pillion.admin.v1.AccessSeen
-	15, // 17: pillion.admin.v1.CircuitSeen.since:type_name -> google.protobuf.Timestamp
-	15, // 18: pillion.admin.v1.CircuitSeen.until:type_name -> google.protobuf.Timestamp
-	14, // 19: pillion.admin.v1.Candidate.latency:type_name -> google.protobuf.Duration
-	13, // 20: pillion.admin.v1.Candidate.meta:type_name -> pillion.admin.v1.Candidate.MetaEntry
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	6,  // 17: pillion.admin.v1.Outcome.splits:type_name -> pillion.admin.v1.SplitSeen
+	15, // 18: pillion.admin.v1.CircuitSeen.since:type_name -> google.protobuf.Timestamp
+	15, // 19: pillion.admin.v1.CircuitSeen.until:type_name -> google.protobuf.Timestamp
+	14, // 20: pillion.admin.v1.Candidate.latency:type_name -> google.protobuf.Duration
+	13, // 21: pillion.admin.v1.Candidate.meta:type_name -> pillion.admin.v1.Candidate.MetaEntry
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_pillion_admin_v1_explain_proto_init() }
