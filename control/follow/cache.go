@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/documents"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -63,8 +64,14 @@ func (k *kept) equal(other *kept) bool {
 type cacheFile struct {
 	Version   int               `json:"version"`
 	Service   string            `json:"service"`
-	Documents []json.RawMessage `json:"documents"`
+	Documents []cacheDocument   `json:"documents"`
 	States    []json.RawMessage `json:"states,omitempty"`
+}
+
+type cacheDocument struct {
+	Kind  control.Kind    `json:"kind"`
+	Name  string          `json:"name"`
+	Value json.RawMessage `json:"value"`
 }
 
 func (c *Cache) path(service string) string {
@@ -111,7 +118,8 @@ func (c *Cache) save(service string, k *kept) error {
 		if err != nil {
 			return err
 		}
-		file.Documents = append(file.Documents, data)
+		key, _ := documents.IDOf(doc)
+		file.Documents = append(file.Documents, cacheDocument{key.Kind, key.Name, data})
 	}
 	for _, state := range k.states {
 		data, err := protojson.Marshal(state)
@@ -140,7 +148,7 @@ func (c *Cache) save(service string, k *kept) error {
 
 // load returns what was kept of a service, documents that are still good alone; nil:
 // nothing was.
-func (c *Cache) load(service string) (map[id]*controlv1.Document, []*controlv1.RunState) {
+func (c *Cache) load(service string) (map[documents.ID]*controlv1.Document, []*controlv1.RunState) {
 	if c == nil {
 		return nil, nil
 	}
@@ -153,7 +161,7 @@ func (c *Cache) load(service string) (map[id]*controlv1.Document, []*controlv1.R
 	return docs, states
 }
 
-func (c *Cache) read(service string) (map[id]*controlv1.Document, []*controlv1.RunState, error) {
+func (c *Cache) read(service string) (map[documents.ID]*controlv1.Document, []*controlv1.RunState, error) {
 	f, err := os.Open(c.path(service))
 	if err != nil {
 		return nil, nil, err
@@ -173,9 +181,10 @@ func (c *Cache) read(service string) (map[id]*controlv1.Document, []*controlv1.R
 	if file.Version != cacheVersion || file.Service != service {
 		return nil, nil, fmt.Errorf("%s is of version %d and service %q", f.Name(), file.Version, file.Service)
 	}
-	docs := make(map[id]*controlv1.Document, len(file.Documents))
-	for _, data := range file.Documents {
-		if doc, key, err := decode(service, data); err == nil {
+	docs := make(map[documents.ID]*controlv1.Document, len(file.Documents))
+	for _, one := range file.Documents {
+		key := documents.ID{Kind: one.Kind, Name: one.Name}
+		if doc, err := decode(service, key, one.Value); err == nil {
 			docs[key] = doc
 		}
 	}

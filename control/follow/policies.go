@@ -1,9 +1,8 @@
 package follow
 
 import (
-	"fmt"
-
 	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/documents"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	"github.com/pillion-proxy/pillion/registry"
 )
@@ -32,16 +31,11 @@ func (f *Follower) newPolicies() policies {
 }
 
 // add adds the policies among documents of a service.
-func (p *policies) add(s *service, docs map[id]*controlv1.Document) {
+func (p *policies) add(s *service, docs map[documents.ID]*controlv1.Document) {
 	for _, key := range sortedIDs(docs) {
-		if doc := docs[key]; key.kind == control.Policy {
+		if doc := docs[key]; key.Kind == control.Policy {
 			p.List = append(p.List, doc.GetPolicy())
-			p.Places[key.name] = place(s.name, key, doc.GetRevision())
+			p.Places[key.Name] = place(s.name, key, doc.GetRevision())
 		}
 	}
-}
-
-// place is how people are told where a document is.
-func place(service string, key id, revision uint64) string {
-	return fmt.Sprintf("%s revision %d", control.DocumentKey(key.kind, service, key.name), revision)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -13,26 +14,16 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/kv"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	"github.com/pillion-proxy/pillion/registry"
 )
 
-// id tells the documents of a service apart.
-type id struct {
-	kind control.Kind
-	name string
-}
-
-func sortedIDs[V any](m map[id]V) []id {
-	ids := make([]id, 0, len(m))
-	for key := range m {
-		ids = append(ids, key)
-	}
-	slices.SortFunc(ids, func(a, b id) int {
-		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.name, b.name))
+func sortedIDs[V any](m map[documents.ID]V) []documents.ID {
+	return slices.SortedFunc(maps.Keys(m), func(a, b documents.ID) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
-	return ids
 }
 
 // service is one service that is followed. All but what says otherwise is guarded by
@@ -51,27 +42,26 @@ type service struct {
 	followers int
 	isOver    bool
 	// What the store says, as it is read.
-	seen    map[id]seen
+	seen    map[documents.ID]seen
 	states  []*controlv1.RunState
-	pending map[id]uint64 // the number of the last request
-	err     error         // why that may be out of date
-	assumed bool          // nothing is known, and it is not waited for any more
+	pending map[documents.ID]uint64 // the number of the last request
+	err     error                   // why that may be out of date
+	assumed bool                    // nothing is known, and it is not waited for any more
 	// What the disk held at the beginning.
-	cached       map[id]*controlv1.Document
+	cached       map[documents.ID]*controlv1.Document
 	cachedStates []*controlv1.RunState
 	// What holds, or is to: the last good version of each document.
-	docs  map[id]*controlv1.Document
-	stand map[id]standing
+	docs  map[documents.ID]*controlv1.Document
+	stand map[documents.ID]standing
 
 	watchingStates context.CancelFunc // nil: they are not watched
 }
 
 // seen is the newest version of a document.
 type seen struct {
-	doc      *controlv1.Document
-	version  uint64 // of the key
-	problem  error  // why it cannot hold
-	revision uint64
+	doc     *controlv1.Document
+	version uint64 // of the key
+	problem error  // why it cannot hold
 }
 
 // standing is how a document stands.
@@ -83,7 +73,7 @@ type standing struct {
 func newService(f *Follower, name string) *service {
 	s := &service{
 		f: f, name: name, answered: make(chan struct{}), settled: make(chan struct{}),
-		docs: map[id]*controlv1.Document{}, stand: map[id]standing{},
+		docs: map[documents.ID]*controlv1.Document{}, stand: map[documents.ID]standing{},
 	}
 	s.cached, s.cachedStates = f.o.Cache.load(name)
 	return s
@@ -156,10 +146,10 @@ func (s *service) read(st kv.State) (runs bool) {
 	}
 	s.assumed = false
 	before := s.seen
-	s.seen, s.pending = map[id]seen{}, map[id]uint64{}
+	s.seen, s.pending = map[documents.ID]seen{}, map[documents.ID]uint64{}
 	for _, e := range st.Entries {
 		kind, name, request, ok := control.ParseServiceKey(s.name, e.Key)
-		key := id{kind, name}
+		key := documents.ID{Kind: kind, Name: name}
 		switch {
 		case !ok:
 		case request:
@@ -214,7 +204,7 @@ func (s *service) take() {
 	if s.seen == nil {
 		s.docs = s.cached
 	} else {
-		docs := make(map[id]*controlv1.Document, len(s.seen))
+		docs := make(map[documents.ID]*controlv1.Document, len(s.seen))
 		for key, one := range s.seen {
 			switch last := s.docs[key]; {
 			case one.problem == nil:
@@ -241,7 +231,7 @@ func (s *service) holding() (list []*controlv1.RunState) {
 		states = s.cachedStates
 	}
 	for _, state := range states {
-		if runs(state) || s.docs[id{control.Kind(state.GetKind()), state.GetName()}] != nil {
+		if runs(state) || s.docs[documents.ID{Kind: control.Kind(state.GetKind()), Name: state.GetName()}] != nil {
 			list = append(list, state)
 		}
 	}
@@ -259,12 +249,12 @@ func (s *service) active() bool {
 	if s.isOver {
 		return false
 	}
-	done := map[id]uint64{}
+	done := map[documents.ID]uint64{}
 	for _, state := range s.holding() {
 		if runs(state) {
 			return true
 		}
-		done[id{control.Kind(state.GetKind()), state.GetName()}] = state.GetRequest()
+		done[documents.ID{Kind: control.Kind(state.GetKind()), Name: state.GetName()}] = state.GetRequest()
 	}
 	for key, number := range s.pending {
 		if number > done[key] && s.docs[key] != nil {
@@ -278,10 +268,10 @@ func (s *service) active() bool {
 func (s *service) refused() (list []registry.RefusedPolicy) {
 	for _, key := range sortedIDs(s.seen) {
 		one := s.seen[key]
-		if one.problem == nil || key.kind != control.Policy {
+		if one.problem == nil || key.Kind != control.Policy {
 			continue
 		}
-		r := registry.RefusedPolicy{Policy: key.name, Problem: one.problem.Error(), Service: s.name}
+		r := registry.RefusedPolicy{Policy: key.Name, Problem: one.problem.Error(), Service: s.name}
 		if a := one.doc.GetPolicy().GetAccess(); a != nil {
 			r.Access = a.GetMode() != "off" && a.GetMode() != "audit"
 		} else {
@@ -293,11 +283,11 @@ func (s *service) refused() (list []registry.RefusedPolicy) {
 }
 
 // compiled is the name of the policy that a document is in force as.
-func compiled(key id) string {
-	if key.kind == control.Policy {
-		return key.name
+func compiled(key documents.ID) string {
+	if key.Kind == control.Policy {
+		return key.Name
 	}
-	return string(key.kind) + "." + key.name
+	return string(key.Kind) + "." + key.Name
 }
 
 // note takes down how the documents stand, after they were handed over. f.mu is held, by
@@ -306,12 +296,12 @@ func (s *service) note(refused map[string]string) {
 	if !s.isTaken {
 		return
 	}
-	stand := make(map[id]standing, len(s.docs))
+	stand := make(map[documents.ID]standing, len(s.docs))
 	for key, doc := range s.docs {
 		st := standing{inForce: doc}
 		switch problem := refused[compiled(key)]; {
 		case problem == "":
-		case key.kind != control.Policy:
+		case key.Kind != control.Policy:
 			st.problem = problem
 		default:
 			st.problem = problem
@@ -336,11 +326,11 @@ func (s *service) status() (list []*controlv1.DocumentStatus) {
 	for _, key := range sortedIDs(s.stand) {
 		st := s.stand[key]
 		one := &controlv1.DocumentStatus{
-			Kind: string(key.kind), Name: key.name, Service: s.name,
+			Kind: string(key.Kind), Name: key.Name, Service: s.name,
 			InForce: st.inForce.GetRevision(), Problem: st.problem, Revision: st.inForce.GetRevision(),
 		}
 		if seen, ok := s.seen[key]; ok {
-			one.Revision = seen.revision
+			one.Revision = seen.doc.GetRevision()
 		}
 		list = append(list, one)
 	}

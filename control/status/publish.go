@@ -1,9 +1,11 @@
 package status
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -33,6 +35,26 @@ const (
 
 // MaxDocuments bounds the documents that a status lists, those in order last.
 const MaxDocuments = 1000
+
+// Bounded returns as many documents as a status lists, and how many it leaves out: none
+// that is not in order, unless they alone are too many.
+func Bounded(list []*controlv1.DocumentStatus) (kept []*controlv1.DocumentStatus, left int) {
+	if len(list) <= MaxDocuments {
+		return list, 0
+	}
+	kept = slices.Clone(list)
+	slices.SortStableFunc(kept, func(a, b *controlv1.DocumentStatus) int {
+		return cmp.Compare(disorder(b), disorder(a))
+	})
+	return kept[:MaxDocuments], len(list) - MaxDocuments
+}
+
+func disorder(d *controlv1.DocumentStatus) int {
+	if d.GetProblem() != "" {
+		return 1
+	}
+	return 0
+}
 
 // Publisher keeps a sidecar's status in the store for as long as it runs.
 type Publisher struct {
