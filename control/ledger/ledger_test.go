@@ -1,0 +1,200 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/kv/memkv"
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const service, name = "shop", "checkout"
+
+type rig struct {
+	t      *testing.T
+	memory *memkv.Memory
+}
+
+// open opens a ledger that is closed with the test.
+func (r *rig) open(store kv.Store) *Ledger {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	l := Open(ctx, Options{Store: store, Kind: control.Experiment, Service: service, Changed: func() {}})
+	r.t.Cleanup(func() { cancel(); l.Wait() })
+	synctest.Wait()
+	return l
+}
+
+func (r *rig) write(key string, m proto.Message) {
+	r.t.Helper()
+	value, err := protojson.Marshal(m)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.memory.Store().Commit(r.t.Context(), kv.Op{Key: key, Value: value, Any: true}); err != nil {
+		r.t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+func (r *rig) entry(l *Ledger) Entry {
+	r.t.Helper()
+	entries, known := l.Entries()
+	if !known {
+		r.t.Fatal("nothing is known")
+	}
+	return entries[name]
+}
+
+func (r *rig) history() int {
+	list, err := r.memory.Store().List(r.t.Context(), control.TransitionsPrefix(control.Experiment, service, name))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return len(list)
+}
+
+func state(reason string, request uint64) *controlv1.RunState {
+	return &controlv1.RunState{Run: 1, Phase: controlv1.Phase_PHASE_RUNNING, Reason: reason, Request: request}
+}
+
+func test(t *testing.T, f func(t *testing.T, r *rig)) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { f(t, &rig{t, memkv.New()}) })
+}
+
+func TestWhatIsAskedIsDoneOnce(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		l := r.open(r.memory.Store())
+		if entries, known := l.Entries(); !known || len(entries) != 0 {
+			t.Fatalf("%v, %v of an empty store", entries, known)
+		}
+		r.write(control.DocumentKey(control.Experiment, service, name), &controlv1.Document{
+			Revision: 3, Body: &controlv1.Document_Experiment{Experiment: &configv1.Experiment{Name: name, Service: service}},
+		})
+		r.write(control.RequestKey(control.Experiment, service, name), &controlv1.Request{Number: 1, Action: controlv1.Action_ACTION_START})
+		e := r.entry(l)
+		if !e.Pending() || e.Document.GetRevision() != 3 {
+			t.Fatalf("%+v is known", e)
+		}
+		transition, key, err := l.Commit(t.Context(), e, state("because", 1), []byte("results"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e = r.entry(l); e.Pending() || e.State.GetNumber() != 1 || e.State.GetSince() == nil || !proto.Equal(e.State, transition.GetState()) {
+			t.Errorf("%+v after the commit", e)
+		}
+		kept, err := r.memory.Store().Get(t.Context(), key)
+		read := &controlv1.Transition{}
+		if err != nil || protojson.Unmarshal(kept.Value, read) != nil || !proto.Equal(read, transition) || string(read.GetResults()) != "results" {
+			t.Errorf("the history has %s, %v", kept.Value, err)
+		}
+		// What people do meanwhile does not touch it.
+		r.write(control.RequestKey(control.Experiment, service, name), &controlv1.Request{Number: 2, Action: controlv1.Action_ACTION_STOP})
+		if e = r.entry(l); !e.Pending() {
+			t.Error("the second request is not seen")
+		}
+		if _, _, err := l.Commit(t.Context(), e, state("again", 2), nil); err != nil || r.history() != 2 {
+			t.Errorf("%v; the history has %d", err, r.history())
+		}
+	})
+}
+
+// Who was elected before writes nothing any more, and learns what is true.
+func TestWhoIsDeposedWritesNothing(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		cut := r.memory.Store()
+		old, now := r.open(cut), r.open(r.memory.Store())
+		if _, _, err := now.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		before := r.entry(old)
+		if _, _, err := now.Commit(t.Context(), r.entry(now), state("second", 2), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := old.Commit(t.Context(), before, state("mine", 2), nil); !errors.Is(err, ErrChanged) {
+			t.Errorf("%v", err)
+		}
+		if e := r.entry(old); e.State.GetReason() != "second" || r.history() != 2 {
+			t.Errorf("%v is known, and the history has %d", e.State, r.history())
+		}
+	})
+}
+
+// Where the answer of the store is lost, reading tells whether it was done.
+func TestAnswerIsLost(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		store := r.memory.Store()
+		l := r.open(store)
+		away := errors.New("away")
+		store.SetFault(memkv.Fault{Err: away, Unheard: true})
+		if _, _, err := l.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); !errors.Is(err, away) {
+			t.Fatalf("%v", err)
+		}
+		store.SetFault(memkv.Fault{})
+		synctest.Wait()
+		if e := r.entry(l); e.State.GetReason() != "first" {
+			t.Fatalf("%v is known", e.State)
+		}
+		if _, _, err := l.Commit(t.Context(), r.entry(l), state("second", 2), nil); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// States that are deleted are begun anew, also where the history is still there.
+func TestStatesThatAreDeleted(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		l := r.open(r.memory.Store())
+		for range 2 {
+			if _, _, err := l.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // a watch may skip what is gone again at once
+			key := control.StateKey(control.Experiment, service, name)
+			if err := r.memory.Store().Commit(t.Context(), kv.Op{Key: key, Any: true}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if entries, _ := l.Entries(); len(entries) != 0 {
+				t.Fatalf("%v is known of nothing", entries)
+			}
+		}
+	})
+}
+
+// What others have written by hand ends nothing.
+func TestWhatCannotBeRead(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		l := r.open(r.memory.Store())
+		var ops []kv.Op
+		for _, key := range []string{
+			control.StateKey(control.Experiment, service, name), control.RequestKey(control.Experiment, service, name),
+			control.DocumentKey(control.Experiment, service, name), control.StatePrefix(service) + "experiment/a/b",
+		} {
+			ops = append(ops, kv.Op{Key: key, Value: []byte(`{"name": 7`), Any: true})
+		}
+		if err := r.memory.Store().Commit(t.Context(), ops...); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if e := r.entry(l); e.Problem == nil || e.Request != nil || e.State != nil {
+			t.Errorf("%+v is known", e)
+		}
+		// A state that nobody can read stands in nobody's way.
+		if _, _, err := l.Commit(t.Context(), r.entry(l), state("first", 1), nil); err != nil || r.entry(l).State.GetReason() != "first" {
+			t.Errorf("%v; %v is known", err, r.entry(l).State)
+		}
+	})
+}
