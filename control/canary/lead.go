@@ -1,0 +1,341 @@
+package canary
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/hooks"
+	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/mesh"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
+)
+
+const (
+	// listening is how long an elected sidecar listens before it lets a canary go on: all
+	// others have dialled it by then, and told it what they have counted.
+	listening = 3 * time.Second
+	// between is the least time between two looks at what was reported.
+	between = 5 * time.Millisecond
+	// firstBackoff and lastBackoff are how long it takes until a store that does not answer
+	// is asked again.
+	firstBackoff, lastBackoff = 100 * time.Millisecond, 2 * time.Second
+	// commitTimeout is how long a store may take.
+	commitTimeout = 5 * time.Second
+)
+
+// LeadOptions are what an elected sidecar needs.
+type LeadOptions struct {
+	Store kv.Store
+	// ID is the sidecar's name, for the history.
+	ID string
+	// Hooks tells hooks of transitions; nil: nobody is told. Whoever made it closes it.
+	Hooks *hooks.Teller
+	// Metrics counts transitions.
+	Metrics *Metrics
+	Logger  *slog.Logger
+}
+
+// Lead returns what begins to lead the canaries of a service.
+func Lead(o LeadOptions) mesh.Lead {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return func(ctx context.Context, service string, publish func(*meshv1.ReportResponse)) mesh.Leading {
+		l := &leading{
+			o: o, service: service, publish: publish, since: now(),
+			log: o.Logger.With(slog.String("service", service)), wake: make(chan struct{}, 1), canaries: map[string]*led{},
+		}
+		l.ctx, l.cancel = context.WithCancel(ctx)
+		l.running.Go(l.run)
+		return l
+	}
+}
+
+// leading leads the canaries of one service. Looking, deciding and publishing is done by
+// one goroutine; the store is written by others, so that it holds nothing up.
+type leading struct {
+	o       LeadOptions
+	service string
+	publish func(*meshv1.ReportResponse)
+	log     *slog.Logger
+	since   time.Time
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	wake    chan struct{}
+
+	mu       sync.Mutex
+	canaries map[string]*led
+	// documents and requests are what people have written; known says that it is known.
+	documents  map[string]*controlv1.Document
+	requests   map[string]*controlv1.Request
+	known      bool
+	away       error // why the store cannot be asked; nil: it can
+	complained bool  // that reports are refused
+}
+
+var _ mesh.Leading = (*leading)(nil)
+
+// Close implements mesh.Leading.
+func (l *leading) Close() {
+	l.cancel()
+	l.running.Wait()
+}
+
+// Gone implements mesh.Leading: what a sidecar that is gone had counted still counts.
+func (l *leading) Gone(*meshv1.Hello) {}
+
+// Results implements mesh.Leading: experiments are another's.
+func (l *leading) Results(string) *meshv1.ResultsResponse { return nil }
+
+// Take implements mesh.Leading.
+func (l *leading) Take(from *meshv1.Hello, m *meshv1.ReportRequest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range m.GetCanaries() {
+		if err := l.take(source{from.GetId(), from.GetProcess()}, c); err != nil && !l.complained {
+			l.complained = true // once: who reports such things does so five times a second
+			l.log.Warn("canary: what a sidecar reports cannot be, and does not count",
+				slog.String("canary", c.GetName()), slog.String("sidecar", from.GetId()), slog.Any("error", err))
+		}
+	}
+	l.signal()
+}
+
+func (l *leading) take(from source, c *meshv1.CanaryCounts) error {
+	r := l.canaries[c.GetName()]
+	if r == nil || !r.active() || c.GetRun() != r.pool.run {
+		return nil
+	}
+	if c.GetRolledBack() >= r.state.GetNumber() && c.GetRolledBack() > 0 {
+		// Who was elected before had decided it, and could not write it.
+		r.highest = max(r.highest, min(c.GetRolledBack(), r.state.GetNumber()+1<<20))
+		l.back(r, r.next(controlv1.Phase_PHASE_ROLLED_BACK, cmp.Or(c.GetReason(), "it was rolled back before"), l.o.ID, now()))
+		return nil
+	}
+	if c.GetStep() != r.pool.step {
+		return nil // it has not heard of this step yet
+	}
+	return r.pool.take(from, c)
+}
+
+// signal wakes run.
+func (l *leading) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default: // it is awake already, or about to be
+	}
+}
+
+// run leads until the lock is lost, or until Close.
+func (l *leading) run() {
+	if !l.load() {
+		return
+	}
+	l.running.Go(func() { l.o.Store.Watch(l.ctx, control.ServicePrefix(l.service), l.people) })
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		next := l.round(now())
+		l.mu.Unlock()
+		timer.Reset(next)
+		select {
+		case <-l.wake:
+		case <-timer.C:
+		case <-l.ctx.Done():
+			return
+		}
+		timer.Reset(between)
+		select {
+		case <-timer.C:
+		case <-l.ctx.Done():
+			return
+		}
+	}
+}
+
+// load reads the states of the service's canaries; false: there was no time for it.
+func (l *leading) load() bool {
+	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
+		entries, err := l.list()
+		l.mu.Lock()
+		l.away = err
+		for _, e := range entries {
+			l.read(e)
+		}
+		l.mu.Unlock()
+		if err == nil {
+			return true
+		}
+		select {
+		case <-time.After(jitter(backoff)):
+		case <-l.ctx.Done():
+			return false
+		}
+	}
+}
+
+func (l *leading) list() ([]kv.Entry, error) {
+	ctx, cancel := context.WithTimeout(l.ctx, commitTimeout)
+	defer cancel()
+	return l.o.Store.List(ctx, control.StatePrefix(l.service)+kind+"/")
+}
+
+// jitter has not all ask at once that were turned away at once.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+
+// read takes a state over from the store. l.mu is held.
+func (l *leading) read(e kv.Entry) {
+	s, err := readState(e)
+	if err != nil || s.GetKind() != kind || s.GetService() != l.service || control.StateKey(control.Canary, l.service, s.GetName()) != e.Key {
+		l.log.Error("canary: a state in the store cannot be read, and does not hold", slog.String("key", e.Key), slog.Any("error", err))
+		return
+	}
+	r := l.canary(s.GetName())
+	r.stored, r.version = s, e.Version
+	if err := r.adopt(s); err != nil {
+		l.log.Error("canary: its document cannot be read", slog.String("canary", s.GetName()), slog.Any("error", err))
+	}
+}
+
+func readState(e kv.Entry) (*controlv1.RunState, error) {
+	var s controlv1.RunState
+	return &s, protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(e.Value, &s)
+}
+
+// canary returns what is known of a canary. l.mu is held.
+func (l *leading) canary(name string) *led {
+	r := l.canaries[name]
+	if r == nil {
+		r = &led{service: l.service, name: name}
+		l.canaries[name] = r
+	}
+	return r
+}
+
+// people takes over what people have written. It is the store's watch.
+func (l *leading) people(s kv.State) {
+	documents, requests := map[string]*controlv1.Document{}, map[string]*controlv1.Request{}
+	for _, e := range s.Entries {
+		k, name, request, ok := control.ParseServiceKey(l.service, e.Key)
+		if !ok || k != control.Canary {
+			continue
+		}
+		var err error
+		if options := (protojson.UnmarshalOptions{DiscardUnknown: true}); request {
+			requests[name] = new(controlv1.Request)
+			err = options.Unmarshal(e.Value, requests[name])
+		} else {
+			documents[name] = new(controlv1.Document)
+			err = options.Unmarshal(e.Value, documents[name])
+		}
+		if err != nil {
+			l.log.Error("canary: what the store has cannot be read", slog.String("key", e.Key), slog.Any("error", err))
+			if request {
+				delete(requests, name)
+			} else {
+				delete(documents, name)
+			}
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.away = s.Err
+	if s.Known {
+		l.documents, l.requests, l.known = documents, requests, true
+	}
+	l.signal()
+}
+
+// round looks at all canaries, decides, and says when to look again at the latest. l.mu is
+// held.
+func (l *leading) round(at time.Time) time.Duration {
+	next := time.Hour
+	soon := func(t time.Time) { next = min(next, max(t.Sub(at), time.Millisecond)) }
+	for name := range l.requests {
+		l.canary(name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.canaries)) {
+		r := l.canaries[name]
+		r.look(at)
+		if s := r.rollBack(l.o.ID, at); s != nil {
+			l.back(r, s)
+		}
+		if r.want == nil && !r.reload {
+			l.decide(r, at)
+		}
+		if r.want != nil || r.reload {
+			if at.Before(r.retryAt) {
+				soon(r.retryAt)
+			} else if !r.committing {
+				l.commit(r)
+			}
+		} else if r.active() {
+			if w := r.waiting(at, l.since.Add(listening)); !w.until.IsZero() {
+				soon(w.until)
+			}
+		}
+	}
+	return next
+}
+
+// decide has a request done, or the canary go on. l.mu is held.
+func (l *leading) decide(r *led, at time.Time) {
+	if q := l.requests[r.name]; q.GetNumber() > r.state.GetRequest() {
+		s := r.done(q, l.documents[r.name], l.others(r), at)
+		if over(s) {
+			l.back(r, s)
+		} else {
+			r.want = s
+		}
+		return
+	}
+	if r.state.GetPhase() == controlv1.Phase_PHASE_RUNNING {
+		r.want = r.onward(l.o.ID, at, l.since.Add(listening))
+	}
+}
+
+// others names the other canaries that run, or are about to. l.mu is held.
+func (l *leading) others(r *led) (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(l.canaries)) {
+		other := l.canaries[name]
+		if other != r && (Active(other.state.GetPhase()) || Active(other.want.GetPhase())) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// back has a state hold at once that takes all RPCs off a canary, whatever the store says,
+// and written as soon as that can be. What was to be written before is not any more. l.mu
+// is held.
+func (l *leading) back(r *led, s *controlv1.RunState) {
+	if r.want != nil {
+		s.Request = max(s.GetRequest(), r.want.GetRequest())
+	}
+	l.hold(r, s)
+	r.want, r.obeyed = s, true
+	r.retryAt, r.backoff = time.Time{}, 0
+}
+
+// hold has a state hold on all sidecars. l.mu is held.
+func (l *leading) hold(r *led, s *controlv1.RunState) {
+	if err := r.adopt(s); err != nil {
+		l.log.Error("canary: its document cannot be read", slog.String("canary", r.name), slog.Any("error", err))
+	}
+	if l.ctx.Err() == nil {
+		l.publish(&meshv1.ReportResponse{States: []*controlv1.RunState{proto.CloneOf(s)}})
+	}
+}

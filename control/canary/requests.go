@@ -1,0 +1,134 @@
+package canary
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/proto/configyaml"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+)
+
+// done returns the state after a request, which says why where it is refused. others are
+// the canaries of the service that run. doc, which may be nil, is the canary's document.
+func (r *led) done(q *controlv1.Request, doc *controlv1.Document, others []string, at time.Time) *controlv1.RunState {
+	s, err := r.obey(q, doc, others, at)
+	if err != nil {
+		s = r.refused(q, err, at)
+	}
+	s.Request = q.GetNumber()
+	return s
+}
+
+// refused returns the state after a request that is refused: as it was, but for the
+// reason.
+func (r *led) refused(q *controlv1.Request, why error, at time.Time) *controlv1.RunState {
+	s := proto.CloneOf(r.state)
+	if s == nil {
+		s = &controlv1.RunState{Kind: kind, Name: r.name, Service: r.service, Since: timestamppb.New(at)}
+	}
+	s.Number, s.By = r.highest+1, line(q.GetAuthor())
+	s.Reason = line(fmt.Sprintf("%s was refused: %v", verb(q.GetAction()), why))
+	return s
+}
+
+// verb is what an action is called in commands.
+func verb(a controlv1.Action) string {
+	switch a {
+	case controlv1.Action_ACTION_START:
+		return "start"
+	case controlv1.Action_ACTION_PAUSE:
+		return "pause"
+	case controlv1.Action_ACTION_RESUME:
+		return "resume"
+	case controlv1.Action_ACTION_PROMOTE:
+		return "promote"
+	case controlv1.Action_ACTION_PROMOTE_FULLY:
+		return "promote --fully"
+	case controlv1.Action_ACTION_ABORT:
+		return "abort"
+	}
+	return fmt.Sprintf("action %d", a)
+}
+
+// obey returns the state after a request, or why it cannot be done.
+func (r *led) obey(q *controlv1.Request, doc *controlv1.Document, others []string, at time.Time) (*controlv1.RunState, error) {
+	phase, why := r.state.GetPhase(), said(q)
+	var (
+		running = phase == controlv1.Phase_PHASE_RUNNING
+		paused  = phase == controlv1.Phase_PHASE_PAUSED
+		is      = fmt.Errorf("it is %s", PhaseWord(phase))
+	)
+	if q.GetAction() == controlv1.Action_ACTION_START {
+		return r.start(q, doc, others, at)
+	}
+	if (running || paused) && !r.active() && q.GetAction() != controlv1.Action_ACTION_ABORT {
+		return nil, errors.New("its document cannot be read: abort it")
+	}
+	switch q.GetAction() {
+	case controlv1.Action_ACTION_PAUSE:
+		if running {
+			return r.next(controlv1.Phase_PHASE_PAUSED, why, q.GetAuthor(), at), nil
+		}
+	case controlv1.Action_ACTION_RESUME:
+		if paused {
+			return r.next(controlv1.Phase_PHASE_RUNNING, why, q.GetAuthor(), at), nil
+		}
+	case controlv1.Action_ACTION_PROMOTE:
+		if running || paused {
+			return r.forward(why, q.GetAuthor(), at), nil
+		}
+	case controlv1.Action_ACTION_PROMOTE_FULLY:
+		if running || paused {
+			return r.next(controlv1.Phase_PHASE_PROMOTED, why, q.GetAuthor(), at), nil
+		}
+	case controlv1.Action_ACTION_ABORT:
+		if running || paused || phase == controlv1.Phase_PHASE_PROMOTED {
+			return r.next(controlv1.Phase_PHASE_ABORTED, why, q.GetAuthor(), at), nil
+		}
+	default:
+		return nil, errors.New("this version of Pillion does not know it")
+	}
+	return nil, is
+}
+
+// start returns the state at the beginning of a new run.
+func (r *led) start(q *controlv1.Request, doc *controlv1.Document, others []string, at time.Time) (*controlv1.RunState, error) {
+	c := doc.GetCanary()
+	switch {
+	case Active(r.state.GetPhase()):
+		return nil, fmt.Errorf("it is %s already", PhaseWord(r.state.GetPhase()))
+	case c == nil:
+		return nil, errors.New("there is no such document any more")
+	case q.GetRevision() != 0 && q.GetRevision() != doc.GetRevision():
+		return nil, fmt.Errorf("revision %d was meant, but the document is at %d by now", q.GetRevision(), doc.GetRevision())
+	case c.GetName() != r.name || c.GetService() != r.service:
+		return nil, fmt.Errorf("the document is about the canary %q of %q", c.GetName(), c.GetService())
+	case len(others) > 0:
+		return nil, fmt.Errorf("the canary %q of this service runs, and only one can", others[0])
+	}
+	if err := configyaml.CheckCanary(configyaml.EffectiveCanary(c)); err != nil {
+		return nil, err
+	}
+	raw, err := proto.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	if most := kv.MaxCommit / 3; len(raw) > most { // it is kept in base64, beside its transition
+		return nil, fmt.Errorf("the document has %d bytes, more than the %d that can be run", len(raw), most)
+	}
+	return &controlv1.RunState{
+		Kind: kind, Name: r.name, Service: r.service, Run: r.state.GetRun() + 1, Number: r.highest + 1, Revision: doc.GetRevision(),
+		Phase: controlv1.Phase_PHASE_RUNNING, Step: 1, Weight: c.GetSteps()[0].GetWeight(),
+		Since: timestamppb.New(at), StepSince: timestamppb.New(at), Started: timestamppb.New(at),
+		Reason: line(said(q)), By: line(q.GetAuthor()), Document: raw,
+	}, nil
+}
+
+// said is what somebody said who asked for something.
+func said(q *controlv1.Request) string { return cmp.Or(q.GetMessage(), verb(q.GetAction())) }
