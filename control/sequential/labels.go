@@ -55,8 +55,11 @@ const labelsBlock = 256
 type Labels struct {
 	mixture
 	ratio float64
+	// open is the block that goes on, and extra what it says so far, which is worked out
+	// when somebody asks.
 	open  LabelCounts
 	extra [len(labelsAlternatives)]float64
+	stale bool
 }
 
 // LabelCounts are what happened to both sides' RPCs in a time.
@@ -96,8 +99,8 @@ func (t *Labels) Add(c LabelCounts) {
 	t.open.StableEvents += c.StableEvents
 	t.open.CanaryRPCs += c.CanaryRPCs
 	t.open.StableRPCs += c.StableRPCs
-	t.weigh()
-	if c.CanaryEvents > 0 {
+	t.stale = true
+	if c.CanaryEvents > 0 { // else the evidence has hardly become more
 		t.peak = max(t.peak, t.LogE())
 	}
 	if t.open.CanaryRPCs >= labelsBlock && t.open.StableRPCs >= labelsBlock {
@@ -106,7 +109,11 @@ func (t *Labels) Add(c LabelCounts) {
 }
 
 // weigh works out what the open block says.
-func (t *Labels) weigh() {
+func (t *Labels) weigh() []float64 {
+	if !t.stale {
+		return t.extra[:]
+	}
+	t.stale = false
 	t.extra = [len(labelsAlternatives)]float64{}
 	c := &t.open
 	w := c.Share
@@ -114,7 +121,7 @@ func (t *Labels) weigh() {
 		w = max(w, float64(c.CanaryRPCs)/float64(all))
 	}
 	if !(w > 0 && w < 1) { // There is nothing to compare.
-		return
+		return t.extra[:]
 	}
 	canary, stable := float64(c.CanaryEvents)/c.Together, float64(c.StableEvents)/c.Together
 	for i, times := range labelsAlternatives {
@@ -122,17 +129,18 @@ func (t *Labels) weigh() {
 		other := math.Log1p(w*(t.ratio-1)) - math.Log1p(w*(t.ratio*times-1))
 		t.extra[i] = canary*(math.Log(times)+other) + stable*other
 	}
+	return t.extra[:]
 }
 
 // close has the next RPCs begin a block of their own.
 func (t *Labels) close() {
-	floats.Add(t.logs, t.extra[:])
+	floats.Add(t.logs, t.weigh())
 	t.extra = [len(labelsAlternatives)]float64{}
 	t.open = LabelCounts{Share: t.open.Share, Together: t.open.Together}
 }
 
 // LogE returns the logarithm of the evidence as it is now.
-func (t *Labels) LogE() float64 { return t.logE(t.extra[:]) }
+func (t *Labels) LogE() float64 { return t.logE(t.weigh()) }
 
 // Rejects says whether the evidence that there is now refutes the null hypothesis at a
 // risk of alpha. It may be asked at any time and on any further conditions.
@@ -144,7 +152,7 @@ func (t *Labels) P() float64 { return P(t.peak) }
 
 // Evidence returns the logarithm of each alternative's evidence, to be kept.
 func (t *Labels) Evidence() []float64 {
-	return floats.AddTo(make([]float64, len(t.logs)), t.logs, t.extra[:])
+	return floats.AddTo(make([]float64, len(t.logs)), t.logs, t.weigh())
 }
 
 // Restore goes on from what Evidence and P returned; p may be 0, for unknown. The ratio
@@ -153,6 +161,6 @@ func (t *Labels) Restore(evidence []float64, p float64) error {
 	if err := t.restore(evidence, p); err != nil {
 		return err
 	}
-	t.extra, t.open = [len(labelsAlternatives)]float64{}, LabelCounts{}
+	t.extra, t.open, t.stale = [len(labelsAlternatives)]float64{}, LabelCounts{}, false
 	return nil
 }

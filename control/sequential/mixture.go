@@ -26,9 +26,10 @@ func newMixture(alternatives int) mixture { return mixture{logs: make([]float64,
 
 // logE is the logarithm of the evidence, with more that is not in logs yet.
 func (m *mixture) logE(open []float64) float64 {
-	logs := m.logs
+	var sum [exceedsAlternatives]float64 // the most there are
+	logs := sum[:copy(sum[:], m.logs)]
 	if open != nil {
-		logs = floats.AddTo(make([]float64, len(logs)), logs, open)
+		floats.Add(logs, open)
 	}
 	return floats.LogSumExp(logs) - math.Log(float64(len(logs)))
 }
