@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -14,11 +15,11 @@ import (
 var aspects = []string{"destination", "answer", "deadline", "attempts", "rate limit", "fault", "mirror", "metadata", "at the destination", "beside the service"}
 
 // fate is what becomes of an RPC, by aspect.
-func fate(answer *adminv1.ExplainResponse) map[string]string {
+func fate(request *adminv1.ExplainRequest, answer *adminv1.ExplainResponse) map[string]string {
 	f := map[string]string{}
 	parts := map[string]*shares{}
 	for _, o := range answer.GetOutcomes() {
-		for aspect, text := range outcome(o) {
+		for aspect, text := range outcome(request, o) {
 			if parts[aspect] == nil {
 				parts[aspect] = &shares{}
 			}
@@ -33,7 +34,7 @@ func fate(answer *adminv1.ExplainResponse) map[string]string {
 }
 
 // outcome is what becomes of it by one decision.
-func outcome(o *adminv1.Outcome) map[string]string {
+func outcome(request *adminv1.ExplainRequest, o *adminv1.Outcome) map[string]string {
 	to := o.GetService()
 	if o.GetSubset() != "" {
 		to += "/" + o.GetSubset()
@@ -67,12 +68,31 @@ func outcome(o *adminv1.Outcome) map[string]string {
 			f["attempts"] += fmt.Sprintf(", hedged after %v", d.AsDuration())
 		}
 	}
-	var metadata []string
-	for _, m := range o.GetMetadata() {
-		metadata = append(metadata, m.GetKey()+": "+m.GetValue())
-	}
-	f["metadata"] = strings.Join(metadata, ", ")
+	f["metadata"] = changed(request.GetMetadata(), o.GetMetadata())
 	return f
+}
+
+// changed says what becomes of metadata: "+key: value" is added, "-key: value" removed.
+func changed(from, to []*adminv1.Metadata) string {
+	left := map[string]int{}
+	for _, m := range from {
+		left[m.GetKey()+": "+m.GetValue()]++
+	}
+	var changes []string
+	for _, m := range to {
+		text := m.GetKey() + ": " + m.GetValue()
+		if left[text] > 0 {
+			left[text]--
+			continue
+		}
+		changes = append(changes, "+"+text)
+	}
+	for _, text := range slices.Sorted(maps.Keys(left)) {
+		if left[text] > 0 {
+			changes = append(changes, "-"+text)
+		}
+	}
+	return strings.Join(changes, ", ")
 }
 
 // says is what policies say that hold as a whole.

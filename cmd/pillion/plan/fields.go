@@ -69,6 +69,14 @@ func (c *comparison) messages(path string, a, b protoreflect.Message) {
 		if inB {
 			y = b.Get(f)
 		}
+		if hasZero(f) { // that it is not written says as much
+			if a != nil {
+				x = a.Get(f)
+			}
+			if b != nil {
+				y = b.Get(f)
+			}
+		}
 		switch {
 		case f.IsMap():
 			c.maps(at, f, x, y)
@@ -78,6 +86,11 @@ func (c *comparison) messages(path string, a, b protoreflect.Message) {
 			c.values(at, f, x, y)
 		}
 	}
+}
+
+// hasZero says that a field is a number or a truth value that always has a value.
+func hasZero(f protoreflect.FieldDescriptor) bool {
+	return !f.IsList() && !f.IsMap() && !f.HasPresence() && f.Kind() != protoreflect.StringKind && f.Kind() != protoreflect.BytesKind
 }
 
 func below(path, name string) string {

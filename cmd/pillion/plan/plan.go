@@ -271,5 +271,5 @@ func fateOf(ctx context.Context, set *policy.Set, rpc *adminv1.RecordedRPC, now 
 	if err != nil {
 		return nil, err
 	}
-	return fate(answer), nil
+	return fate(request, answer), nil
 }
