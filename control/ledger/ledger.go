@@ -19,8 +19,15 @@ import (
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
-// storeTimeout bounds each question to the store.
-const storeTimeout = 5 * time.Second
+const (
+	// storeTimeout bounds each question to the store.
+	storeTimeout = 5 * time.Second
+	// keptTransitions is how many transitions of a history are kept.
+	keptTransitions = 1000
+	// MaxBytes is how long a document may be, and what comes of it, each: they are written
+	// at once, in base64.
+	MaxBytes = kv.MaxCommit / 3
+)
 
 // Options are what a Ledger needs.
 type Options struct {
@@ -195,7 +202,8 @@ var ErrChanged = errors.New("the state was changed by another")
 
 // Commit writes the state that follows the one of an entry, with its entry in the
 // history, of which results may be nil. It fills in what all states have: kind, name,
-// service, number and since. It returns the transition and its key once it is written.
+// service, number and since. It returns the transition, which has no document in it, and
+// its key, once it is written.
 //
 // After ErrChanged nothing was written; after any other error it is not known, and is
 // found out by the next Commit of the same name.
@@ -206,7 +214,8 @@ func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunStat
 	if next.GetSince() == nil {
 		next.Since = timestamppb.Now()
 	}
-	transition := &controlv1.Transition{State: next, Results: results}
+	transition := &controlv1.Transition{State: proto.CloneOf(next), Results: results}
+	transition.State.Document = nil // it is in the history of documents, by its revision
 	state, err := protojson.Marshal(next)
 	if err != nil {
 		return nil, "", err
@@ -219,10 +228,14 @@ func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunStat
 	key := control.TransitionKey(l.o.Kind, l.o.Service, from.Name, next.GetNumber())
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	err = l.o.Store.Commit(ctx,
-		kv.Op{Key: stateKey, Value: state, Version: from.version},
-		kv.Op{Key: key, Value: history, Any: true}, // one that is there is of states that were deleted
-	)
+	ops := []kv.Op{
+		{Key: stateKey, Value: state, Version: from.version},
+		{Key: key, Value: history, Any: true}, // one that is there is of states that were deleted
+	}
+	if n := next.GetNumber(); n > keptTransitions {
+		ops = append(ops, kv.Op{Key: control.TransitionKey(l.o.Kind, l.o.Service, from.Name, n-keptTransitions), Any: true})
+	}
+	err = l.o.Store.Commit(ctx, ops...)
 	// What the state's version is now only reading tells, and whether it was written where
 	// the answer was lost.
 	now, readErr := l.read(ctx, from.Name, stateKey)
