@@ -15,6 +15,10 @@ import (
 // firstOrder is the order of the first canary's split policy: behind the experiments'.
 const firstOrder = 2000
 
+// maxPolicies bounds the split policies of a service's canaries, so that there is room for
+// others. Those that ended first are left out.
+const maxPolicies = 16
+
 // readDocument returns the document that a state runs, with its defaults, checked.
 func readDocument(s *controlv1.RunState) (*configv1.Canary, error) {
 	var c configv1.Canary
@@ -51,7 +55,7 @@ func policiesOf(list []held) (policies []*configv1.Policy) {
 		}
 		return cmp.Or(b.state.GetSince().AsTime().Compare(a.state.GetSince().AsTime()), cmp.Compare(a.state.GetName(), b.state.GetName()))
 	})
-	for i, h := range list {
+	for i, h := range list[:min(len(list), maxPolicies)] {
 		policies = append(policies, policyOf(h, firstOrder+uint32(i)))
 		if len(h.doc.GetMethods()) == 0 && h.doc.GetMatch() == nil {
 			break // the ones behind it would get no RPC
@@ -61,15 +65,23 @@ func policiesOf(list []held) (policies []*configv1.Policy) {
 }
 
 func policyOf(h held, order uint32) *configv1.Policy {
+	p := Policy(h.doc, h.weight)
+	p.GetSplit().Order = order
+	return p
+}
+
+// Policy returns the split policy that a canary, whose defaults are filled in, comes to
+// while it has a weight, in 1/10,000.
+func Policy(c *configv1.Canary, weight uint32) *configv1.Policy {
 	split := &configv1.Split{Destinations: []*configv1.WeightedDestination{
-		{Group: StableGroup, Subset: h.doc.GetStable(), Weight: all - h.weight},
-		{Group: CanaryGroup, Subset: h.doc.GetCanary(), Weight: h.weight},
+		{Group: StableGroup, Subset: c.GetStable(), Weight: all - weight},
+		{Group: CanaryGroup, Subset: c.GetCanary(), Weight: weight},
 	}}
-	if key := h.doc.GetSticky(); key != nil {
-		split.Sticky = &configv1.Sticky{Key: key, Seed: h.doc.GetName()}
+	if key := c.GetSticky(); key != nil {
+		split.Sticky = &configv1.Sticky{Key: key, Seed: c.GetName()}
 	}
 	return configyaml.EffectivePolicy(&configv1.Policy{
-		Name: PolicyName(h.doc.GetName()), Service: h.doc.GetService(), Methods: h.doc.GetMethods(),
-		Kind: &configv1.Policy_Split{Split: &configv1.SplitPolicy{Match: h.doc.GetMatch(), Split: split, Order: order}},
+		Name: PolicyName(c.GetName()), Service: c.GetService(), Methods: c.GetMethods(),
+		Kind: &configv1.Policy_Split{Split: &configv1.SplitPolicy{Match: c.GetMatch(), Split: split, Order: firstOrder}},
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/proto/configyaml"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -54,6 +55,7 @@ func (d *Documents) Apply(ctx context.Context, w Wanted) (*Result, error) {
 	if len(w.Author) > maxAuthor || len(w.Message) > maxMessage {
 		return nil, fmt.Errorf("the author's name may have %d bytes, the message %d: say it shorter", maxAuthor, maxMessage)
 	}
+	defer configyaml.HoldRules()()
 	a := &applying{d: d, w: &w, result: &Result{}}
 	err := a.run(ctx)
 	if len(a.result.Changes) == 0 && err != nil {
@@ -191,7 +193,7 @@ func (a *applying) check(ctx context.Context, state *State, changes []*Change) e
 	if err != nil {
 		return err
 	}
-	warnings, err := verify(state, changes, a.w.SubsetsElsewhere)
+	warnings, err := a.d.verify(state, changes, a.w.SubsetsElsewhere)
 	if err != nil && !(a.w.Force && onlyDeletes(changes)) {
 		return err
 	}
@@ -232,7 +234,7 @@ func (a *applying) stamped(c *Change) *controlv1.Document {
 		d = proto.CloneOf(c.After)
 	}
 	d.Revision, d.Author, d.Message = c.Revision, a.w.Author, a.w.Message
-	d.Time = timestamppb.New(a.d.now())
+	d.Time = timestamppb.New(a.d.o.Now())
 	return d
 }
 
@@ -342,7 +344,7 @@ func (a *applying) again(ctx context.Context, changes []*Change) error {
 	for _, c := range changes {
 		ours[c.ID] = true
 	}
-	_, now := sets(state, nil, a.w.SubsetsElsewhere)
+	_, now := a.d.sets(state, nil, a.w.SubsetsElsewhere)
 	for _, r := range now.refusals() {
 		if one := state.Find(r.ID); ours[r.ID] || one != nil && version(one) != version(a.first.Find(r.ID)) {
 			a.result.Warnings = append(a.result.Warnings, fmt.Sprintf("%s (somebody else has changed something at the same moment: sidecars refuse this one)", r.Error()))

@@ -44,6 +44,7 @@ type set struct {
 	all []*controlv1.Document
 	// elsewhere says that subsets may be defined elsewhere than in documents.
 	elsewhere bool
+	made      func(*controlv1.Document) *configv1.Policy
 }
 
 // policies are those of the set, and those that its canaries and experiments come to.
@@ -51,7 +52,7 @@ func (s *set) policies() (list []*configv1.Policy) {
 	for _, d := range s.all {
 		if p := d.GetPolicy(); p != nil {
 			list = append(list, p)
-		} else if p := generated(d); p != nil {
+		} else if p := s.made(d); p != nil {
 			list = append(list, p)
 		}
 	}
@@ -74,6 +75,7 @@ func (s *set) refusals() (found []Refusal) {
 			found = append(found, r)
 		}
 	}
+	said := map[Refusal]bool{} // a field of a document may be several of its policy's
 	_, refused := policy.Compile(s.policies(), nil, policy.Env{})
 	for _, r := range refused {
 		id, made := generatedFor(r.Policy)
@@ -84,7 +86,10 @@ func (s *set) refusals() (found []Refusal) {
 				continue // said in better words, or not to be said
 			}
 		}
-		found = append(found, Refusal{ID: id, Field: field, Message: r.Message})
+		if r := (Refusal{ID: id, Field: field, Message: r.Message}); !said[r] {
+			said[r] = true
+			found = append(found, r)
+		}
 	}
 	return found
 }
@@ -119,8 +124,8 @@ func (s *set) warnings(of map[ID]bool) (lines []string) {
 
 // sets returns the documents as they are and as they are to be, with what changes last,
 // so that of two that collide it is what changes that is refused.
-func sets(state *State, changes []*Change, elsewhere bool) (before, after *set) {
-	before, after = &set{elsewhere: elsewhere}, &set{elsewhere: elsewhere}
+func (d *Documents) sets(state *State, changes []*Change, elsewhere bool) (before, after *set) {
+	before, after = &set{elsewhere: elsewhere, made: d.o.Made}, &set{elsewhere: elsewhere, made: d.o.Made}
 	changed := map[ID]bool{}
 	for _, c := range changes {
 		changed[c.ID] = true
@@ -130,12 +135,12 @@ func sets(state *State, changes []*Change, elsewhere bool) (before, after *set) 
 		if one.Problem != nil {
 			continue // no sidecar obeys it
 		}
-		d := Effective(one.Document)
+		effective := Effective(one.Document)
 		if changed[one.ID] {
-			last = append(last, d)
+			last = append(last, effective)
 			continue
 		}
-		before.all = append(before.all, d)
+		before.all = append(before.all, effective)
 	}
 	after.all = slices.Clone(before.all)
 	before.all = append(before.all, last...)
@@ -149,7 +154,7 @@ func sets(state *State, changes []*Change, elsewhere bool) (before, after *set) 
 
 // verify refuses changes after which something cannot hold that could before. What was
 // wrong already is not theirs.
-func verify(state *State, changes []*Change, elsewhere bool) (warnings []string, err error) {
+func (d *Documents) verify(state *State, changes []*Change, elsewhere bool) (warnings []string, err error) {
 	var found []Refusal
 	for _, c := range changes {
 		if c.After == nil {
@@ -162,7 +167,7 @@ func verify(state *State, changes []*Change, elsewhere bool) (warnings []string,
 	if len(found) > 0 {
 		return nil, &RefusedError{found}
 	}
-	before, after := sets(state, changes, elsewhere)
+	before, after := d.sets(state, changes, elsewhere)
 	known := map[Refusal]bool{}
 	for _, r := range before.refusals() {
 		known[r] = true

@@ -22,19 +22,25 @@ import (
 	"time"
 
 	"github.com/pillion-proxy/pillion/control/kv"
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
 // Documents are the mesh's documents in a store. They may be used by many goroutines at
 // once.
 type Documents struct {
 	store kv.Store
-	now   func() time.Time
+	o     Options
 }
 
 // Options are what Documents take from outside.
 type Options struct {
 	// Now is the time. Default: time.Now.
 	Now func() time.Time
+	// Made returns the policy that a canary or an experiment, whose defaults are filled in,
+	// comes to while it runs, so that it can be seen whether it would hold; nil for others.
+	// Default: that is left to sidecars.
+	Made func(*controlv1.Document) *configv1.Policy
 }
 
 // New returns the documents of a store.
@@ -42,5 +48,8 @@ func New(store kv.Store, o Options) *Documents {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Documents{store: store, now: o.Now}
+	if o.Made == nil {
+		o.Made = func(*controlv1.Document) *configv1.Policy { return nil }
+	}
+	return &Documents{store: store, o: o}
 }

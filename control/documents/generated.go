@@ -7,38 +7,11 @@ import (
 	"strings"
 
 	"github.com/pillion-proxy/pillion/control"
-	"github.com/pillion-proxy/pillion/control/experiment"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	"github.com/pillion-proxy/pillion/proxy/policy"
 )
-
-// generated is the policy that a canary or an experiment comes to while it runs, to see
-// whether it can be compiled; nil for others. The document is effective.
-func generated(d *controlv1.Document) *configv1.Policy {
-	switch body := d.GetBody().(type) {
-	case *controlv1.Document_Canary:
-		return ofCanary(body.Canary)
-	case *controlv1.Document_Experiment:
-		return experiment.Policy(body.Experiment)
-	}
-	return nil
-}
-
-func ofCanary(c *configv1.Canary) *configv1.Policy {
-	split := &configv1.Split{Destinations: []*configv1.WeightedDestination{
-		{Weight: 5000, Group: "stable", Subset: c.GetStable()},
-		{Weight: 5000, Group: "canary", Subset: c.GetCanary()},
-	}}
-	if c.GetSticky() != nil {
-		split.Sticky = &configv1.Sticky{Key: c.GetSticky(), Seed: c.GetName()}
-	}
-	return &configv1.Policy{
-		Name: configyaml.GeneratedOfCanaries + c.GetName(), Service: c.GetService(), Methods: c.GetMethods(),
-		Kind: &configv1.Policy_Split{Split: &configv1.SplitPolicy{Match: c.GetMatch(), Split: split, Order: 2000}},
-	}
-}
 
 // generatedFor returns the document that a policy was generated of; false: of none.
 func generatedFor(policy string) (ID, bool) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/proto/configyaml"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -31,6 +32,7 @@ func (d *Documents) History(ctx context.Context, id ID) ([]Revision, error) {
 	if err != nil {
 		return nil, d.failed("read the history of "+id.String(), err)
 	}
+	defer configyaml.HoldRules()()
 	var all []Revision
 	for _, e := range entries {
 		if n, ok := revisionOf(e.Key); ok {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/proto/configyaml"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -46,6 +47,7 @@ func (d *Documents) Load(ctx context.Context) (*State, error) {
 	if err != nil {
 		return nil, d.failed("read the documents", err)
 	}
+	defer configyaml.HoldRules()()
 	s := &State{by: map[ID]*Stored{}}
 	for _, e := range entries {
 		one := stored(e)

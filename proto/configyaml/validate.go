@@ -49,6 +49,13 @@ func KeepRules() (release func()) {
 	return func() { runtime.KeepAlive(r) }
 }
 
+// HoldRules has the schema's rules stay in memory until the function that it returns is
+// called: for those who check many messages one by one, such as all documents of a store.
+func HoldRules() (letGo func()) {
+	r, _ := compiledRules()
+	return func() { runtime.KeepAlive(r) }
+}
+
 // checkRules checks the rules that the schema states for single fields.
 func checkRules(message proto.Message) findings {
 	r, err := compiledRules()

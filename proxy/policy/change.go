@@ -218,6 +218,10 @@ var keptKeys = []string{
 // split says otherwise.
 const DefaultGroupKey = "pillion-group"
 
+// ExperimentKeyPrefix is what those keys begin with in which the app is told its variants,
+// unless experiments say otherwise.
+const ExperimentKeyPrefix = "pillion-experiment-"
+
 // checkKey reports what is wrong with a key that is to change, and with its value.
 func (p *problems) checkKey(field, key, value string) {
 	switch reason := p.keyProblem(key); {
@@ -245,7 +249,7 @@ func (p *problems) keyProblem(key string) string {
 		return quoted(key) + " is gRPC's own, which no policy changes"
 	case slices.Contains(keptKeys, key):
 		return quoted(key) + " is HTTP's own, which no policy changes"
-	case strings.HasPrefix(key, "pillion-") && key != DefaultGroupKey:
+	case strings.HasPrefix(key, "pillion-") && key != DefaultGroupKey && !strings.HasPrefix(key, ExperimentKeyPrefix):
 		return quoted(key) + " is Pillion's own: use another key"
 	}
 	return keySyntaxProblem(key)

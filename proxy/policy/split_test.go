@@ -282,12 +282,16 @@ func TestAppsAreToldTheirGroup(t *testing.T) {
 - name: own
   match: {metadata: [{key: own, present: true}]}
   split: {group_key: x-group, destinations: [{weight: 10000, subset: v1, request: {set: {x-flag: "on"}}}]}
+- name: experiment
+  match: {metadata: [{key: tested, present: true}]}
+  split: {group_key: pillion-experiment-prices, destinations: [{weight: 10000, subset: v1}]}
 - split: {destinations: [{weight: 10000, subset: v1}]}`)
 	for _, c := range []struct{ in, out []string }{
 		{[]string{"pillion-group: v2", "a: b", "pillion-group: v3"}, []string{"pillion-group: v1", "a: b"}},
 		{[]string{"a: b"}, []string{"a: b", "pillion-group: v1"}},
 		{[]string{"quiet: 1", "pillion-group: v2"}, []string{"quiet: 1", "pillion-group: v2"}},
 		{[]string{"own: 1", "x-group: v2"}, []string{"own: 1", "x-group: v1", "x-flag: on"}},
+		{[]string{"tested: 1", "pillion-experiment-prices: v2"}, []string{"tested: 1", "pillion-experiment-prices: v1"}},
 	} {
 		rpc := request(sayHello, c.in...)
 		d := r.Decide(rpc, "greeter", nil)
