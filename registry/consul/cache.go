@@ -21,6 +21,7 @@ const (
 	// cacheVersion is that of the files' content. Files of another are not read.
 	cacheVersion = 1
 	cacheSuffix  = ".consul.json"
+	chainSuffix  = ".entries.json"
 )
 
 // cache keeps what was known last about each service on disk, a file each, so
@@ -65,10 +66,12 @@ type cacheEndpoint struct {
 
 // path is a service's file. Its name tells a person which service it is for, and
 // a hash tells it from all others.
-func (c *cache) path(service string) string {
+func (c *cache) path(service string) string { return c.pathOf(service, cacheSuffix) }
+
+func (c *cache) pathOf(service, suffix string) string {
 	sum := sha256.Sum256([]byte(strings.Join([]string{c.scope.Datacenter, c.scope.Namespace, c.scope.Partition, service}, "\x00")))
 
-	return filepath.Join(c.dir, fmt.Sprintf("%.64s-%s%s", service, hex.EncodeToString(sum[:8]), cacheSuffix))
+	return filepath.Join(c.dir, fmt.Sprintf("%.64s-%s%s", service, hex.EncodeToString(sum[:8]), suffix))
 }
 
 // save writes a service's file, or removes it where there is no such service.
@@ -93,7 +96,7 @@ func (c *cache) save(name string, service *registry.Service) error {
 		return err
 	}
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := c.makeRoom(); err != nil {
+		if err := c.makeRoom(cacheSuffix); err != nil {
 			return err
 		}
 	}
@@ -216,7 +219,7 @@ func (e *cacheEndpoint) checkSecurity() error {
 // replaceFile writes a file so that a reader, or a crash, finds the old content
 // or the new, never half of it.
 func replaceFile(path string, content []byte) error {
-	file, err := os.CreateTemp(filepath.Dir(path), ".tmp-*"+cacheSuffix)
+	file, err := os.CreateTemp(filepath.Dir(path), ".tmp-*"+filepath.Ext(strings.TrimSuffix(path, ".json"))+".json")
 	if err != nil {
 		return err
 	}
@@ -235,8 +238,8 @@ func replaceFile(path string, content []byte) error {
 }
 
 // makeRoom removes the oldest files, and what an interrupted write left behind,
-// so that there is room for one more.
-func (c *cache) makeRoom() error {
+// so that there is room for one more with this suffix.
+func (c *cache) makeRoom(suffix string) error {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
 		return err
@@ -247,7 +250,7 @@ func (c *cache) makeRoom() error {
 	}
 	var files []kept
 	for _, entry := range entries {
-		if !strings.HasSuffix(entry.Name(), cacheSuffix) {
+		if !strings.HasSuffix(entry.Name(), suffix) {
 			continue
 		}
 		info, err := entry.Info()

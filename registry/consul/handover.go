@@ -13,6 +13,11 @@ func (w *watched) set(service *registry.Service) {
 
 	w.known, w.current = true, service
 	w.version++
+	w.notify()
+}
+
+// notify wakes all watchers. w.mu is held.
+func (w *watched) notify() {
 	for tell := range w.tell {
 		select {
 		case tell <- struct{}{}:

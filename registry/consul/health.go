@@ -17,9 +17,17 @@ const (
 	sides
 )
 
-// health asks for one side of a service once. A failure is logged under scope,
+// listing are a service's instances, and by which version of its subsets they were looked
+// at.
+type listing struct {
+	instances []instance
+	marks     uint64
+}
+
+// health asks for one side of a service once. Which subsets the instances are in is told
+// by those that there are when the answer comes. A failure is logged under scope,
 // unless ctx was cancelled.
-func (a *agent) health(ctx context.Context, side side, service, scope string, options *api.QueryOptions) asked[[]instance] {
+func (a *agent) health(ctx context.Context, side side, service, scope string, subsets func() *subsetsOf, options *api.QueryOptions) asked[listing] {
 	get, what := a.api.Health().Service, "read service "+strconv.Quote(service)
 	if side == sidecarSide {
 		get, what = a.api.Health().Connect, "read the sidecars of service "+strconv.Quote(service)
@@ -34,7 +42,7 @@ func (a *agent) health(ctx context.Context, side side, service, scope string, op
 			a.note(scope, failure)
 		}
 
-		return asked[[]instance]{err: failure}
+		return asked[listing]{err: failure}
 	}
 
 	if meta.ResultsFilteredByACLs {
@@ -43,8 +51,10 @@ func (a *agent) health(ctx context.Context, side side, service, scope string, op
 		a.noteSuccess(scope)
 	}
 
-	return asked[[]instance]{
-		value:   instancesOf(entries, a.limits.Instances),
+	now := subsets()
+
+	return asked[listing]{
+		value:   listing{instancesOf(entries, a.limits.Instances, now), now.at()},
 		index:   meta.LastIndex,
 		lagging: lags(meta),
 	}

@@ -29,6 +29,8 @@ type instance struct {
 	// service is the name of an app's service, and the others are where it is: what
 	// its identity is made of.
 	service, datacenter, namespace, partition string
+	// subsets are those that it is in, by Consul's configuration entries.
+	subsets []inSubset
 }
 
 // standing is what the checks of an instance say together: the worst of them.
@@ -44,7 +46,7 @@ const (
 
 // instancesOf takes from an answer what is kept of it. Entries that make no
 // sense are left out, and so is what is beyond the bound.
-func instancesOf(entries []*api.ServiceEntry, most int) []instance {
+func instancesOf(entries []*api.ServiceEntry, most int, subsets *subsetsOf) []instance {
 	instances := make([]instance, 0, min(len(entries), most))
 	for _, entry := range entries[:min(len(entries), most)] {
 		if entry == nil || entry.Service == nil || entry.Service.ID == "" {
@@ -69,6 +71,7 @@ func instancesOf(entries []*api.ServiceEntry, most int) []instance {
 			datacenter:  node.Datacenter,
 			namespace:   entry.Service.Namespace,
 			partition:   cmp.Or(entry.Service.Partition, node.Partition),
+			subsets:     subsets.is(entry),
 		})
 	}
 

@@ -88,7 +88,11 @@ func merge(name string, apps, sidecars []instance, reach reach, stays func(id st
 		if sidecar == nil {
 			made.direct[id] = true
 		}
-		endpoint := registry.Endpoint{ID: id, Address: address, Meta: app.meta, Tags: app.tags, Security: security}
+		in := app.subsets
+		if sidecar != nil {
+			in = sidecar.subsets // as with Envoy, which is told of sidecars alone
+		}
+		endpoint := registry.Endpoint{ID: id, Address: address, Meta: marked(app.meta, in, standing), Tags: app.tags, Security: security}
 		if reach.connect && security != registry.SecurityPlaintext {
 			endpoint.Identities, endpoint.ServerName = app.identity()
 		}

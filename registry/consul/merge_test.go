@@ -82,7 +82,7 @@ func TestMerge(t *testing.T) {
 		{name: "same id on two nodes", apps: entries{appEntry("a", 1), with(appEntry("a", 2), func(e *api.ServiceEntry) { e.Node.Node = "other" })}, endpoints: "[10.0.0.1:1*1 10.0.0.1:2*1]"},
 		{name: "an own meta key", apps: entries{with(appEntry("a", 1), meta(metaPillion, speaksPlain))}, endpoints: "[10.0.0.1:1*1]"},
 	} {
-		made := merge("greeter", instancesOf(test.apps, standard.Instances), instancesOf(test.sidecars, standard.Instances), reach{requireSidecar: test.requireSidecar}, func(id string) bool {
+		made := merge("greeter", instancesOf(test.apps, standard.Instances, nil), instancesOf(test.sidecars, standard.Instances, nil), reach{requireSidecar: test.requireSidecar}, func(id string) bool {
 			return slices.Contains(test.known, id)
 		})
 		got := []string{}
@@ -101,13 +101,13 @@ func TestMergeTakesWhatTheAppSays(t *testing.T) {
 		e.Service.Meta = map[string]string{"version": "v2", metaGRPC: "b.B, a.A", metaGRPC + "-2": "c.C"}
 		e.Service.Tags = []string{"z", "y"}
 	})
-	made := merge("greeter", instancesOf([]*api.ServiceEntry{app}, standard.Instances), instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances), reach{}, nil)
+	made := merge("greeter", instancesOf([]*api.ServiceEntry{app}, standard.Instances, nil), instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances, nil), reach{}, nil)
 	endpoint := made.service.Endpoints[0]
 	want(t, "id", endpoint.ID, "node-a/a")
 	want(t, "version", endpoint.Meta["version"], "v2")
 	want(t, "tags", endpoint.Tags, []string{"z", "y"})
 	want(t, "gRPC services", made.service.GRPC, []string{"a.A", "b.B", "c.C"})
-	if merge("greeter", nil, instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances), reach{}, nil).service != nil {
+	if merge("greeter", nil, instancesOf([]*api.ServiceEntry{sidecarEntry("a", 2)}, standard.Instances, nil), reach{}, nil).service != nil {
 		t.Error("a sidecar alone makes a service")
 	}
 }
@@ -127,7 +127,7 @@ func FuzzMerge(f *testing.F) {
 		if json.Unmarshal(apps, &a) != nil || json.Unmarshal(sidecars, &s) != nil {
 			return
 		}
-		made := merge("greeter", instancesOf(a, standard.Instances), instancesOf(s, standard.Instances), reach{}, func(string) bool { return true })
+		made := merge("greeter", instancesOf(a, standard.Instances, nil), instancesOf(s, standard.Instances, nil), reach{}, func(string) bool { return true })
 		if made.service == nil {
 			return
 		}

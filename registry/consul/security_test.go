@@ -56,7 +56,7 @@ func TestMergeSaysWhatInstancesSpeak(t *testing.T) {
 			if connect {
 				wanted = test.with
 			}
-			made := merge("greeter", instancesOf([]*api.ServiceEntry{app}, standard.Instances), instancesOf(test.sidecars, standard.Instances),
+			made := merge("greeter", instancesOf([]*api.ServiceEntry{app}, standard.Instances, nil), instancesOf(test.sidecars, standard.Instances, nil),
 				reach{requireSidecar: test.requireSidecar, connect: connect}, func(string) bool { return false })
 			got := ""
 			for _, e := range made.service.Endpoints {

@@ -25,6 +25,7 @@ type Source struct {
 	cache   *cache
 	reach   reach
 	lookups chan struct{}
+	filters *subsetFilters
 
 	mu       sync.Mutex
 	watching map[string]*watched
@@ -53,6 +54,7 @@ func New(cfg Config, deps Deps) (*Source, error) {
 		watching:  map[string]*watched{},
 		inherited: map[string]*registry.Service{},
 	}
+	source.filters = newSubsetFilters(source.remark)
 	for _, service := range deps.LastKnown {
 		source.inherited[service.Name] = service
 	}

@@ -54,6 +54,7 @@ type watched struct {
 	known    bool                       // something was handed over
 	current  *registry.Service          // nil: there is no such service
 	version  int                        // counts what was handed over
+	marks    uint64                     // by which version of its subsets the instances are known
 	failing  error                      // why it is stale, nil where it is not
 	since    time.Time                  // when that began
 
@@ -71,12 +72,17 @@ type watched struct {
 	save        *time.Timer
 	saved       time.Time
 	dirty       bool
+	remarkLater *time.Timer
+
+	// remark tells it that the service's subsets are others now.
+	remark chan struct{}
 }
 
 // sideState is what one of the two queries said last.
 type sideState struct {
 	answered  bool
 	instances []instance
+	marks     uint64 // by which version of the subsets they were looked at
 	lagging   bool
 	err       *failure // set while it fails
 }
@@ -86,6 +92,7 @@ func newWatched(source *Source, name string) *watched {
 		source: source, name: name, done: make(chan struct{}),
 		tell: map[chan struct{}]struct{}{}, unchecked: map[string]time.Time{},
 		confirm: stopped(), recheck: stopped(), save: stopped(),
+		remark: make(chan struct{}, 1), remarkLater: stopped(),
 	}
 }
 
@@ -124,15 +131,15 @@ func (w *watched) run(ctx context.Context) {
 		return
 	}
 
-	var answers [sides]chan answer[[]instance]
+	var answers [sides]chan answer[listing]
 	for side := range sides {
-		answers[side] = make(chan answer[[]instance])
-		poller := &poller[[]instance]{
+		answers[side] = make(chan answer[listing])
+		poller := &poller[listing]{
 			agent: w.source.agent, out: answers[side],
-			ask: func(ctx context.Context, options *api.QueryOptions) asked[[]instance] {
+			ask: func(ctx context.Context, options *api.QueryOptions) asked[listing] {
 				options.Datacenter = w.dc
 
-				return w.source.agent.health(ctx, side, w.service, w.scope(side), options)
+				return w.source.agent.health(ctx, side, w.service, w.scope(side), w.subsets, options)
 			},
 		}
 		pollers.Go(func() { poller.run(ctx) })
@@ -156,6 +163,10 @@ func (w *watched) run(ctx context.Context) {
 			w.confirmEmpty(ctx)
 		case <-w.recheck.C:
 			w.judge(ctx)
+		case <-w.remark:
+			w.markAnew(ctx)
+		case <-w.remarkLater.C:
+			w.markAnew(ctx)
 		case <-w.save.C:
 			w.keep()
 		case <-rotation.C:
@@ -167,7 +178,7 @@ func (w *watched) run(ctx context.Context) {
 
 // end lets go of what outlives the goroutine.
 func (w *watched) end() {
-	for _, timer := range []*time.Timer{w.confirm, w.recheck, w.save} {
+	for _, timer := range []*time.Timer{w.confirm, w.recheck, w.save, w.remarkLater} {
 		timer.Stop()
 	}
 	if w.dirty {
@@ -207,7 +218,7 @@ func (w *watched) locate(ctx context.Context) bool {
 }
 
 // take notes an answer and judges what is known now.
-func (w *watched) take(ctx context.Context, side side, a answer[[]instance]) {
+func (w *watched) take(ctx context.Context, side side, a answer[listing]) {
 	state := &w.sides[side]
 	if a.err != nil {
 		if a.failures > toleratedFailures {
@@ -217,11 +228,14 @@ func (w *watched) take(ctx context.Context, side side, a answer[[]instance]) {
 
 		return
 	}
-	*state = sideState{answered: true, instances: a.value, lagging: a.lagging}
+	*state = sideState{answered: true, instances: a.value.instances, marks: a.value.marks, lagging: a.lagging}
 	if a.lost {
 		w.relearning = time.Now().Add(relearnFor)
 	}
 	w.judge(ctx)
+	if w.outdated(state) {
+		w.source.remark([]string{w.name})
+	}
 }
 
 // judge makes a service of what both queries said and publishes it, unless it
@@ -353,11 +367,11 @@ func (w *watched) read(ctx context.Context, options *api.QueryOptions) (answers 
 		return answers, false
 	}
 	for _, side := range []side{appSide, sidecarSide} {
-		asked := w.source.agent.health(ctx, side, w.service, w.scope(side), options)
+		asked := w.source.agent.health(ctx, side, w.service, w.scope(side), w.subsets, options)
 		if asked.err != nil {
 			return answers, false
 		}
-		answers[side] = sideState{answered: true, instances: asked.value, lagging: asked.lagging}
+		answers[side] = sideState{answered: true, instances: asked.value.instances, marks: asked.value.marks, lagging: asked.lagging}
 	}
 
 	return answers, true
@@ -452,6 +466,7 @@ func (w *watched) publish(next merged) {
 	w.before = next
 
 	w.mu.Lock()
+	w.marks = min(w.sides[appSide].marks, w.sides[sidecarSide].marks)
 	switch {
 	case why == nil:
 		w.failing = nil
@@ -459,6 +474,9 @@ func (w *watched) publish(next merged) {
 		w.failing, w.since = why, time.Now()
 	}
 	unchanged := w.known && same(w.current, next.service)
+	if unchanged {
+		w.notify() // of marks
+	}
 	w.mu.Unlock()
 	if unchanged {
 		return

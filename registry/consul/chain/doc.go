@@ -1,0 +1,14 @@
+// Package chain makes policies of what Consul's configuration entries (service-router,
+// service-splitter, service-resolver, service-defaults, proxy-defaults) come to for one
+// service: of the discovery chain that Consul compiles of them for its Envoys. What the
+// policies say is what Consul has an Envoy do; what they cannot say is told, and never
+// passed over. It asks Consul nothing and knows of no instance.
+//
+//	compiled.go  the chain as Consul answers it
+//	policies.go  what it comes to as a whole
+//	route.go     its routes, and what of them RPCs can match: match.go
+//	split.go     its splits, with changes.go for headers
+//	retry.go     when an RPC is sent again
+//	cluster.go   subsets, failover and load balancing
+//	filter.go    which instances a subset has
+package chain
