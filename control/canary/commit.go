@@ -125,9 +125,11 @@ func (l *leading) wrote(r *led, want *controlv1.RunState, w written) {
 		}
 		return
 	}
-	if w.entry.Version != r.version || r.want != nil {
-		l.overtaken(r, w.entry)
+	if w.entry.Version == r.version && r.want == nil {
+		r.lost = nil // it was not written
+		return
 	}
+	l.overtaken(r, w.entry)
 }
 
 // overtaken takes a state over that somebody else has written. A roll-back that is to be

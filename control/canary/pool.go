@@ -12,7 +12,7 @@ import (
 
 // maxSources bounds the processes whose counts of a step are kept, 4 KiB each. What the
 // others say does not count.
-const maxSources = 10_000
+const maxSources = 20_000
 
 // source is a process that reports.
 type source struct {
