@@ -71,6 +71,7 @@ func NewAgent(o Options) *Agent {
 	}
 	a := &Agent{o: o, writer: rand.Uint64(), services: map[string]*service{}, runs: map[string]*run{}, over: map[string]*run{}}
 	if o.Dir != "" {
+		sweep(o.Dir)
 		a.saver = time.AfterFunc(saveEvery, a.saveAgain)
 	}
 	return a

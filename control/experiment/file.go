@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/google/renameio/v2"
@@ -25,12 +27,31 @@ const (
 	maxFilePart = 16 << 20
 )
 
+// staleAfter is how old a file must be to be removed by whoever does not know it.
+const staleAfter = 90 * 24 * time.Hour
+
+var fileLike = regexp.MustCompile(`^(counts|pool)-.*-[0-9a-f]{16}$`)
+
 // errDamaged says that a file is not as it was written.
 var errDamaged = errors.New("the file is damaged")
 
 // fileName is where something of an experiment is kept, of one owner.
 func fileName(dir, kind, experiment, owner string) string {
 	return filepath.Join(dir, fmt.Sprintf("%s-%.100s-%016x", kind, experiment, xxhash.Sum64String(owner+"\x00"+experiment)))
+}
+
+// sweep removes files that nobody has written for so long that their experiments must be
+// over.
+func sweep(dir string) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, f := range files {
+		if info, err := f.Info(); err == nil && fileLike.MatchString(f.Name()) && time.Since(info.ModTime()) > staleAfter {
+			_ = os.Remove(filepath.Join(dir, f.Name()))
+		}
+	}
 }
 
 // writeFile writes a file in one piece, or leaves the one that is there: a head, and as

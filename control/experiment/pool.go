@@ -27,6 +27,7 @@ const (
 // It is not for use from several goroutines at once.
 type pool struct {
 	measures   []measure
+	weights    []int
 	variants   int
 	maxUnits   int
 	maxPooled  int
@@ -35,7 +36,7 @@ type pool struct {
 	threshold uint64
 	sources   map[uint64]*source // by epoch, which nobody else can guess
 	epochs    map[uint64]uint64  // by process
-	pooled    int            // rows of all sources
+	pooled    int                // rows of all sources
 	changes   uint64
 }
 
@@ -60,7 +61,7 @@ var (
 
 func newPool(measures []measure, weights []int, maxUnits int) *pool {
 	return &pool{
-		measures: measures, variants: len(weights), maxUnits: maxUnits, maxPooled: max(maxPooled, 4*maxUnits),
+		measures: measures, weights: weights, variants: len(weights), maxUnits: maxUnits, maxPooled: max(maxPooled, 4*maxUnits),
 		assignment: policy.NewAssignment(weights), threshold: everything,
 		sources: map[uint64]*source{}, epochs: map[uint64]uint64{},
 	}

@@ -1,0 +1,231 @@
+package experiment
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/ledger"
+	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
+)
+
+const (
+	// maxRunning is how many experiments of a service can run at a time: every RPC is
+	// looked at by each, and there is a bound for all split policies together.
+	maxRunning = 24
+	// listTimeout bounds the question what else runs.
+	listTimeout = 5 * time.Second
+	// maxLine bounds a reason, in bytes.
+	maxLine = 1000
+)
+
+// decide writes the transition that an experiment is due for, and says whether it has.
+func (l *leading) decide(e ledger.Entry) bool {
+	now := time.Now()
+	var next *controlv1.RunState
+	switch {
+	case e.Pending():
+		var err error
+		if next, err = l.answer(e, now); err != nil {
+			l.log.Warn("experiment: what was asked for cannot be done yet, and is tried again",
+				slog.String("experiment", e.Name), slog.Any("error", err))
+			return false
+		}
+	case runs(e.State):
+		next = l.timeOver(e, now)
+	}
+	if next == nil {
+		return false
+	}
+	var results []byte
+	if next.GetPhase() == controlv1.Phase_PHASE_ENDED && runs(e.State) {
+		results = l.final(e.Name)
+	}
+	transition, key, err := l.ledger.Commit(l.ctx, e, next, results)
+	if err != nil {
+		if !errors.Is(err, ledger.ErrChanged) && l.ctx.Err() == nil {
+			l.log.Warn("experiment: the store does not take a transition; it is tried again", slog.String("experiment", e.Name), slog.Any("error", err))
+		}
+		return false
+	}
+	if entries, _ := l.ledger.Entries(); entries[e.Name].State != nil {
+		l.publish(&meshv1.ReportResponse{States: []*controlv1.RunState{entries[e.Name].State}})
+	}
+	if doc, err := decode(next.GetDocument()); err == nil {
+		l.o.Hooks.Tell(doc.GetHooks(), transition, key)
+	}
+	return true
+}
+
+// timeOver returns the state after the experiment's end; nil: that is still to come.
+func (l *leading) timeOver(e ledger.Entry, now time.Time) *controlv1.RunState {
+	doc, err := decode(e.State.GetDocument())
+	if err != nil || doc.GetEnd() == nil || now.Before(doc.GetEnd().AsTime()) {
+		return nil
+	}
+	return ended(e.State, "its time was over at "+doc.GetEnd().AsTime().Format(time.RFC3339), l.o.ID, now)
+}
+
+func ended(state *controlv1.RunState, reason, by string, now time.Time) *controlv1.RunState {
+	next := proto.CloneOf(state)
+	next.Phase, next.Reason, next.By, next.Since = controlv1.Phase_PHASE_ENDED, line(reason), line(by), timestamppb.New(now)
+	return next
+}
+
+// answer returns the state after the request of an entry, which says why where that is
+// refused; nil: it is to be waited. An error says that it cannot be known yet.
+func (l *leading) answer(e ledger.Entry, now time.Time) (*controlv1.RunState, error) {
+	q := e.Request
+	var refusal string
+	switch q.GetAction() {
+	case controlv1.Action_ACTION_START:
+		if d := e.Document; d != nil && d.GetRevision() < q.GetRevision() {
+			return nil, nil // the document that is meant is yet to come
+		}
+		others, err := l.others(e)
+		if err != nil {
+			return nil, err
+		}
+		next, why := start(e, others, now)
+		if why == "" {
+			return next, nil
+		}
+		refusal = why
+	case controlv1.Action_ACTION_STOP, controlv1.Action_ACTION_ABORT:
+		if runs(e.State) {
+			next := ended(e.State, cmp.Or(q.GetMessage(), "somebody stopped it"), q.GetAuthor(), now)
+			next.Request = q.GetNumber()
+			return next, nil
+		}
+		refusal = "it does not run"
+	default:
+		refusal = "an experiment can be started and stopped, no more"
+	}
+	next := &controlv1.RunState{Since: timestamppb.New(now)}
+	if e.State != nil {
+		next = proto.CloneOf(e.State)
+	}
+	next.Request, next.By = q.GetNumber(), line(q.GetAuthor())
+	next.Reason = line(fmt.Sprintf("%s was refused: %s", verb(q.GetAction()), refusal))
+	return next, nil
+}
+
+// verb is what an action is called in commands.
+func verb(a controlv1.Action) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(a.String(), "ACTION_"), "_", " "))
+}
+
+// start returns the state at the beginning of a new run, or why it cannot begin.
+func start(e ledger.Entry, others []*configv1.Experiment, now time.Time) (*controlv1.RunState, string) {
+	q, written := e.Request, e.Document.GetExperiment()
+	switch {
+	case runs(e.State):
+		return nil, "it is running already"
+	case e.Problem != nil:
+		return nil, "its document is wrong: " + e.Problem.Error()
+	case written == nil:
+		return nil, "there is no such document any more"
+	case q.GetRevision() != 0 && q.GetRevision() != e.Document.GetRevision():
+		return nil, fmt.Sprintf("revision %d was meant, but the document is at %d by now", q.GetRevision(), e.Document.GetRevision())
+	}
+	document, err := proto.Marshal(written)
+	if err != nil {
+		return nil, err.Error()
+	}
+	doc, err := decode(document)
+	switch {
+	case err != nil:
+		return nil, "its document is wrong: " + err.Error()
+	case len(document) > ledger.MaxBytes:
+		return nil, fmt.Sprintf("its document has %d bytes, more than the %d that can be run", len(document), ledger.MaxBytes)
+	case doc.GetEnd() != nil && !now.Before(doc.GetEnd().AsTime()):
+		return nil, "it ended at " + doc.GetEnd().AsTime().Format(time.RFC3339) + " (end)"
+	}
+	same := 0
+	for _, other := range others {
+		if other.GetService() == doc.GetService() {
+			same++
+		}
+	}
+	if same >= maxRunning {
+		return nil, fmt.Sprintf("%d experiments of the service run already, and no more can: stop one of them first", same)
+	}
+	if why := Problem(doc, others); why != "" {
+		return nil, why
+	}
+	return &controlv1.RunState{
+		Run: e.State.GetRun() + 1, Revision: e.Document.GetRevision(), Phase: controlv1.Phase_PHASE_RUNNING,
+		Since: timestamppb.New(now), StepSince: timestamppb.New(now), Started: timestamppb.New(now),
+		Reason: line(cmp.Or(q.GetMessage(), "somebody started it")), By: line(q.GetAuthor()), Request: q.GetNumber(), Document: document,
+	}, ""
+}
+
+// statesPrefix is what the states of all services are below.
+const statesPrefix = control.Root + "state/"
+
+// others returns the experiments that run, of all services, but for one.
+func (l *leading) others(e ledger.Entry) ([]*configv1.Experiment, error) {
+	ctx, cancel := context.WithTimeout(l.ctx, listTimeout)
+	defer cancel()
+	prefix := statesPrefix
+	if e.Document.GetExperiment().GetLayer() == nil {
+		prefix = control.StatePrefix(l.service)
+	}
+	entries, err := l.o.Store.List(ctx, prefix)
+	if errors.Is(err, kv.ErrDenied) && prefix == statesPrefix {
+		l.log.Warn("experiment: whether its layer is used by experiments of other services cannot be known, and is not looked at",
+			slog.String("experiment", e.Name), slog.Any("error", err))
+		entries, err = l.o.Store.List(ctx, control.StatePrefix(l.service))
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []*configv1.Experiment
+	for _, entry := range entries {
+		state := &controlv1.RunState{}
+		if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(entry.Value, state) != nil ||
+			state.GetKind() != string(control.Experiment) || !runs(state) || state.GetName() == e.Name {
+			continue
+		}
+		if doc, err := decode(state.GetDocument()); err == nil {
+			list = append(list, doc)
+		}
+	}
+	slices.SortFunc(list, func(a, b *configv1.Experiment) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return list, nil
+}
+
+// final returns what a run has come to, for the history; nil: nobody knows.
+func (l *leading) final(name string) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.runs[name]
+	if r == nil || r.pool == nil {
+		return nil
+	}
+	results, err := r.written()
+	if err != nil {
+		l.log.Error("experiment: its results cannot be written", slog.String("experiment", name), slog.Any("error", err))
+		return nil
+	}
+	return results
+}
+
+// line makes a line of what somebody says.
+func line(s string) string {
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	return s[:min(len(s), maxLine)]
+}
