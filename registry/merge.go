@@ -14,6 +14,7 @@ func MergePolicies(where string, sources []*Policies) *Policies {
 			continue
 		}
 		merged.Refused = append(merged.Refused, s.Refused...)
+		merged.Generated = append(merged.Generated, s.Generated...)
 		for _, one := range s.List {
 			if other := from[one.GetName()]; other != nil {
 				merged.refuseSecond(s, one, other)

@@ -23,6 +23,9 @@ type Policies struct {
 	// Locate says where in the source a field of a policy is, which is the path below
 	// the policy: "mesh.yaml:12:5: policies[3].route". It may be nil.
 	Locate func(policy, field string) string
+	// Generated are made of what others say of services, such as Consul's configuration
+	// entries. They hold where no policy of any source says otherwise; see WithFallback.
+	Generated []*Policies
 }
 
 // RefusedPolicy is a version of a policy that does not hold because it is wrong.

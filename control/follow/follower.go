@@ -42,6 +42,9 @@ type Options struct {
 	Own string
 	// Cache keeps what was in force; nil: nothing is kept.
 	Cache *Cache
+	// Entries hands over what others than the store say of a service, which holds where
+	// nothing else is said; see registry.Policies.Generated. Nil: nobody says anything.
+	Entries func(ctx context.Context, service string, update func(*registry.Policies))
 	// Agents are asked for policies.
 	Agents []Agent
 	// Refused returns the policies that are not in force of those handed over last.
@@ -86,16 +89,24 @@ func New(o Options) *Follower {
 }
 
 // Follow follows a service until release is called as often as Follow was.
-func (f *Follower) Follow(name string) (release func()) {
+func (f *Follower) Follow(name string) (release func()) { return f.follow(name, false) }
+
+// follow is Follow of a service to which RPCs go, or not.
+func (f *Follower) follow(name string, called bool) (release func()) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	s := f.services[name]
 	if s == nil {
 		s = newService(f, name)
 		f.services[name] = s
-		f.begin(s)
 	}
 	s.followers++
+	s.wantsEntries = s.wantsEntries || called && f.o.Entries != nil
+	f.begin(s)
+	ctx := s.ctx
+	f.mu.Unlock()
+	if ctx != nil {
+		s.watchEntries(ctx)
+	}
 	return sync.OnceFunc(func() { f.release(s) })
 }
 
@@ -105,7 +116,7 @@ func (f *Follower) begin(s *service) {
 		return
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
-	s.stop = cancel
+	s.ctx, s.stop = ctx, cancel
 	f.watching.Go(func() { s.watch(ctx) })
 }
 
@@ -275,6 +286,9 @@ func (f *Follower) gather(services []*service) *registry.Policies {
 	for _, s := range services {
 		p.add(s, s.docs)
 		p.Refused = append(p.Refused, s.refused()...)
+		if s.entries != nil {
+			p.Generated = append(p.Generated, s.entries)
+		}
 		for _, a := range f.o.Agents {
 			for _, one := range a.Policies(s.name) {
 				p.List = append(p.List, one)

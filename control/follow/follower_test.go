@@ -293,3 +293,44 @@ func TestStatesReachAgents(t *testing.T) {
 		r.stop()
 	})
 }
+
+func TestGeneratedPoliciesOfServicesThatAreCalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		asked := map[string]func(*registry.Policies){}
+		r := newRig(t, memkv.New(), func(o *Options) {
+			o.Entries = func(ctx context.Context, service string, update func(*registry.Policies)) {
+				mu.Lock()
+				asked[service] = update
+				mu.Unlock()
+				<-ctx.Done()
+			}
+		})
+		r.start()
+		defer r.stop()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		told := make(chan *registry.Service, 1)
+		go r.f.Source(static{}).Watch(ctx, "greeter", func(s *registry.Service) { told <- s })
+		synctest.Wait()
+		mu.Lock()
+		update := asked["greeter"]
+		r.want("services asked for", len(asked), 1)
+		mu.Unlock()
+		select {
+		case <-told:
+			t.Error("the service is told of before its entries are known")
+		default:
+		}
+		update(&registry.Policies{List: []*configv1.Policy{{Name: "consul.greeter.x", Service: "greeter"}}})
+		<-told
+		r.mu.Lock()
+		r.want("generated", r.generated, 1)
+		r.mu.Unlock()
+		cancel()
+		synctest.Wait()
+		r.mu.Lock()
+		r.want("generated after the watch", r.generated, 0)
+		r.mu.Unlock()
+	})
+}

@@ -29,12 +29,13 @@ type rig struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	mu      sync.Mutex
-	set     *policy.Set
-	refused []registry.RefusedPolicy
-	handed  int
-	unknown []string
-	active  map[string]bool
+	mu        sync.Mutex
+	set       *policy.Set
+	refused   []registry.RefusedPolicy
+	handed    int
+	generated int // policies of others
+	unknown   []string
+	active    map[string]bool
 }
 
 func newRig(t *testing.T, memory *memkv.Memory, change func(*Options)) *rig {
@@ -75,6 +76,10 @@ func (r *rig) take(now *registry.Policies) {
 	}
 	r.set = set
 	r.handed++
+	r.generated = 0
+	for _, g := range now.Generated {
+		r.generated += len(g.List)
+	}
 }
 
 // timeout returns what is in force of a timeout policy; "": nothing is.

@@ -31,6 +31,7 @@ func sortedIDs[V any](m map[documents.ID]V) []documents.ID {
 type service struct {
 	f    *Follower
 	name string
+	ctx  context.Context // of the watches, with stop; nil: there are none
 	stop context.CancelFunc
 
 	// answered is closed once it is known, or clear, what holds; settled once that is in
@@ -53,6 +54,11 @@ type service struct {
 	// What holds, or is to: the last good version of each document.
 	docs  map[documents.ID]*controlv1.Document
 	stand map[documents.ID]standing
+
+	isKnown bool // what the documents are, or that it will not be known soon
+	// What others say of the service: whether it is asked for, because RPCs go there.
+	wantsEntries, watchingEntries bool
+	entries                       *registry.Policies // nil: nothing was said yet
 
 	watchingStates context.CancelFunc // nil: they are not watched
 }
@@ -96,6 +102,7 @@ func (s *service) watch(ctx context.Context) {
 			states.Go(func() { s.f.o.Store.Watch(below, control.StatePrefix(s.name), s.readStates) })
 		}
 	}
+	s.watchEntries(ctx)
 	s.f.mu.Lock()
 	if len(s.cachedStates) > 0 {
 		watchStates()
@@ -123,10 +130,40 @@ func (s *service) resort() {
 	s.know()
 }
 
-// know says that it is known, or clear, what holds.
+// know says that it is known, or clear, what the documents are.
 func (s *service) know() {
-	s.once.Do(func() { close(s.answered) })
-	s.f.signal()
+	s.f.mu.Lock()
+	s.isKnown = true
+	s.f.mu.Unlock()
+	s.settle()
+}
+
+// settle says that it is known, or clear, what holds, once it is.
+func (s *service) settle() {
+	s.f.mu.Lock()
+	isClear := s.isKnown && (s.entries != nil || !s.wantsEntries)
+	s.f.mu.Unlock()
+	if isClear {
+		s.once.Do(func() { close(s.answered) })
+		s.f.signal()
+	}
+}
+
+// watchEntries has what others say of the service be watched, if that is wanted, once.
+func (s *service) watchEntries(ctx context.Context) {
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	if s.wantsEntries && !s.watchingEntries {
+		s.watchingEntries = true
+		s.f.watching.Go(func() {
+			s.f.o.Entries(ctx, s.name, func(now *registry.Policies) {
+				s.f.mu.Lock()
+				s.entries = now
+				s.f.mu.Unlock()
+				s.settle()
+			})
+		})
+	}
 }
 
 // read takes what the store says of the documents, and says whether states matter.

@@ -19,7 +19,7 @@ type source struct {
 
 // Watch implements registry.Source.
 func (s *source) Watch(ctx context.Context, service string, update func(*registry.Service)) {
-	release := s.f.Follow(service)
+	release := s.f.follow(service, true)
 	defer release()
 	var (
 		mu      sync.Mutex // calls to update never overlap
