@@ -70,6 +70,26 @@ func decisions(tb testing.TB) map[string]func() {
 - {match: {fraction: 0}, to: {service: s}}`)
 	split := compiledRoute(tb, "- split: {sticky: {key: {metadata: user-id}}, destinations: [{weight: 5000, subset: a}, {weight: 5000, subset: b}]}")
 	chance := compiledRoute(tb, "- split: {destinations: [{weight: 5000, subset: a}, {weight: 5000, subset: b}]}")
+	canary := compiled(tb, `
+- {name: canary, service: greeter, split: {split: {sticky: {key: {metadata: user-id}}, destinations: [{weight: 9000, subset: v1}, {weight: 1000, subset: v2}]}}}`)
+	several := ""
+	for i := range maxSplits {
+		several += fmt.Sprintf("- {name: s%d, service: greeter, split: {match: {metadata: [{key: tenant, exact: x%d}]}, split: {destinations: [{weight: 10000, group: g}]}}}\n", i, i)
+	}
+	some := compiled(tb, several)
+	layered := compiled(tb, `
+- {name: a, service: greeter, split: {ranges: [{key: {metadata: user-id}, seed: l, start: 0, end: 10000}], split: {sticky: {key: {metadata: user-id}}, destinations: [{weight: 5000, group: a}, {weight: 5000, group: b}]}}}
+- {name: b, service: greeter, split: {split: {allow_force: true, destinations: [{weight: 5000, group: a}, {weight: 5000, group: b}]}}}`)
+	var chosen []Chosen
+	divide := func(set *Set, groups int, rpc *RPC) func() {
+		rpc.Mark()
+		return func() {
+			d := Decision{Service: "greeter"}
+			if chosen = set.Service("greeter").Splits(rpc.Path).Decide(rpc, &d, chosen[:0], nil); len(chosen) != groups {
+				tb.Fatalf("%+v", chosen)
+			}
+		}
+	}
 	set, refused := Compile(thousandPolicies(), nil, Env{})
 	if len(refused) > 0 {
 		tb.Fatal(refused)
@@ -101,6 +121,12 @@ func decisions(tb testing.TB) map[string]func() {
 		"each test, hostile":            decide(hard, with(sayHello, "a: 1", "a: 2", "n: 99999999999999999999", "id-bin: !!,AA", "cookie: ;=;user"), false),
 		"sticky split":                  decide(split, with(sayHello, "user-id: alice"), true),
 		"split by chance":               decide(chance, with(sayHello), true),
+		"canary":                        divide(canary, 1, with(sayHello, "user-id: alice")),
+		"canary, no key":                divide(canary, 1, with(sayHello)),
+		"32 splits, none matches":       divide(some, 0, with(sayHello, "tenant: y")),
+		"32 splits, one matches":        divide(some, 1, with(sayHello, "tenant: x31")),
+		"two experiments":               divide(layered, 2, with(sayHello, "user-id: alice", "pillion-force: b")),
+		"no splits":                     divide(set, 0, with(sayHello)),
 		"1000 policies, method is said": func() { set.Service("greeter").Outbound("/pkg.Service500/Method") },
 		"1000 policies, none is for it": func() {
 			if set.Service("greeter").Outbound(sayHello) != nil || set.Service("other") != nil {

@@ -45,8 +45,8 @@ func (g *Group) places() bool { return g.service != "" || g.subset != "" }
 // Chosen is a group that an RPC is in.
 type Chosen struct {
 	*Group
-	// Unit tells units apart, which are what the split sticks to: it is a hash of key and
-	// seed, the same on every sidecar. Nothing follows from it about the group. 0: the
+	// Unit tells units apart, which are what the split sticks to: it is the hash of key and
+	// seed that the group follows from ([Assignment]), so the same on every sidecar. 0: the
 	// RPC has no key, or the split does not stick to one.
 	Unit uint64
 	// Forced: the group was asked for by name, by the caller or for the key.
@@ -125,7 +125,7 @@ func (s *split) choose(rpc *RPC, d *dice, number uint64, t *SplitTrace) Chosen {
 	hash, found := uint64(0), false
 	if s.key != nil {
 		if hash, found = s.key.seeded(rpc, s.seed); found {
-			c.Unit = unitOf(hash)
+			c.Unit = max(hash, 1)
 		}
 	}
 	if c.Group = s.forced(rpc, t); c.Group != nil {
@@ -144,10 +144,6 @@ func (s *split) choose(rpc *RPC, d *dice, number uint64, t *SplitTrace) Chosen {
 	c.Group = s.groupAt(bucket)
 	return c
 }
-
-// unitOf makes a unit of the hash whose upper bits choose the group: who samples units by
-// their bits must not sample groups.
-func unitOf(hash uint64) uint64 { return max(mix(hash+0x9e3779b97f4a7c15), 1) }
 
 // layOut gives each group as many of the buckets as its weight says. The first group
 // has what the others leave. The second grows from the bottom and the third from the
