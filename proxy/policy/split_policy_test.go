@@ -119,7 +119,7 @@ func TestAPolicyIsPassedOverAsAWhole(t *testing.T) {
 // no key is in none.
 func TestLayersAreDisjoint(t *testing.T) {
 	t.Parallel()
-	yaml, bounds := "", []int{0, 2000, 2001, 7000, 10000}
+	yaml, bounds := "", []int{0, 2000, 2050, 7000, 10000}
 	for i := range len(bounds) - 1 {
 		yaml += fmt.Sprintf("- {name: l%d, service: greeter, split: {ranges: [{key: {metadata: user}, seed: layer, start: %d, end: %d}], %s}}\n",
 			i, bounds[i], bounds[i+1], always("group: l"+strconv.Itoa(i)))
