@@ -11,7 +11,7 @@ import (
 // CheckKey says what is wrong with a key, in one line: it is UTF-8 without control
 // characters, and between its slashes there is something, but not "." or "..".
 func CheckKey(key string) error {
-	if err := CheckPrefix(key); err != nil {
+	if err := checkText(key); err != nil {
 		return err
 	}
 	for element := range strings.SplitSeq(key, "/") {
@@ -25,13 +25,23 @@ func CheckKey(key string) error {
 	return nil
 }
 
-// CheckPrefix says what is wrong with a prefix, in one line: no key can begin so.
+// CheckPrefix says what is wrong with a prefix, in one line: no key can begin so. Any may
+// begin as "" does.
 func CheckPrefix(prefix string) error {
+	if at := strings.LastIndex(prefix, "/"); at >= 0 {
+		if err := CheckKey(prefix[:at]); err != nil {
+			return err
+		}
+	}
+	return checkText(prefix)
+}
+
+func checkText(key string) error {
 	switch {
-	case len(prefix) > MaxKey:
-		return fmt.Errorf("key %.100q…: it has %d bytes, at most %d may be", prefix, len(prefix), MaxKey)
-	case !utf8.ValidString(prefix), strings.ContainsFunc(prefix, unicode.IsControl):
-		return fmt.Errorf("key %q: it may have no control characters, and is UTF-8", prefix)
+	case len(key) > MaxKey:
+		return fmt.Errorf("key %.100q…: it has %d bytes, at most %d may be", key, len(key), MaxKey)
+	case !utf8.ValidString(key), strings.ContainsFunc(key, unicode.IsControl):
+		return fmt.Errorf("key %q: it may have no control characters, and is UTF-8", key)
 	}
 	return nil
 }

@@ -46,6 +46,9 @@ type agent struct {
 	// reads bounds the reads of watched services that do not block.
 	reads chan struct{}
 
+	storeOnce sync.Once
+	store     *Store
+
 	datacentersMu sync.Mutex
 	datacenters   []string
 	datacentersAt time.Time

@@ -99,9 +99,6 @@ func (s *Store) present() error {
 
 // keys are those whose files are below a prefix. The lock is held.
 func (s *Store) keys(prefix string) (keys []string, err error) {
-	if !checkBase(prefix) {
-		return nil, nil
-	}
 	dir, key := s.base(prefix)
 	seen := 0
 	var walk func(dir, key string) error

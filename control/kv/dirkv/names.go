@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-
-	"github.com/pillion-proxy/pillion/control/kv"
 )
 
 const (
@@ -83,10 +81,4 @@ func (s *Store) base(prefix string) (dir, key string) {
 		}
 	}
 	return dir, key
-}
-
-// checkBase says whether keys can be below a prefix at all: "a//" is not one of a key.
-func checkBase(prefix string) bool {
-	at := strings.LastIndex(prefix, "/")
-	return at < 0 || kv.CheckKey(prefix[:at]) == nil
 }

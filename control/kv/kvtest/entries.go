@@ -176,6 +176,11 @@ func lists(t *testing.T, r Rig) {
 			t.Errorf("below %q are %q, want %q", prefix, got, want)
 		}
 	}
+	for _, prefix := range []string{"/", "/p", "p//", "p/../", "p/\xff", strings.Repeat("k", kv.MaxElement+1) + "/"} {
+		if list, err := r.B.List(t.Context(), prefix); err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("below %q: %+v, %v", prefix, list, err)
+		}
+	}
 }
 
 func oddKeys(t *testing.T, r Rig) {
@@ -198,6 +203,11 @@ func oddKeys(t *testing.T, r Rig) {
 	must(t, err)
 	if len(list) != 22 || !slices.IsSortedFunc(list, func(a, b kv.Entry) int { return strings.Compare(a.Key, b.Key) }) {
 		t.Errorf("%d keys: %+v", len(list), list)
+	}
+	for prefix, want := range map[string]int{"p/.": 3, "p/..": 1, "p/...": 1} {
+		if list, err := r.B.List(t.Context(), prefix); err != nil || len(list) != want {
+			t.Errorf("below %q: %+v, %v", prefix, list, err)
+		}
 	}
 	for _, key := range []string{"", "/", "/p", "p/", "p//a", "p/./a", "p/../a", "..", "p/\xff", "p/\x00", "p/\n"} {
 		_, err := r.A.Get(t.Context(), key)
