@@ -33,7 +33,8 @@ type policies struct {
 	targets []func(*policy.Set)
 
 	service string         // the app's
-	broken  []string       // access policies for it that are wrong, and have no version that holds
+	unknown []string       // what there may be of access policies for it, and is not known yet
+	broken  []string       // those, and the ones that are wrong and have no version that holds
 	refuse  func([]string) // is told of them; nil: there is no inbound side
 }
 
@@ -64,6 +65,32 @@ func (p *policies) brokenAccess(set *policy.Set, refused []registry.RefusedPolic
 	return names
 }
 
+// setBroken has everybody refused in the name of access policies. p.mu is held.
+func (p *policies) setBroken(names []string) {
+	if slices.Equal(names, p.broken) {
+		return
+	}
+	p.broken = names
+	if p.refuse != nil {
+		p.refuse(names)
+	}
+}
+
+// setUnknown says what there may be of access policies for the app, and is not known yet.
+func (p *policies) setUnknown(names []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unknown = names
+	p.setBroken(append(p.brokenAccess(p.set, p.refused), names...))
+}
+
+// refusals returns the policies that are not in force as they are written.
+func (p *policies) refusals() []registry.RefusedPolicy {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.refused)
+}
+
 // applyBroken has the inbound side told of access policies that are wrong, now and
 // whenever that changes.
 func (p *policies) applyBroken(to func(names []string)) {
@@ -80,7 +107,7 @@ func (p *policies) brokenError() error {
 	if len(p.broken) == 0 {
 		return nil
 	}
-	return fmt.Errorf("access policy %q is wrong, and there is no version of it that was not: everybody would be refused", p.broken[0])
+	return fmt.Errorf("access policy %q is wrong or not known, and there is no version of it that is not: everybody would be refused", p.broken[0])
 }
 
 func newPolicies(env policy.Env, service string, logger *slog.Logger) *policies {
@@ -122,6 +149,7 @@ func (p *policies) take(source int, now *registry.Policies) {
 	defer p.mu.Unlock()
 	p.said[source] = now
 	all := registry.MergePolicies("", p.said)
+	all = registry.WithFallback(all, all.Generated...)
 	refused := all.Refused
 	set, wrong := policy.Compile(all.List, p.set, p.env)
 	for _, w := range wrong {
@@ -131,12 +159,7 @@ func (p *policies) take(source int, now *registry.Policies) {
 	}
 	p.log(refused)
 	// Before the others, so that nobody slips in between.
-	if broken := p.brokenAccess(set, refused); !slices.Equal(broken, p.broken) {
-		p.broken = broken
-		if p.refuse != nil {
-			p.refuse(broken)
-		}
-	}
+	p.setBroken(append(p.brokenAccess(set, refused), p.unknown...))
 	p.note(set, refused, time.Now())
 	p.set, p.all, p.refused = set, all, refused
 	for _, to := range p.targets {

@@ -10,6 +10,7 @@ import (
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/h2"
+	"github.com/pillion-proxy/pillion/proxy/recording"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 	"github.com/pillion-proxy/pillion/proxy/upstream"
 )
@@ -102,4 +103,10 @@ func openAccessLog(cfg *configv1.AccessLog, counters *telemetry.Counters, logger
 		return nil, fmt.Errorf("access log: %w", err)
 	}
 	return l, nil
+}
+
+// recordingOptions say which RPCs are remembered for `pillion plan`.
+func recordingOptions(c *configv1.Control) recording.Options {
+	r := c.GetRecording() // none without the block, whose defaults are filled in
+	return recording.Options{Size: int(r.GetSize()), OneIn: int(r.GetOneIn()), MaxAge: r.GetMaxAge().AsDuration()}
 }

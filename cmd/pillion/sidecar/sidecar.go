@@ -48,7 +48,8 @@ type Sidecar struct {
 
 	source    *source
 	policies  *policies
-	who       *who // nil: the sidecar has no identity
+	who       *who        // nil: the sidecar has no identity
+	control   *controlled // nil: it follows no documents of the mesh
 	ready     *server.Readiness
 	counters  telemetry.Counters
 	accessLog *telemetry.AccessLog
@@ -108,6 +109,10 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	if err = s.awaitIdentity(o.Replaces); err != nil {
 		return nil, err
 	}
+	if s.control, err = openControl(s, o.Build.Version); err != nil {
+		return nil, err
+	}
+	s.source.Source = s.control.follow(s.source.Source)
 	s.counters.MaxServices = int(cfg.GetMetrics().GetMaxServices())
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(&s.counters, telemetry.NewBuildInfo(o.Build.Version, o.Build.Revision, o.Build.Go))
@@ -126,7 +131,7 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 		}
 		s.admin, err = server.New(server.Options{
 			Build: o.Build, Started: time.Now(), Readiness: s.ready,
-			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Policies: policiesView{s}, Identity: identityView{s}, Listeners: listenersView{s},
+			Endpoints: endpointsView{s}, Config: configView{s}, Sources: s.source, Policies: policiesView{s}, Identity: identityView{s}, Control: controlView{s}, Listeners: listenersView{s},
 			TLS: adminTLS, MayUse: mayUse,
 			Metrics: metrics, Logger: o.Logger, LogLevel: o.LogLevel,
 			Hosts: hostNames(cfg.GetAdmin().GetListen()), Limits: adminLimits(cfg.GetAdmin()),
@@ -135,9 +140,10 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 			return nil, err
 		}
 	}
-	s.policies = newPolicies(policy.Env{Logger: o.Logger, Group: s.counters.Group}, cfg.GetService().GetName(), o.Logger)
+	s.policies = newPolicies(policy.Env{Logger: o.Logger, Group: s.counters.Group, Observer: s.control.observer}, cfg.GetService().GetName(), o.Logger)
 	metrics.MustRegister(policyMetrics{s.policies, int(cfg.GetMetrics().GetMaxMethods())})
-	s.policies.watch(s.source.policies)
+	s.control.collect(metrics)
+	s.policies.watch(s.control.sources(s.source.policies))
 	if o.Replaces && s.listeners[sideInbound] != nil {
 		if err = s.policies.brokenError(); err != nil {
 			return nil, err
@@ -168,6 +174,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			LearnNames: s.source.small, HTTP2: settings.http2, Upstream: settings.instances, Retry: retry, Gate: settings.gates[telemetry.Outbound],
 			MaxConns: maxConns, ConnsPerSecond: connRate, Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger,
 			Limits: outboundLimits(out), RefusalTimeout: refusal, Security: s.outboundSecurity(),
+			Recording: recordingOptions(s.cfg.GetControl()),
 		})
 		s.policies.apply(s.outbound.SetPolicies)
 	}
@@ -179,7 +186,7 @@ func (s *Sidecar) assemble(metrics *prometheus.Registry) {
 			Service: service.GetName(), Address: service.GetAddress(),
 			HTTP2: settings.http2, Upstream: settings.app, Retry: retry, MaxConns: maxConns, ConnsPerSecond: connRate, Gate: settings.gates[telemetry.Inbound],
 			Metrics: m, Counters: &s.counters, AccessLog: s.accessLog, Logger: s.logger, RefusalTimeout: refusal,
-			Security: s.inboundSecurity(), AwaitIntentions: s.needsIntentions(),
+			Security: s.inboundSecurity(), AwaitIntentions: s.needsIntentions(), Mesh: s.control.dialMesh(),
 		})
 		s.policies.applyBroken(s.inbound.RefuseFor)
 		s.policies.apply(s.inbound.SetPolicies)
@@ -227,6 +234,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	}
 
 	if err == nil {
+		s.control.start()
 		close(s.serving)
 		select {
 		case <-ctx.Done():
@@ -236,6 +244,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	}
 	stopAsking()
 	s.depart()
+	s.control.leave()
 	err = errors.Join(err, s.drain())
 	serving.Wait()
 	return err
@@ -270,6 +279,7 @@ func (s *Sidecar) drain() error {
 		s.shutOutbound(ctx, note)
 	}
 	s.policies.close()
+	s.control.close()
 	s.who.close()
 	s.source.Close()
 	last, cancelLast := context.WithTimeout(context.Background(), time.Second)
@@ -326,6 +336,7 @@ func (s *Sidecar) closeAll() {
 		_ = l.Close()
 	}
 	s.policies.close()
+	s.control.close()
 	s.who.close()
 	if s.source != nil {
 		s.source.Close()
