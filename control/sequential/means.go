@@ -117,44 +117,25 @@ func (m Means) Difference(alpha float64, control, variant Sample) Interval {
 
 // Relative returns the interval of the difference as a part of the control's mean, such as
 // 0.05 for 5 % more. It has 0 in it just where Difference has. It is Fieller's (1954):
-// all r for which the mean of variant - (1+r)·control may be 0, so that it takes into
-// account that the control's mean is measured too. Where that may be 0, it has no bounds.
+// all r for which the mean of variant - (1+r)·control may be 0, by tests that are as sharp
+// as that of r = 0, so that it takes into account that the control's mean is measured too.
+// Where that may be 0 itself, the interval has no bounds.
 func (m Means) Relative(alpha float64, control, variant Sample) Interval {
-	if !control.known() || !variant.known() || control.Mean == 0 {
+	if !control.known() || !variant.known() {
 		return everything()
 	}
-	c, v := careful(control, variant)
-	if c.Mean < 0 {
-		c.Mean, v.Mean = -c.Mean, -v.Mean
+	control, variant = careful(control, variant)
+	v, c := variant.squaredError(), control.squaredError()
+	// z is how many standard errors the boundary is away.
+	z := m.boundary(alpha, c+v) / math.Sqrt(c+v)
+	// f = 1+r solves (variant - f·control)² = z²·(v + f²·c).
+	square := control.Mean*control.Mean - z*z*c
+	if !(square > 0) {
+		return everything()
 	}
-	// excess is positive where r is refuted.
-	excess := func(r float64) float64 {
-		return math.Abs(v.Mean-(1+r)*c.Mean) - m.boundary(alpha, v.squaredError()+(1+r)*(1+r)*c.squaredError())
-	}
-	middle := v.Mean/c.Mean - 1
-	return Interval{outermost(excess, middle, -1), outermost(excess, middle, 1)}
-}
-
-// outermost returns where excess gets positive, going from the middle in one direction.
-func outermost(excess func(float64) float64, middle, direction float64) float64 {
-	step := 1e-9
-	for ; !(excess(middle+direction*step) > 0); step *= 2 {
-		if step > 1e6 {
-			return math.Inf(int(direction))
-		}
-	}
-	near, far := step/2, step
-	if step == 1e-9 {
-		near = 0
-	}
-	for range 60 {
-		if half := (near + far) / 2; excess(middle+direction*half) > 0 {
-			far = half
-		} else {
-			near = half
-		}
-	}
-	return middle + direction*far
+	middle := variant.Mean * control.Mean / square
+	half := math.Sqrt(middle*middle - (variant.Mean*variant.Mean-z*z*v)/square) // never of less than 0
+	return Interval{middle - half - 1, middle + half - 1}
 }
 
 // Welch returns the classical interval of the variant's mean less the control's, and the

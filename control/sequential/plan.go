@@ -14,8 +14,11 @@ type Group struct {
 	Variance float64
 }
 
-// perUnit is the variance of the difference, times the units of both groups and all others.
+// perUnit is the variance of the difference, times the units of all groups, as Means takes
+// it: with each group's at least that of both together.
 func perUnit(control, variant Group) float64 {
+	both := (control.Share*control.Variance + variant.Share*variant.Variance) / (control.Share + variant.Share)
+	control.Variance, variant.Variance = max(control.Variance, both), max(variant.Variance, both)
 	return control.Variance/control.Share + variant.Variance/variant.Share
 }
 
