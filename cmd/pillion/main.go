@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,12 +24,21 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	if err := root.ExecuteContext(ctx); err != nil {
+	err := root.ExecuteContext(ctx)
+	if code, is := errors.AsType[exitCode](err); is {
+		return int(code)
+	}
+	if err != nil {
 		printError(stderr, err)
 		return 1
 	}
 	return 0
 }
+
+// exitCode ends a command that has said all there is to say with an exit code of its own.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
@@ -82,7 +92,7 @@ func printError(w io.Writer, err error) {
 
 // commands are all that pillion can do.
 func commands() []*cobra.Command {
-	return []*cobra.Command{newRunCommand(), newCheckCommand(), newDemoCommand(), newEndpointsCommand(),
-		newExplainCommand(), newTestCommand(), newCACommand(), newIdentityCommand(), newReportCommand(), newVersionCommand(),
-	}
+	return append(documentCommands(), newRunCommand(), newCheckCommand(), newDemoCommand(), newEndpointsCommand(),
+		newExplainCommand(), newTestCommand(), newCACommand(), newIdentityCommand(), newReportCommand(), newStatusCommand(), newVersionCommand(),
+	)
 }

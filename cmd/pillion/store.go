@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/kv/dirkv"
 )
 
 // inConsul is what --control says where the documents of the mesh are in Consul's KV;
@@ -55,6 +56,12 @@ func openStore(cmd *cobra.Command) (kv.Store, error) {
 			return nil, fmt.Errorf("--%s is for Consul, but --%s says the folder %s: give one", flag, controlFlag, where)
 		}
 	}
+	if cmd.Name() != applyCommand {
+		// A store that is made because its name is mistyped is empty, which would be believed.
+		if _, err := os.Stat(where); err != nil {
+			return nil, fmt.Errorf("--%s: there is no folder %s: pillion apply makes it", controlFlag, where)
+		}
+	}
 	return openFolderStore(where)
 }
 
@@ -65,7 +72,7 @@ func openConsulStore(_, _ string) (kv.Store, error) {
 
 // openFolderStore opens a folder as a store.
 func openFolderStore(path string) (kv.Store, error) {
-	return nil, fmt.Errorf("--%s: the folder %s cannot be opened by this build", controlFlag, path)
+	return dirkv.Open(path, dirkv.Options{})
 }
 
 // addAuthorFlags gives a command that changes something the flags that author and

@@ -67,6 +67,15 @@ func (d *Documents) Apply(ctx context.Context, w Wanted) (*Result, error) {
 	return a.result, err
 }
 
+// Changes says what would be done for what is wanted, without checking it.
+func (d *Documents) Changes(ctx context.Context, w Wanted) ([]*Change, error) {
+	state, err := d.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return w.changes(state)
+}
+
 // applying is the state of one Apply.
 type applying struct {
 	d      *Documents

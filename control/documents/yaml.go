@@ -1,6 +1,7 @@
 package documents
 
 import (
+	"fmt"
 	"strings"
 
 	"buf.build/go/protoyaml"
@@ -52,8 +53,8 @@ func printableLines(text string) string {
 
 // Diff writes what a change changes, as a unified diff of YAML.
 func (c *Change) Diff() string {
-	var before *controlv1.Document
 	from, to := "nothing", "nothing"
+	var before *controlv1.Document
 	if c.Before != nil {
 		before, from = c.Before.Document, c.ID.String()+" as it is"
 	}
@@ -61,4 +62,16 @@ func (c *Change) Diff() string {
 		to = c.ID.String() + " as it is to be"
 	}
 	return udiff.Unified(from, to, Text(before), Text(c.After))
+}
+
+// Diff writes what differs between two revisions, as a unified diff of YAML; "" where
+// nothing does.
+func Diff(before, after *controlv1.Document) string {
+	name := func(d *controlv1.Document) string {
+		if Body(d) == nil {
+			return "nothing"
+		}
+		return fmt.Sprintf("revision %d", d.GetRevision())
+	}
+	return udiff.Unified(name(before), name(after), Text(before), Text(after))
 }
