@@ -29,6 +29,9 @@ type rig struct {
 	t      *testing.T
 	memory *memkv.Memory
 
+	// errorf is told what is wrong; of t where nothing else is said.
+	errorf func(format string, args ...any)
+
 	mu      sync.Mutex
 	sides   map[string]*side // by address
 	leading []*leading       // all that ever were
@@ -36,7 +39,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	return &rig{t: t, memory: memkv.New(), sides: map[string]*side{}}
+	return &rig{t: t, memory: memkv.New(), sides: map[string]*side{}, errorf: t.Errorf}
 }
 
 // simulated runs a test on virtual time.
@@ -70,6 +73,8 @@ type side struct {
 	mu    sync.Mutex
 	conns []net.Conn // to it
 	dead  bool       // nobody reaches it
+	// killed says that what it does from then on only the test sees.
+	killed bool
 }
 
 // add starts a sidecar. change may be nil.
@@ -136,10 +141,20 @@ func (s *side) cut() {
 	}
 }
 
+// isDead says that its process has ended.
+func (s *side) isDead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.killed
+}
+
 // kill ends its process, as far as others can see.
 func (s *side) kill() {
 	s.view.Kill()
 	s.cut()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.killed = true
 }
 
 // leader returns who decides now, and fails where several do.
@@ -149,11 +164,11 @@ func (r *rig) leader() *leading {
 	defer r.mu.Unlock()
 	var found *leading
 	for _, l := range r.leading {
-		if l.isOver() {
+		if l.isOver() || l.by.isDead() {
 			continue
 		}
 		if found != nil {
-			r.t.Errorf("%s and %s decide at a time", found.by, l.by)
+			r.errorf("%s and %s decide at a time", found.by, l.by)
 		}
 		found = l
 	}
@@ -323,10 +338,10 @@ func (l *leading) isOver() bool { return l.ctx.Err() != nil }
 func (l *leading) alone() func() {
 	l.mu.Lock()
 	if l.inside {
-		l.rig.t.Error("calls of Leading overlap")
+		l.rig.errorf("calls of Leading overlap")
 	}
 	if l.over {
-		l.rig.t.Error("Leading is called after Close")
+		l.rig.errorf("Leading is called after Close")
 	}
 	l.inside = true
 	l.mu.Unlock()
@@ -346,7 +361,7 @@ func (l *leading) Take(from *meshv1.Hello, r *meshv1.ReportRequest) {
 	for _, c := range r.GetCanaries() {
 		n := c.GetCanary().GetCodes()[0]
 		if n < l.rpcs[from.GetProcess()] {
-			l.rig.t.Errorf("the counts of %s go backwards", from.GetId())
+			l.rig.errorf("the counts of %s go backwards", from.GetId())
 		}
 		if l.rpcs[from.GetProcess()] = n; n > 0 && l.first.IsZero() {
 			l.first = time.Now()
