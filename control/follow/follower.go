@@ -169,7 +169,7 @@ func (f *Follower) OnChange(call func()) {
 
 // WatchPolicies implements registry.PolicySource. It is to be called once.
 func (f *Follower) WatchPolicies(ctx context.Context, update func(*registry.Policies)) {
-	defer configyaml.KeepRules()()
+	defer configyaml.HoldRules()()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	f.mu.Lock()

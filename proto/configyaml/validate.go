@@ -42,15 +42,9 @@ func compiledRules() (*rules, error) {
 	return r, nil
 }
 
-// KeepRules has the schema's rules stay compiled until release is called, for those who
-// check documents again and again. They take 3 MB, and 60 ms to make.
-func KeepRules() (release func()) {
-	r, _ := compiledRules() // who checks a message is told of the error
-	return func() { runtime.KeepAlive(r) }
-}
-
-// HoldRules has the schema's rules stay in memory until the function that it returns is
-// called: for those who check many messages one by one, such as all documents of a store.
+// HoldRules has the schema's rules, which take 3 MB and 60 ms to make, stay in memory until
+// the function that it returns is called: for those who check many messages one by one, or
+// again and again, such as the documents of a store.
 func HoldRules() (letGo func()) {
 	r, _ := compiledRules()
 	return func() { runtime.KeepAlive(r) }
