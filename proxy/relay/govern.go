@@ -186,6 +186,9 @@ func (r *RPC) look(method *policy.Method) {
 // prepare takes what the policies say of the service where the RPC goes. r.mu is held.
 func (r *RPC) prepare(found Found, of said) {
 	service, method := of.service, of.method
+	if r.pol != nil {
+		r.choice.Subset = r.pol.decision.Subset
+	}
 	if service == nil {
 		return
 	}
@@ -207,7 +210,6 @@ func (r *RPC) prepare(found Found, of said) {
 			pol.failover = service.Failover(pol.decision.Subset)
 		}
 	}
-	r.choice.Subset = pol.decision.Subset
 	if key != nil {
 		r.choice.Hash, r.choice.Hashed = key.Hash(&pol.looked)
 	}
