@@ -153,3 +153,19 @@ func (m *Mentions) cookiesOf(header string, yield func(hpack.Field) bool) bool {
 	}
 	return true
 }
+
+// Beyond returns what these look at and others do not, as people write it, in order.
+func (m *Mentions) Beyond(others *Mentions) (keys []string) {
+	for key := range m.metadata {
+		if !others.metadata[key] {
+			keys = append(keys, "metadata "+quoted(key))
+		}
+	}
+	for name := range m.cookies {
+		if !others.cookies[name] {
+			keys = append(keys, "cookie "+quoted(name))
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}

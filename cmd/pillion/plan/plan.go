@@ -28,6 +28,9 @@ type Plan struct {
 	Unreadable int `json:"unreadable,omitempty"`
 	// Moves are what would become of them, those of the most RPCs first.
 	Moves []*Move `json:"moves"`
+	// Unknown are metadata keys and cookies that the policies before do not look at: it is
+	// not remembered what RPCs had there, so they were looked at as if they had nothing.
+	Unknown []string `json:"unknown,omitempty"`
 	// LeftOut is how many further moves are not listed.
 	LeftOut int `json:"left_out,omitempty"`
 }
@@ -97,7 +100,7 @@ func Make(ctx context.Context, in *Input) (*Plan, error) {
 		}
 		return nil, fmt.Errorf("%s", strings.Join(lines, "\n"))
 	}
-	p := &Plan{}
+	p := &Plan{Unknown: after.Mentions().Beyond(before.Mentions())}
 	for i, old := range in.Before {
 		if c := changeOf(old, in.After[i]); c != nil {
 			p.Changes = append(p.Changes, c)

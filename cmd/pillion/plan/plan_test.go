@@ -132,6 +132,21 @@ func TestNothingChanges(t *testing.T) {
 	}
 }
 
+func TestSaysWhatIsNotRemembered(t *testing.T) {
+	old := policies(t, before)
+	now := policies(t, strings.Replace(before, "key: x-beta", "key: x-new", 1))
+	p, err := Make(t.Context(), &Input{
+		Policies: old, NewPolicies: now, Before: documents(old, now), After: documents(now, now),
+		Recorded: []*adminv1.RecordedRPC{rpc("SayHello", "web", "x-user", "a")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := Text(io.Discard, p); !strings.Contains(text, `looked at as if they had none: metadata "x-new"`) {
+		t.Error(text)
+	}
+}
+
 func TestWrongPoliciesAreAnError(t *testing.T) {
 	list := policies(t, before)
 	twice := append(policies(t, "policies:\n- name: second\n  service: other\n  timeout: {default: 2s}\n"), list...)

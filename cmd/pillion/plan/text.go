@@ -54,6 +54,9 @@ func Text(out io.Writer, p *Plan) string {
 	default:
 		fmt.Fprintf(&b, "%s looked at: %d would fare otherwise\n", rpcs(p.Replayed), p.Moved)
 	}
+	if p.Replayed > 0 && len(p.Unknown) > 0 {
+		fmt.Fprintf(&b, "not remembered, because no policy looks at it yet, and so looked at as if they had none: %s\n", strings.Join(p.Unknown, ", "))
+	}
 	if p.Unreadable > 0 {
 		fmt.Fprintf(&b, "%s could not be looked at\n", rpcs(p.Unreadable))
 	}
