@@ -149,7 +149,7 @@ func (p *pool) kept(part poolPart) *meshv1.KeptSource {
 // restore takes over a part that was kept.
 func (p *pool) restore(part *meshv1.KeptSource) error {
 	s := p.source(part.GetId(), part.GetCounts().GetEpoch())
-	s.threshold = min(s.threshold, thresholdOf(part.GetCounts().GetThreshold()))
+	p.heed(s, thresholdOf(part.GetCounts().GetThreshold()))
 	for _, u := range part.GetCounts().GetUnits() {
 		if err := p.unit(s, u); err != nil {
 			return err

@@ -86,7 +86,7 @@ func (p *pool) take(id string, process uint64, counts *meshv1.ExperimentCounts) 
 	if s.refused != nil {
 		return nil
 	}
-	s.threshold = min(s.threshold, thresholdOf(counts.GetThreshold()))
+	p.heed(s, thresholdOf(counts.GetThreshold()))
 	for _, u := range counts.GetUnits() {
 		if err := p.unit(s, u); err != nil {
 			p.refuse(s, err)
@@ -114,7 +114,7 @@ func (p *pool) unit(s *source, u *meshv1.UnitCounts) error {
 	if !ok {
 		return fmt.Errorf("%w: %d in variant %d", errImpossible, u.GetUnit(), u.GetVariant())
 	}
-	if mix(u.GetUnit()) >= p.threshold {
+	if mix(u.GetUnit()) >= min(p.threshold, s.threshold) {
 		return nil
 	}
 	if u.GetCrossed() || p.assignment.Group(u.GetUnit()) != int(u.GetVariant()) {
@@ -215,29 +215,42 @@ func (p *pool) lower(t uint64) {
 		return
 	}
 	p.threshold = t
-	n := len(p.measures)
 	for _, s := range p.sources {
-		kept := 0
-		for r, unit := range s.rows {
-			if mix(unit) >= t {
-				delete(s.index, unit)
-				p.pooled--
-				continue
-			}
-			s.rows[kept] = unit
-			copy(s.of(kept, n), s.of(r, n))
-			s.index[unit] = int32(kept)
-			kept++
-		}
-		s.rows, s.cells = slices.Clip(s.rows[:kept]), slices.Clip(s.cells[:kept*n])
-		for unit := range s.crossed {
-			if mix(unit) >= t {
-				delete(s.crossed, unit)
-				p.pooled--
-			}
-		}
+		p.prune(s, t)
 	}
 	p.changes++
+}
+
+// prune forgets units of one sidecar above a threshold.
+func (p *pool) prune(s *source, t uint64) {
+	n, kept := len(p.measures), 0
+	for r, unit := range s.rows {
+		if mix(unit) >= t {
+			delete(s.index, unit)
+			p.pooled--
+			continue
+		}
+		s.rows[kept] = unit
+		copy(s.of(kept, n), s.of(r, n))
+		s.index[unit] = int32(kept)
+		kept++
+	}
+	s.rows, s.cells = slices.Clip(s.rows[:kept]), slices.Clip(s.cells[:kept*n])
+	for unit := range s.crossed {
+		if mix(unit) >= t {
+			delete(s.crossed, unit)
+			p.pooled--
+		}
+	}
+}
+
+// heed takes over the threshold that a sidecar is at. What it has forgotten is of no more
+// use: it would miss what comes of it.
+func (p *pool) heed(s *source, t uint64) {
+	if t < s.threshold {
+		s.threshold = t
+		p.prune(s, t)
+	}
 }
 
 // sidecars is how many sidecars' counts are there.
