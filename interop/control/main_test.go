@@ -1,9 +1,17 @@
 package control
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if address := os.Getenv(holderVariable); address != "" {
+		holdLock(address)
+
+		return
+	}
+	goleak.VerifyTestMain(m)
+}

@@ -34,9 +34,12 @@ const (
 // While Consul is away a watch asks again, each sidecar at a moment of its own, at least
 // every five seconds.
 //
-// A session is not bound to the agent's checks, just to being renewed. When a process is
-// killed, Consul deletes its keys after TTL to 2×TTL (1.22: 2×TTL after the last renewal,
-// which comes every third of the TTL), and others can take its locks LockDelay later.
+// A session is not bound to the agent's checks, just to being renewed: every third of its
+// TTL, and twice within LockDelay while it has locks, so that it knows of its end before
+// another can take them, whoever has ended it. When a process is killed, Consul deletes its
+// keys after TTL to 2×TTL (1.22: 2×TTL after the last renewal), and others can take its
+// locks LockDelay after that: with the least TTL there is, 10 s, after 21 s. When Consul
+// elects a leader, it starts all over.
 type Store struct {
 	agent *agent
 	calls chan struct{}
@@ -218,7 +221,11 @@ func (s *Store) list(prefix string, options *api.QueryOptions, probe bool) ([]kv
 		// where there is nothing.
 		if probe && asked != "" {
 			options := (&api.QueryOptions{AllowStale: true}).WithContext(options.Context())
-			if _, _, err := s.agent.api.KV().Get(asked, options); err != nil {
+			_, _, err := s.agent.api.KV().Get(asked, options)
+			if status, ok := errors.AsType[api.StatusError](err); ok && lacking.MatchString(status.Body) {
+				err = errHidden // the rule that it names is one for that key alone
+			}
+			if err != nil {
 				return nil, nil, err
 			}
 		}

@@ -186,7 +186,7 @@ func (s *storeSession) acquire(ctx context.Context, key string, value []byte, is
 
 		return err
 	})
-	if got || err != nil && !errors.Is(err, kv.ErrLost) {
+	if got || err != nil && !errors.Is(err, kv.ErrLost) && !errors.Is(err, kv.ErrDenied) {
 		s.note(key, isLock)
 	}
 
@@ -234,7 +234,6 @@ func (s *storeSession) takeOver(ctx context.Context, key string, value []byte) (
 		if err != nil || pair == nil || pair.Session == "" || pair.Session == s.id {
 			return err
 		}
-		s.note(key, false)
 		failed, err := s.store.transact(ctx, []api.TxnOp{
 			{KV: &api.KVTxnOp{Verb: api.KVUnlock, Key: key, Value: value, Session: pair.Session}},
 			{KV: &api.KVTxnOp{Verb: api.KVLock, Key: key, Value: value, Session: s.id}},
@@ -243,6 +242,9 @@ func (s *storeSession) takeOver(ctx context.Context, key string, value []byte) (
 
 		return err
 	})
+	if took || err != nil && !errors.Is(err, kv.ErrLost) && !errors.Is(err, kv.ErrDenied) {
+		s.note(key, false)
+	}
 
 	return took, err
 }
