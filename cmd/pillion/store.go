@@ -11,6 +11,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/kv/dirkv"
+	"github.com/pillion-proxy/pillion/registry/consul"
 )
 
 // inConsul is what --control says where the documents of the mesh are in Consul's KV;
@@ -66,8 +67,8 @@ func openStore(cmd *cobra.Command) (kv.Store, error) {
 }
 
 // openConsulStore opens Consul's KV. Whatever is empty is taken from Consul's variables.
-func openConsulStore(_, _ string) (kv.Store, error) {
-	return nil, fmt.Errorf("--%s: Consul's KV cannot be opened by this build", controlFlag)
+func openConsulStore(address, tokenFile string) (kv.Store, error) {
+	return consul.NewStore(consul.Config{Address: address, TokenFile: tokenFile}, consul.Deps{})
 }
 
 // openFolderStore opens a folder as a store.
