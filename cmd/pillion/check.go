@@ -19,7 +19,8 @@ func newCheckCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check a configuration without running it",
 		Long: `Check a bootstrap, with the same flags and variables as run, and the mesh file and
-the policies that it points to; or, with --policies, policies alone. Each problem is a
+the policies that it points to; or, with --policies, policies alone, or documents for
+pillion apply. Each problem is a
 line with file, line, column and field. All policies are checked as one set: one that is
 wrong has the whole refused. What is in order but can hardly be meant, such as a rule
 that can never match, is a warning.`,
@@ -89,7 +90,7 @@ func checkPolicies(cmd *cobra.Command, paths []string) error {
 func found(p *policyFiles) (what []string) {
 	for _, f := range p.files {
 		var of []string
-		if services := f.Mesh.GetServices(); services != nil || len(f.Mesh.GetPolicies()) == 0 {
+		if services := f.Mesh.GetServices(); services != nil || len(f.Mesh.GetPolicies()) == 0 && f.Documents == nil {
 			endpoints := 0
 			for _, service := range services {
 				endpoints += len(service.GetEndpoints())
@@ -98,6 +99,9 @@ func found(p *policyFiles) (what []string) {
 		}
 		if n := len(f.Mesh.GetPolicies()); n > 0 {
 			of = append(of, fmt.Sprintf("%d policies", n))
+		}
+		if f.Documents != nil {
+			of = append(of, fmt.Sprintf("%d canaries", len(f.Documents.Effective.GetCanaries())), fmt.Sprintf("%d experiments", len(f.Documents.Effective.GetExperiments())))
 		}
 		what = append(what, fmt.Sprintf("%s (%s)", f.Path, strings.Join(of, ", ")))
 	}

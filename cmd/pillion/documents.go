@@ -112,7 +112,7 @@ func (d *documentFiles) add(f *configyaml.DocumentsFile) error {
 		for _, kind := range control.Kinds {
 			if other, is := d.where[documents.ID{Kind: kind, Name: id.Name}]; is {
 				taken = true
-				errs = append(errs, fmt.Errorf("%s: there is one of this name in %s already: give it another name", place.locate("name"), other.file.Path))
+				errs = append(errs, nameIsTaken(place.locate("name"), other.file.Path))
 			}
 		}
 		if !taken {

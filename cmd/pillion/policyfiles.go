@@ -7,8 +7,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	"github.com/pillion-proxy/pillion/proxy/policy"
 )
 
@@ -20,14 +23,21 @@ type policyFiles struct {
 	list  []*configv1.Policy
 	from  map[string]*configyaml.PolicyFile // by policy
 	files []*configyaml.PolicyFile
+	// others are canaries and experiments, and where each is by name.
+	others []*controlv1.Document
+	at     map[string]documentPlace
 	// services are those of mesh files among them; nil: there is none.
 	services map[string]*configv1.MeshService
+}
+
+func newPolicyFiles() *policyFiles {
+	return &policyFiles{from: map[string]*configyaml.PolicyFile{}, at: map[string]documentPlace{}}
 }
 
 // readPolicyFiles reads files, and all files of folders. Mesh files are taken too. The
 // error has a line for each problem.
 func readPolicyFiles(paths []string, limit int64) (*policyFiles, error) {
-	p := &policyFiles{from: map[string]*configyaml.PolicyFile{}}
+	p := newPolicyFiles()
 	var errs []error
 	for _, path := range paths {
 		files, err := configyaml.PolicyPaths(path)
@@ -53,12 +63,15 @@ func (p *policyFiles) add(f *configyaml.PolicyFile) error {
 	var errs []error
 	p.files = append(p.files, f)
 	for _, one := range f.Mesh.GetPolicies() {
-		if other := p.from[one.GetName()]; other != nil {
-			errs = append(errs, fmt.Errorf("%s: there is one of this name in %s already: give it another name", f.Locate(one.GetName(), "name"), other.Path))
+		if other := p.taken(one.GetName()); other != "" {
+			errs = append(errs, nameIsTaken(f.Locate(one.GetName(), "name"), other))
 			continue
 		}
 		p.from[one.GetName()] = f
 		p.list = append(p.list, one)
+	}
+	if f.Documents != nil {
+		errs = append(errs, p.addOthers(f.Documents))
 	}
 	if services := f.Mesh.GetServices(); services != nil {
 		if p.services == nil {
@@ -67,6 +80,61 @@ func (p *policyFiles) add(f *configyaml.PolicyFile) error {
 		maps.Copy(p.services, services)
 	}
 	return errors.Join(errs...)
+}
+
+// addOthers takes the canaries and experiments of a further file.
+func (p *policyFiles) addOthers(f *configyaml.DocumentsFile) error {
+	var errs []error
+	counts := map[control.Kind]int{}
+	for _, one := range documents.Of(f.Effective) {
+		id, _ := documents.IDOf(one)
+		place := documentPlace{f, fmt.Sprintf("%s[%d]", documents.Plural(id.Kind), counts[id.Kind])}
+		counts[id.Kind]++
+		if id.Kind == control.Policy {
+			continue
+		}
+		if other := p.taken(id.Name); other != "" {
+			errs = append(errs, nameIsTaken(place.locate("name"), other))
+			continue
+		}
+		p.at[id.Name] = place
+		p.others = append(p.others, one)
+	}
+	return errors.Join(errs...)
+}
+
+// taken returns the file that has something of this name already; "": none has.
+func (p *policyFiles) taken(name string) string {
+	if f := p.from[name]; f != nil {
+		return f.Path
+	}
+	if place, is := p.at[name]; is {
+		return place.file.Path
+	}
+	return ""
+}
+
+func nameIsTaken(place, by string) error {
+	return fmt.Errorf("%s: there is one of this name in %s already: give it another name", place, by)
+}
+
+// compileOthers looks whether canaries and experiments can hold beside the policies.
+func (p *policyFiles) compileOthers() (warnings []string, err error) {
+	if len(p.others) == 0 {
+		return nil, nil
+	}
+	all := slices.Concat(documents.Of(&configv1.Documents{Policies: p.list}), p.others)
+	refusals, unsure := documents.Check(all, madePolicy)
+	var errs []error
+	for _, r := range refusals {
+		if r.ID.Kind != control.Policy { // compile says those
+			errs = append(errs, fmt.Errorf("%s: %s", p.at[r.ID.Name].locate(r.Field), r.Message))
+		}
+	}
+	for _, r := range unsure {
+		warnings = append(warnings, fmt.Sprintf("%s: %s", p.at[r.ID.Name].locate(r.Field), r.Message))
+	}
+	return warnings, errors.Join(errs...)
 }
 
 // locate returns "file:line:column: field".
@@ -94,12 +162,14 @@ func (p *policyFiles) compile() (*policy.Set, error) {
 		}
 		errs = append(errs, fmt.Errorf("%s: %s", p.locate(r.Policy, r.Field), r.Message))
 	}
-	return set, errors.Join(errs...)
+	_, err := p.compileOthers()
+	return set, errors.Join(append(errs, err)...)
 }
 
 // warnings says what can never come to pass, a line for each. known are the services
 // that there are; nil: that is not known.
 func (p *policyFiles) warnings(known []string) (lines []string) {
+	lines, _ = p.compileOthers()
 	warnings := policy.Warnings(p.list, known)
 	for i, w := range warnings {
 		if i == maxLines {
@@ -125,7 +195,7 @@ func policyPaths(b *configv1.Bootstrap) (mesh, policies string) {
 
 // bootstrapPolicies reads all policies that a bootstrap names.
 func bootstrapPolicies(b *configv1.Bootstrap) (*policyFiles, error) {
-	p := &policyFiles{from: map[string]*configyaml.PolicyFile{}}
+	p := newPolicyFiles()
 	var errs []error
 	mesh, policies := policyPaths(b)
 	if mesh != "" {

@@ -16,6 +16,8 @@ type Refusal struct {
 	// Field is the path of the field below the document; empty for the whole.
 	Field   string
 	Message string
+	// undefined says that nothing is known that it could be checked against.
+	undefined bool
 }
 
 // Error is the refusal on one line.
@@ -96,6 +98,19 @@ func (s *set) refusals() (found []Refusal) {
 
 // namesSubset says whether a field of a generated policy names a subset.
 func namesSubset(field string) bool { return strings.HasSuffix(field, "].subset") }
+
+// Check says what of documents, whose defaults are filled in, cannot hold together, and
+// warns of what depends on others than these. made is as in [Options].
+func Check(all []*controlv1.Document, made func(*controlv1.Document) *configv1.Policy) (refusals, warnings []Refusal) {
+	for _, r := range (&set{all: all, made: made}).refusals() {
+		if r.undefined {
+			warnings = append(warnings, r)
+		} else {
+			refusals = append(refusals, r)
+		}
+	}
+	return refusals, warnings
+}
 
 // collisions finds documents of different kinds that have one name. Those of one kind
 // cannot: they would be the same document.

@@ -1,6 +1,8 @@
 package documents
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -17,15 +19,37 @@ import (
 // YAML writes documents as a file that can be applied again.
 func YAML(d *configv1.Documents) (string, error) {
 	text, err := protoyaml.MarshalOptions{UseProtoNames: true, Indent: 2}.Marshal(d)
-	if err == nil {
-		again, err := configyaml.ParseDocuments("", text)
-		if err == nil && proto.Equal(again.Written, d) {
-			return string(text), nil
-		}
+	if err == nil && readsAs(text, d) {
+		return string(text), nil
 	}
 	// The YAML library does not write all texts in a form that it reads: JSON is YAML too.
-	text, err = protojson.MarshalOptions{UseProtoNames: true, Multiline: true, Indent: "  "}.Marshal(d)
-	return string(text) + "\n", err
+	if text, err = protojson.Marshal(d); err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, text, "", "  "); err != nil {
+		return "", err
+	}
+	return escaped(b.String()) + "\n", nil
+}
+
+func readsAs(text []byte, d *configv1.Documents) bool {
+	again, err := configyaml.ParseDocuments("", text)
+	return err == nil && proto.Equal(again.Written, d)
+}
+
+// escaped is JSON without characters that YAML takes for line breaks, or does not take.
+// They stand in texts alone.
+func escaped(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfeff || r == 0xfffe || r == 0xffff {
+			fmt.Fprintf(&b, "\\u%04x", r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 // Text writes what one document says as YAML, for people; "" for one that was deleted.

@@ -7,39 +7,59 @@ import (
 	"path/filepath"
 	"slices"
 
+	"go.yaml.in/yaml/v3"
+
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 )
 
 // MaxPolicyFiles bounds the files of a folder of policies.
 const MaxPolicyFiles = 1000
 
-// PolicyFile is a file that holds policies: one of policies alone, or a mesh file.
+// PolicyFile is a file that holds policies: one of policies alone, a mesh file, or one of
+// documents.
 type PolicyFile struct {
 	Path string
 	data []byte
-	// Mesh is what the file holds.
+	// Mesh is what the file holds; of documents, the policies.
 	Mesh *configv1.MeshFile
-	at   map[string]int // where in the file each policy is
-	in   *Locator
+	// Documents is nil where the file has neither canaries nor experiments.
+	Documents *DocumentsFile
+	at        map[string]int // where in the file each policy is
+	in        *Locator
 }
 
 // ReadPolicyFile reads the policies of a file, of limit bytes at most, and fills in
-// their defaults. A mesh file's services are read too. The error is a [Problems] where
-// the content is to blame.
+// their defaults. A mesh file's services are read too, and canaries and experiments. The
+// error is a [Problems] where the content is to blame.
 func ReadPolicyFile(path string, limit int64) (*PolicyFile, error) {
 	data, err := readFile(path, limit)
 	if err != nil {
 		return nil, err
 	}
-	mesh, err := ParseMesh(path, data)
+	var mesh *configv1.MeshFile
+	var documents *DocumentsFile
+	if hasDocuments(data) {
+		if documents, err = ParseDocuments(path, data); err == nil {
+			mesh = &configv1.MeshFile{Policies: documents.Effective.GetPolicies()}
+		}
+	} else {
+		mesh, err = ParseMesh(path, data)
+	}
 	if err != nil {
 		return nil, err
 	}
-	f := &PolicyFile{Path: path, data: data, Mesh: mesh, at: make(map[string]int, len(mesh.GetPolicies())), in: NewLocator(path, data)}
+	f := &PolicyFile{Path: path, data: data, Mesh: mesh, Documents: documents, at: make(map[string]int, len(mesh.GetPolicies())), in: NewLocator(path, data)}
 	for i, p := range mesh.GetPolicies() {
 		f.at[p.GetName()] = i
 	}
 	return f, nil
+}
+
+// hasDocuments says whether a file holds more than policies and services can be.
+func hasDocuments(data []byte) bool {
+	root, _ := parseYAML(data)
+	return root != nil && root.Kind == yaml.MappingNode &&
+		valueOf(root, func(key string) bool { return key == "canaries" || key == "experiments" }) != nil
 }
 
 // Locate says where in the file a field of one of its policies is:
@@ -93,8 +113,13 @@ func ParsePolicies(path string, data []byte) ([]*configv1.Policy, []PolicyProble
 	return mesh.GetPolicies(), refused, err
 }
 
-// OnlyPolicies says that the file has services, where it is to have none.
-func (f *PolicyFile) OnlyPolicies() error { return onlyPolicies(f.Path, f.data) }
+// OnlyPolicies says that the file has services or documents, where it is to have none.
+func (f *PolicyFile) OnlyPolicies() error {
+	if f.Documents != nil {
+		return fmt.Errorf("%s: has canaries or experiments, which no sidecar reads from a file: pillion apply hands them to the mesh", f.Path)
+	}
+	return onlyPolicies(f.Path, f.data)
+}
 
 func onlyPolicies(path string, data []byte) error {
 	mesh := &configv1.MeshFile{}
