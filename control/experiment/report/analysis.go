@@ -32,12 +32,12 @@ const (
 	Better Verdict = "better"
 	Worse  Verdict = "worse"
 	// Open says that no difference is shown yet, which is not that there is none.
-	Open Verdict = "no difference shown yet"
+	Open Verdict = "open"
 	// Negligible says that no difference is shown, and that one there may be is smaller
 	// than what matters (min_effect).
-	Negligible Verdict = "no difference that matters"
+	Negligible Verdict = "negligible"
 	// TooFew says that there are less than LeastUnits on a side.
-	TooFew Verdict = "too few units"
+	TooFew Verdict = "too_few_units"
 	// None says that nothing can be said, since units are not divided as they should be.
 	None Verdict = "none"
 )
@@ -65,6 +65,8 @@ type Analysis struct {
 	// hold at all times with a chance of 1-FalseAlarm.
 	FalseAlarm   float64 `json:"false_alarm"`
 	IntervalRisk float64 `json:"interval_risk"`
+	// Power is the chance that PlannedUnits are about.
+	Power float64 `json:"power"`
 	// SampleRatio says whether units are divided as the weights say.
 	SampleRatio SampleRatio `json:"sample_ratio"`
 	// Variants are all, the control first.
@@ -169,6 +171,7 @@ func Analyze(e *configv1.Experiment, r *meshv1.ResultsResponse) *Analysis {
 		Sampled:    Number(r.GetSampled()),
 		Crossed:    r.GetCrossed(),
 		FalseAlarm: falseAlarm(e),
+		Power:      power(e),
 		Notes:      []string{},
 	}
 	a.IntervalRisk = sequential.Bonferroni(a.FalseAlarm, comparisons(e))
@@ -179,7 +182,7 @@ func Analyze(e *configv1.Experiment, r *meshv1.ResultsResponse) *Analysis {
 		a.Time = t.AsTime()
 	}
 	a.divide(e, r)
-	drift := sequential.Drift(a.IntervalRisk, power(e))
+	drift := sequential.Drift(a.IntervalRisk, a.Power)
 	for i, s := range settings(e) {
 		a.Measures = append(a.Measures, a.measure(e, r, i, s, drift))
 	}
@@ -245,9 +248,9 @@ func (a *Analysis) note() {
 	if a.SampleRatio.Mismatch {
 		var shares []string
 		for _, v := range a.Variants {
-			shares = append(shares, fmt.Sprintf("%s has %s of the units instead of %s", v.Name, percent(float64(v.Share)), percent(float64(v.Weight))))
+			shares = append(shares, fmt.Sprintf("%s has %s of the units instead of %s", printable(v.Name), percent(float64(v.Share)), percent(float64(v.Weight))))
 		}
-		say("Units are not divided as the weights say (p = %s): %s. Something removes or adds units depending on their variant, so what is left cannot be compared, and there are no verdicts. Look for a variant that loses RPCs or crashes, for retries that lack the unit, and for weights that were changed while it ran.", pValue(float64(a.SampleRatio.P)), strings.Join(shares, ", "))
+		say("Units are not divided as the weights say (%s): %s. Something removes or adds units depending on their variant, so what is left cannot be compared, and there are no verdicts. Look for a variant that loses RPCs or crashes, for retries that lack the unit, and for weights that were changed while it ran.", pEquals(float64(a.SampleRatio.P)), strings.Join(shares, ", "))
 	}
 	if s := float64(a.Sampled); s > 0 && s < 1 {
 		say("There were too many units to keep all of them: this is about a sample of %s, chosen by hash.", percent(s))

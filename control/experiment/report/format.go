@@ -82,6 +82,29 @@ func pValue(p float64) string {
 	return strconv.FormatFloat(p, 'f', 2, 64)
 }
 
+// pEquals writes a p-value in a sentence.
+func pEquals(p float64) string {
+	if text := pValue(p); text[0] == '<' {
+		return "p < " + text[1:]
+	}
+	return "p = " + pValue(p)
+}
+
+// verdict writes a verdict. minEffect is the measure's.
+func verdict(v Verdict, minEffect float64) string {
+	switch v {
+	case Better, Worse:
+		return string(v)
+	case Open:
+		return "no difference shown yet"
+	case Negligible:
+		return "less than " + percent(minEffect) + " either way"
+	case TooFew:
+		return "too few units"
+	}
+	return "-"
+}
+
 // digits writes a number in four digits.
 func digits(x float64) string {
 	if size := math.Abs(x); size != 0 && (size >= 1e7 || size < 1e-4) {
@@ -89,7 +112,7 @@ func digits(x float64) string {
 	} else if size >= 1000 {
 		return grouped(strconv.FormatFloat(x, 'f', 0, 64))
 	} else if size >= 1 {
-		return strconv.FormatFloat(x, 'f', 3-int(math.Log10(size)), 64)
+		return fixed(x, 3-int(math.Log10(size)))
 	}
 	return strconv.FormatFloat(x, 'g', 4, 64)
 }
@@ -103,7 +126,10 @@ func fixed(x float64, behind int) string {
 		return strconv.FormatFloat(x, 'g', 2, 64)
 	}
 	text := strconv.FormatFloat(x, 'f', behind, 64)
-	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
+	if strings.Contains(text, ".") {
+		text = strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
+	}
+	return text
 }
 
 // count writes how many there are.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 
 	"github.com/charmbracelet/lipgloss"
 	"github.com/charmbracelet/lipgloss/table"
@@ -23,31 +24,29 @@ func (a *Analysis) WriteText(w io.Writer) error {
 
 	variants := newTable(r, "VARIANT", "UNITS", "SHARE", "WEIGHT")
 	for _, v := range a.Variants {
-		variants.Row(v.Name+control(v.Control), count(v.Units), percent(float64(v.Share)), percent(float64(v.Weight)))
+		variants.Row(printable(v.Name)+control(v.Control), count(v.Units), percent(float64(v.Share)), percent(float64(v.Weight)))
 	}
 	b.WriteString(rendered(variants) + "\n")
 
 	measures := newTable(r, "MEASURE", "VARIANT", "UNITS", "MEAN", "DIFFERENCE", "RELATIVE", "INTERVAL", "P", "VERDICT")
 	for _, m := range a.Measures {
 		for i, v := range m.Variants {
-			name, mean := m.Name, value(m.Kind, float64(v.Mean))
+			name, mean := printable(m.Name), value(m.Kind, float64(v.Mean))
 			if i == 0 {
-				measures.Row(name, v.Variant+control(true), count(v.Units), mean)
+				measures.Row(name, printable(v.Variant)+control(true), count(v.Units), mean)
 				continue
 			}
 			c := m.Comparisons[i-1]
-			verdict := string(c.Verdict)
+			said := verdict(c.Verdict, m.MinEffect)
 			switch c.Verdict {
 			case Better:
-				verdict = good.Render(verdict)
+				said = good.Render(said)
 			case Worse:
-				verdict = bad.Render(verdict)
-			case None:
-				verdict = "-"
+				said = bad.Render(said)
 			}
-			measures.Row("", v.Variant, count(v.Units), mean,
+			measures.Row("", printable(v.Variant), count(v.Units), mean,
 				difference(m.Kind, float64(c.Difference)), relative(float64(c.Relative)),
-				interval(c.RelativeInterval, relative), pValue(float64(c.Corrected)), verdict)
+				interval(c.RelativeInterval, relative), pValue(float64(c.Corrected)), said)
 		}
 	}
 	b.WriteString(rendered(measures) + "\n")
@@ -64,14 +63,14 @@ func (a *Analysis) WriteText(w io.Writer) error {
 
 // title says what the experiment is and where it stands.
 func (a *Analysis) title() string {
-	text := fmt.Sprintf("Experiment %s of %s", a.Name, a.Service)
+	text := fmt.Sprintf("Experiment %s of %s", printable(a.Name), printable(a.Service))
 	if a.Phase != "" {
 		text += ": " + a.Phase
 	}
 	if !a.Started.IsZero() {
-		text += ", started " + at(a.Started)
+		text += ", began " + at(a.Started)
 		if a.Time.After(a.Started) {
-			text += ", " + lasting(a.Time.Sub(a.Started)) + " before this"
+			text += ", seen after " + lasting(a.Time.Sub(a.Started))
 		}
 	}
 	return text
@@ -96,7 +95,7 @@ func (a *Analysis) counted() string {
 	if a.SampleRatio.Mismatch {
 		return text + "; NOT divided as the weights say"
 	}
-	return text + "; divided as the weights say (p = " + pValue(float64(a.SampleRatio.P)) + ")"
+	return text + "; divided as the weights say (" + pEquals(float64(a.SampleRatio.P)) + ")"
 }
 
 // method says how far the figures can be trusted.
@@ -120,12 +119,12 @@ func (a *Analysis) progress() []string {
 	}
 	for _, m := range a.Measures {
 		for _, c := range m.Comparisons {
-			if c.PlannedUnits == 0 || c.Verdict == Better || c.Verdict == Worse || c.Verdict == Negligible {
+			if c.PlannedUnits == 0 || c.Verdict != Open {
 				continue
 			}
-			what := fmt.Sprintf("%s, %s: a difference of %s takes about %s units", m.Name, c.Variant, percent(m.MinEffect), count(c.PlannedUnits))
+			what := fmt.Sprintf("%s, %s: a difference of %s takes about %s units", printable(m.Name), printable(c.Variant), percent(m.MinEffect), count(c.PlannedUnits))
 			if a.Units >= c.PlannedUnits {
-				list = append(list, what+", and there are as many: there is hardly one of that size.")
+				list = append(list, fmt.Sprintf("%s, and there are as many: one of that size would have been found by now with a chance of %s.", what, percent(a.Power)))
 			} else {
 				list = append(list, fmt.Sprintf("%s, of which there are %s.", what, percent(float64(a.Units)/float64(c.PlannedUnits))))
 			}
@@ -138,15 +137,15 @@ func (a *Analysis) progress() []string {
 func (p *Plan) WriteText(w io.Writer) error {
 	r := lipgloss.NewRenderer(w)
 	var b strings.Builder
-	fmt.Fprintf(&b, "Experiment %s of %s\n\n", p.Name, p.Service)
+	fmt.Fprintf(&b, "Experiment %s of %s\n\n", printable(p.Name), printable(p.Service))
 	needs := newTable(r, "MEASURE", "MEAN", "DEVIATION", "VARIANT", "DIFFERENCE", "UNITS", "TAKES", "UNITS, ONE LOOK")
 	for _, m := range p.Measures {
 		for i, v := range m.Variants {
-			name, mean, deviation := m.Name, value(m.Kind, float64(m.Mean)), value(m.Kind, float64(m.Deviation))
+			name, mean, deviation := printable(m.Name), value(m.Kind, float64(m.Mean)), value(m.Kind, float64(m.Deviation))
 			if i > 0 {
 				name, mean, deviation = "", "", ""
 			}
-			needs.Row(name, mean, deviation, v.Variant, percent(m.MinEffect), units(v.Units), p.takes(v.Units), units(v.FixedUnits))
+			needs.Row(name, mean, deviation, printable(v.Variant), percent(m.MinEffect), units(v.Units), p.takes(v.Units), units(v.FixedUnits))
 		}
 	}
 	b.WriteString(rendered(needs) + "\n")
@@ -155,7 +154,7 @@ func (p *Plan) WriteText(w io.Writer) error {
 		some := false
 		for _, m := range p.Measures {
 			for _, v := range m.Variants {
-				row := []string{m.Name, v.Variant}
+				row := []string{printable(m.Name), printable(v.Variant)}
 				for _, e := range v.Effects {
 					row = append(row, percent(float64(e.Effect)))
 				}
@@ -219,6 +218,16 @@ func control(is bool) string {
 	return ""
 }
 
+// printable has nothing in a name drive a terminal, wherever the name comes from.
+func printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, name)
+}
+
 func newTable(r *lipgloss.Renderer, headers ...string) *table.Table {
 	header := r.NewStyle().Bold(true)
 	return table.New().Border(lipgloss.HiddenBorder()).
@@ -246,7 +255,8 @@ func rendered(t *table.Table) string {
 func wrapped(text string) string {
 	var b strings.Builder
 	length := 0
-	for i, word := range strings.Fields(text) {
+	// A number stays with its percent sign.
+	for i, word := range strings.Fields(strings.ReplaceAll(text, " %", "\x00%")) {
 		n := len([]rune(word))
 		switch {
 		case i == 0:
@@ -260,5 +270,5 @@ func wrapped(text string) string {
 		b.WriteString(word)
 		length += n
 	}
-	return b.String() + "\n"
+	return strings.ReplaceAll(b.String(), "\x00", " ") + "\n"
 }
