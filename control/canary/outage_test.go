@@ -17,16 +17,6 @@ const (
 	rolledBack = controlv1.Phase_PHASE_ROLLED_BACK
 )
 
-// cut has nobody reach the store but people, until mend.
-func (w *world) cut(f memkv.Fault) {
-	for _, s := range w.sidecars {
-		s.store.SetFault(f)
-	}
-	w.elected.store.SetFault(f)
-}
-
-func (w *world) mend() { w.cut(memkv.Fault{}) }
-
 var errAway = errors.New("the store is away")
 
 // While the store is away a canary stays at its step, and goes on when the store is back:
@@ -45,17 +35,17 @@ func TestStoreAwayAtAStepsEnd(t *testing.T) {
 				w.elect(nil)
 				w.start(canary(stepOf(1000, 10*time.Second), stepOf(5000, 10*time.Second)))
 				w.load(200, 0, 5*time.Second)
-				w.cut(f)
+				w.fault(f)
 				w.load(200, 0, 10*time.Second)
 				for _, s := range w.sidecars {
-					if _, weight := s.now(); weight != 1000 {
+					if _, weight := s.holds(); weight != 1000 {
 						t.Errorf("%s gives the canary %d while the store is away", s.id, weight)
 					}
 				}
 				if e := w.elected.leading.Evidence("greeter-v2"); !strings.HasPrefix(e.GetWaiting(), "the store, which is away: ") {
 					t.Errorf("it waits for %q", e.GetWaiting())
 				}
-				w.mend()
+				w.fault(memkv.Fault{})
 				mended := time.Now()
 				w.until(5*time.Second, "the second step", w.stateIs(running, 2))
 				since := w.state("greeter-v2").GetStepSince().AsTime()
@@ -74,18 +64,6 @@ func TestStoreAwayAtAStepsEnd(t *testing.T) {
 	}
 }
 
-// now says which step of the canary a sidecar obeys, and how much it gives it.
-func (s *sidecar) now() (step, weight uint32) {
-	s.agent.mu.Lock()
-	defer s.agent.mu.Unlock()
-	r := s.agent.services[service]["greeter-v2"]
-	if r == nil {
-		return 0, 0
-	}
-	weight, _ = r.weight()
-	return r.state.GetStep(), weight
-}
-
 // A canary that is found worse while the store is away is rolled back everywhere at once,
 // and that is written when the store is back: by whoever decided it, or by who is elected
 // after them.
@@ -100,12 +78,12 @@ func TestRollBackWithoutTheStore(t *testing.T) {
 				w.elect(nil)
 				w.start(canary(stepOf(2000, time.Minute), stepOf(5000, time.Minute)))
 				w.load(200, 0, 5*time.Second)
-				w.cut(memkv.Fault{Err: errAway})
+				w.fault(memkv.Fault{Err: errAway})
 				b := failingShare(0.3)
 				w.behave.Store(&b)
 				w.load(200, 0, 3*time.Second)
 				for _, s := range w.sidecars {
-					if _, weight := s.now(); weight != 0 {
+					if _, weight := s.holds(); weight != 0 {
 						t.Errorf("%s still gives the canary %d", s.id, weight)
 					}
 				}
@@ -117,7 +95,7 @@ func TestRollBackWithoutTheStore(t *testing.T) {
 				if dies {
 					w.elect(nil)
 				}
-				w.mend()
+				w.fault(memkv.Fault{})
 				w.until(10*time.Second, "the roll-back to be written", w.stateIs(rolledBack, 1))
 				w.load(200, 0, 5*time.Second)
 				if _, now, _ := w.counts(); now != v2 {

@@ -21,15 +21,20 @@ type sightings struct {
 
 type sighting struct {
 	key, by string // by "" is: by any sidecar
+	run     uint64
 	step    uint32
 }
 
 func (s *sightings) note(_ time.Time, by *sidecar, key, version string, _ codes.Code) {
-	step, _ := by.now()
+	state, _ := by.holds()
+	step := state.GetStep()
+	if state.GetPhase() == promoted {
+		step = afterSteps
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range []string{by.id, ""} {
-		at := sighting{key, id, step}
+		at := sighting{key, id, state.GetRun(), step}
 		if list := s.all[at]; len(list) == 0 || list[len(list)-1] != version {
 			s.all[at] = append(list, version)
 		}
@@ -51,6 +56,9 @@ func sticky(c *configv1.Canary) *configv1.Canary {
 
 const stickyKeys = 400
 
+// afterSteps is where sightings of a canary that was promoted are.
+const afterSteps = 1000
+
 // A key sees one version in a step, on whatever sidecar, and stays with the canary from
 // step to step.
 func TestStickyCanary(t *testing.T) {
@@ -69,7 +77,7 @@ func TestStickyCanary(t *testing.T) {
 		for i := range stickyKeys {
 			had := false
 			for step := uint32(1); step <= 3; step++ {
-				versions := seen.all[sighting{fmt.Sprintf("user-%d", i), "", step}]
+				versions := seen.all[sighting{fmt.Sprintf("user-%d", i), "", 1, step}]
 				if len(versions) > 1 || had && len(versions) == 1 && versions[0] != "v2" {
 					t.Errorf("user %d saw %v in step %d", i, versions, step)
 				}

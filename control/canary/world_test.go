@@ -72,6 +72,7 @@ type world struct {
 	elected *elected
 	deaf    bool // what is reported and published is lost
 	seq     uint64
+	now     memkv.Fault // of the store
 }
 
 // elected is the sidecar that decides.
@@ -348,17 +349,21 @@ func (w *world) put(key string, m proto.Message) {
 
 // ask writes a request, as people do.
 func (w *world) ask(name string, action controlv1.Action) uint64 {
-	key := control.RequestKey(control.Canary, service, name)
+	q := controlv1.Request{Number: w.lastRequest(name) + 1, Action: action, Author: "ann", Time: timestamppb.Now()}
+	w.put(control.RequestKey(control.Canary, service, name), &q)
+	return q.GetNumber()
+}
+
+// lastRequest is the number of the last request.
+func (w *world) lastRequest(name string) uint64 {
 	var q controlv1.Request
-	if e, err := w.people.Get(w.ctx, key); err == nil {
+	if e, err := w.people.Get(w.ctx, control.RequestKey(control.Canary, service, name)); err == nil {
 		if err := protojson.Unmarshal(e.Value, &q); err != nil {
 			w.t.Fatal(err)
 		}
 	} else if !errors.Is(err, kv.ErrNotFound) {
 		w.t.Fatal(err)
 	}
-	q = controlv1.Request{Number: q.GetNumber() + 1, Action: action, Author: "ann", Time: timestamppb.Now()}
-	w.put(key, &q)
 	return q.GetNumber()
 }
 
