@@ -25,7 +25,11 @@ type observed struct {
 	told  []string
 	units map[string]uint64 // by group, of the last RPC
 	took  time.Duration     // that one
+	// count is set where the outcomes are only counted, by group.
+	count map[string]*counts
 }
+
+type counts struct{ rpcs, measured int }
 
 type observer struct {
 	of  *observed
@@ -33,6 +37,11 @@ type observer struct {
 }
 
 func (o *observer) Ended(out *telemetry.Outcome) {
+	if c := o.of.count[o.key.Group]; c != nil {
+		c.rpcs++
+		c.measured += len(out.Measures)
+		return
+	}
 	text := fmt.Sprintf("%s/%s %s", o.key.Policy, o.key.Group, wire.StatusName(out.Code))
 	if out.Excused {
 		text += " excused"

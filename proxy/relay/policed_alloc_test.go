@@ -31,6 +31,7 @@ func TestPoliciesThatDoNothingAllocateNothing(t *testing.T) {
 		return func(r *rig) *rig { r.obey(yaml); return r }
 	}
 	cost := map[string]float64{}
+	counted := map[string]*counts{}
 	for name, set := range map[string]func(*rig) *rig{
 		"none": func(r *rig) *rig { return r },
 		"retry and timeouts": given(func(p *policed) {
@@ -41,6 +42,14 @@ func TestPoliciesThatDoNothingAllocateNothing(t *testing.T) {
 		"policies of others":      obeyed(otherPolicies("others")),
 		"policies that match not": obeyed(otherPolicies("greeter")),
 		"policies that match":     obeyed(matchingPolicies),
+		"split policies": func(r *rig) *rig {
+			o := r.observe(splitPoliciesThatMatch)
+			for _, group := range []string{"a", "b", "v1"} {
+				counted[group] = new(counts)
+			}
+			o.count = counted
+			return r
+		},
 	} {
 		cost[name] = allocations(t, set)
 	}
@@ -51,6 +60,11 @@ func TestPoliciesThatDoNothingAllocateNothing(t *testing.T) {
 		}
 	}
 	t.Log(fmt.Sprint(cost))
+	for group, c := range counted {
+		if c.rpcs < 400 || c.measured != 2*c.rpcs {
+			t.Errorf("of group %s observers were told of %d RPCs with %d measures", group, c.rpcs, c.measured)
+		}
+	}
 }
 
 // allocations is how many the process makes for an RPC under policies that set sets.
@@ -64,7 +78,7 @@ func allocations(t *testing.T, set func(*rig) *rig) (each float64) {
 			// As many fields as leave the test's peers room for more without another slice.
 			r.Request(id, "/a.B/C", true, "user-id", "alice", "cookie", "session=1; theme=dark", "x-more", "1")
 			a.Conn().Frames()
-			a.Conn().TrailersOnly(id, "0")
+			a.Conn().TrailersOnly(id, "0", "pillion-measure-cost", "1.5", "pillion-measure-items", "3")
 			if f := r.Frames(); len(f) != 1 || f[0].Get("grpc-status") != "0" {
 				t.Fatalf("the caller got %v", f)
 			}
@@ -129,4 +143,13 @@ const matchingPolicies = `
 - {name: fuse, service: greeter, circuit_breaker: {trip: {failure_ratio: 0.5}, max_concurrent: 1000}}
 - {name: limit, service: greeter, rate_limit: {limits: [{requests: 1000000, key: {metadata: user-id}}]}}
 - {name: fault, service: greeter, fault: {match: {metadata: [{key: x-fault, present: true}]}, abort: {status: {code: ABORTED}, fraction: 10000}}}
+`
+
+// splitPoliciesThatMatch are an experiment, a canary and one that only names, all for the
+// test's RPCs.
+const splitPoliciesThatMatch = `
+- {name: versions, service: greeter, subsets: {subsets: {v1: {}}}}
+- {name: one, service: greeter, split: {order: 1, ranges: [{key: {metadata: user-id}, seed: l, start: 0, end: 10000}], split: {group_key: "-", sticky: {key: {metadata: user-id}}, destinations: [{weight: 10000, group: a}]}}}
+- {name: two, service: greeter, split: {order: 2, match: {metadata: [{key: x-more, exact: "1"}]}, split: {destinations: [{weight: 10000, group: b, request: {remove: [x-more]}}]}}}
+- {name: canary, service: greeter, split: {order: 3, split: {group_key: "-", sticky: {key: {cookie: session}}, destinations: [{weight: 10000, subset: v1}]}}}
 `
