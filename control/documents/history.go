@@ -90,7 +90,7 @@ func (d *Documents) Rollback(ctx context.Context, id ID, to uint64, w Wanted) (*
 	n := back.Document.GetRevision()
 	switch {
 	case back.Problem != nil:
-		return nil, fmt.Errorf("%s: revision %d %w", id, n, back.Problem)
+		return nil, fmt.Errorf("%s: revision %d: %w", id, n, back.Problem)
 	case back.Deleted():
 		return nil, fmt.Errorf("%s: revision %d is a deletion: give another revision, or delete it (pillion delete %s)", id, n, id)
 	}
