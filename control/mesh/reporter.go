@@ -175,9 +175,9 @@ func (s *seat) report(ctx context.Context, send func(*meshv1.ReportRequest) erro
 			if err := send(r); err != nil {
 				return err
 			}
-		}
-		if !sleep(ctx, urgentEvery) {
-			return ctx.Err()
+			if !sleep(ctx, urgentEvery) {
+				return ctx.Err()
+			}
 		}
 		select {
 		case <-s.urgent:

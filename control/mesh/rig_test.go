@@ -73,6 +73,7 @@ type side struct {
 	mu    sync.Mutex
 	conns []net.Conn // to it
 	dead  bool       // nobody reaches it
+	hole  bool       // what is sent either way is lost
 	// killed says that what it does from then on only the test sees.
 	killed bool
 }
@@ -125,10 +126,52 @@ func (r *rig) dial(ctx context.Context, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	nc = way{nc, s}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns = append(s.conns, nc)
 	return nc, nil
+}
+
+// way is a connection to a sidecar.
+type way struct {
+	net.Conn
+	to *side
+}
+
+func (w way) Read(p []byte) (int, error) {
+	for {
+		n, err := w.Conn.Read(p)
+		if err != nil || !w.to.isHole() {
+			return n, err
+		}
+	}
+}
+
+func (w way) Write(p []byte) (int, error) {
+	if w.to.isHole() {
+		return len(p), nil
+	}
+	return w.Conn.Write(p)
+}
+
+func (s *side) isHole() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hole
+}
+
+func (s *side) setHole(hole bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hole = hole
+}
+
+// dials returns how often it was connected to.
+func (s *side) dials() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
 }
 
 // cut has nobody reach it any more.
@@ -316,6 +359,7 @@ type leading struct {
 	takes  int
 	over   bool
 	inside bool
+	hangs  chan struct{} // unless it is nil, Evidence waits for it
 }
 
 func (s *side) lead(ctx context.Context, _ string, publish func(*meshv1.ReportResponse)) Leading {
@@ -381,6 +425,9 @@ func (l *leading) Gone(from *meshv1.Hello) {
 
 func (l *leading) Evidence(name string) *meshv1.EvidenceResponse {
 	defer l.alone()()
+	if l.hangs != nil {
+		<-l.hangs
+	}
 	if name != "new" {
 		return nil
 	}
@@ -410,6 +457,20 @@ func (l *leading) sum() (rpcs uint64, sidecars int) {
 		rpcs += n
 	}
 	return rpcs, len(l.rpcs)
+}
+
+// taken returns how many reports were taken.
+func (l *leading) taken() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.takes
+}
+
+// unitsOf returns how many units a process has told of.
+func (l *leading) unitsOf(number uint64) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.units[number]
 }
 
 // ids are those who report now, in order.
