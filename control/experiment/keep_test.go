@@ -204,4 +204,3 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
-

@@ -10,7 +10,7 @@ import (
 
 const (
 	// policyPrefix and an experiment's name are the name of its policy.
-	policyPrefix = "experiment."
+	policyPrefix = configyaml.GeneratedOfExperiments
 	// order has experiments be looked at before canaries, whose order is 2000.
 	order = 1000
 	// all is the first 1/10,000 beyond all units.
@@ -26,9 +26,9 @@ func PolicyName(experiment string) string { return policyPrefix + experiment }
 // experimentOf is the experiment that a policy comes from; false: it is none's.
 func experimentOf(policy string) (string, bool) { return strings.CutPrefix(policy, policyPrefix) }
 
-// Policy returns the policy that an experiment comes to, whose defaults are filled in
-// (see [configyaml.EffectiveExperiment]).
+// Policy returns the policy that an experiment comes to.
 func Policy(e *configv1.Experiment) *configv1.Policy {
+	e = configyaml.EffectiveExperiment(e)
 	split := &configv1.Split{
 		Sticky:     &configv1.Sticky{Key: e.GetUnit(), Seed: e.GetSalt(), Forced: e.GetForced()},
 		GroupKey:   e.GetGroupKey(),

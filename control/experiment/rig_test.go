@@ -349,4 +349,3 @@ func (w *world) visit(people []user, rpcs int, slower float64) {
 		}
 	}
 }
-

@@ -578,7 +578,7 @@ type UnitCounts struct {
 	// By measure, in the document's order.
 	Measures []*MeasureCounts `protobuf:"bytes,3,rep,name=measures,proto3" json:"measures,omitempty"`
 	// The unit was seen in several variants, which says that not all sidecars divide alike.
-	// It is left out of the comparison.
+	// What the sidecar counted of it is left out.
 	Crossed       bool `protobuf:"varint,4,opt,name=crossed,proto3" json:"crossed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -913,7 +913,8 @@ type ResultsResponse struct {
 	Series []*ResultsPoint `protobuf:"bytes,5,rep,name=series,proto3" json:"series,omitempty"`
 	// How many sidecars counted.
 	Sidecars uint32 `protobuf:"varint,6,opt,name=sidecars,proto3" json:"sidecars,omitempty"`
-	// How many units were left out, since they were seen in several variants.
+	// How many units were seen in other variants than their hash says. What was counted of
+	// them there is left out.
 	Crossed       uint64 `protobuf:"varint,7,opt,name=crossed,proto3" json:"crossed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,127 @@
+package requests
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/kv/memkv"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+)
+
+var subject = Subject{control.Experiment, "shop", "checkout"}
+
+func write(t *testing.T, store kv.Store, key string, m proto.Message) {
+	t.Helper()
+	value, err := protojson.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Commit(t.Context(), kv.Op{Key: key, Value: value, Any: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func stateKey() string { return control.StateKey(subject.Kind, subject.Service, subject.Name) }
+
+// Two who ask at once have numbers of their own.
+func TestRequestsAreCounted(t *testing.T) {
+	t.Parallel()
+	store := memkv.New().Store()
+	write(t, store, stateKey(), &controlv1.RunState{Kind: "experiment", Request: 40})
+	var (
+		all  sync.WaitGroup
+		mu   sync.Mutex
+		seen = map[uint64]bool{}
+	)
+	for range 4 {
+		all.Go(func() {
+			n, err := Ask(t.Context(), store, subject, &controlv1.Request{Action: controlv1.Action_ACTION_START})
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			seen[n] = true
+		})
+	}
+	all.Wait()
+	for n := uint64(41); n <= 44; n++ {
+		if !seen[n] {
+			t.Errorf("nobody has number %d: %v", n, seen)
+		}
+	}
+}
+
+func TestAnswersAreAwaited(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := memkv.New().Store()
+		time.AfterFunc(3*time.Second, func() {
+			write(t, store, stateKey()+"-other", &controlv1.RunState{Request: 9})
+			write(t, store, stateKey(), &controlv1.RunState{Request: 1, Reason: "start was refused: it is running already"})
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), Patience)
+		defer cancel()
+		before := time.Now()
+		state, err := Await(ctx, store, subject, 1)
+		if err != nil || Refused(state) != "it is running already" || time.Since(before) != 3*time.Second {
+			t.Errorf("%v, %v after %v", state, err, time.Since(before))
+		}
+		if state, err := Await(ctx, store, subject, 2); !errors.Is(err, context.DeadlineExceeded) || state.GetRequest() != 1 {
+			t.Errorf("%v, %v", state, err)
+		}
+		away := errors.New("away")
+		store.SetFault(memkv.Fault{Err: away})
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := Await(ctx, store, subject, 2); !errors.Is(err, away) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestWhatIsSaidIsNoRefusal(t *testing.T) {
+	t.Parallel()
+	for reason, want := range map[string]string{
+		"":                      "",
+		"stop was refused: no":  "no",
+		"Ann: it was refused: ": "",
+	} {
+		if got := Refused(&controlv1.RunState{Reason: reason}); got != want {
+			t.Errorf("%q: %q", reason, got)
+		}
+	}
+}
+
+func TestStatesAndHistory(t *testing.T) {
+	t.Parallel()
+	store := memkv.New().Store()
+	if s, err := State(t.Context(), store, subject); s != nil || err != nil {
+		t.Errorf("%v, %v of nothing", s, err)
+	}
+	write(t, store, stateKey(), &controlv1.RunState{Kind: "experiment", Name: "checkout", Number: 2})
+	write(t, store, control.StateKey(control.Canary, "shop", "c"), &controlv1.RunState{Kind: "canary"})
+	for n := uint64(1); n <= 2; n++ {
+		write(t, store, control.TransitionKey(subject.Kind, subject.Service, subject.Name, n), &controlv1.Transition{State: &controlv1.RunState{Number: n}})
+	}
+	states, err := States(t.Context(), store, control.Experiment)
+	if err != nil || len(states) != 1 || states[0].GetNumber() != 2 {
+		t.Errorf("%v, %v", states, err)
+	}
+	history, err := History(t.Context(), store, subject)
+	if err != nil || len(history) != 2 || history[0].GetState().GetNumber() != 1 {
+		t.Errorf("%v, %v", history, err)
+	}
+	if s, err := State(t.Context(), store, subject); s.GetNumber() != 2 || err != nil {
+		t.Errorf("%v, %v", s, err)
+	}
+}
