@@ -164,5 +164,11 @@ func (h *HeaderMatch) conditions() (list []*configv1.MetadataMatch, problem stri
 	default:
 		return nil, "" // Consul's own sidecars pass over it
 	}
-	return []*configv1.MetadataMatch{m}, ""
+	list = []*configv1.MetadataMatch{m}
+	if h.Invert && asks != "" {
+		// With Envoy a key that is missing meets no condition on its value, one that is
+		// turned around neither.
+		list = append(list, &configv1.MetadataMatch{Key: key, Condition: &configv1.MetadataMatch_Present{Present: true}})
+	}
+	return list, ""
 }
