@@ -29,8 +29,8 @@ const (
 //
 // Reads are consistent. A watch is one blocking query, however many watch the same prefix;
 // any of Consul's servers may answer it, but an answer that is behind what was handed over
-// is asked for again, consistently. Its connections are of Config.MaxConnections: up to
-// half of the slots are kept for watches, the rest take turns (see the package's comment).
+// is asked for again, consistently. Its connections are of Config.MaxConnections; where
+// there are more queries than slots they take turns (see the package's comment).
 // While Consul is away a watch asks again, each sidecar at a moment of its own, at least
 // every five seconds.
 //

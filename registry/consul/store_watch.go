@@ -151,7 +151,7 @@ func (w *watchedPrefix) run(ctx context.Context) {
 	agent := w.store.agent
 	defer agent.troubles.forget(w.scope())
 	answers := make(chan answer[[]kv.Entry])
-	poller := &poller[[]kv.Entry]{agent: agent, out: answers, most: storePause, urgent: true, ask: w.ask}
+	poller := &poller[[]kv.Entry]{agent: agent, out: answers, most: storePause, ask: w.ask}
 	polling.Go(func() { poller.run(ctx) })
 
 	rotation := agent.tokens.ticker()
