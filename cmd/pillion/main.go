@@ -24,6 +24,8 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	ctx, done := context.WithCancel(ctx)
+	defer done() // what commands have opened is closed then
 	err := root.ExecuteContext(ctx)
 	if code, is := errors.AsType[exitCode](err); is {
 		return int(code)
@@ -93,6 +95,6 @@ func printError(w io.Writer, err error) {
 // commands are all that pillion can do.
 func commands() []*cobra.Command {
 	return append(documentCommands(), newRunCommand(), newCheckCommand(), newDemoCommand(), newEndpointsCommand(),
-		newExplainCommand(), newTestCommand(), newCACommand(), newIdentityCommand(), newReportCommand(), newPlanCommand(), newStatusCommand(), newVersionCommand(),
+		newExplainCommand(), newTestCommand(), newCACommand(), newIdentityCommand(), newReportCommand(), newPlanCommand(), newStatusCommand(), newCanaryCommand(), newTrafficCommand(), newVersionCommand(),
 	)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"os/user"
@@ -48,9 +49,12 @@ func addStoreFlags(cmd *cobra.Command) {
 func openStore(cmd *cobra.Command) (kv.Store, error) {
 	where, _ := cmd.Flags().GetString(controlFlag)
 	if where == inConsul {
-		address, _ := cmd.Flags().GetString(consulFlag)
-		tokenFile, _ := cmd.Flags().GetString(tokenFileFlag)
-		return openConsulStore(address, tokenFile)
+		store, err := openConsulStore(cmd)
+		if err != nil {
+			return nil, err
+		}
+		context.AfterFunc(cmd.Context(), store.CloseIdleConnections)
+		return store, nil
 	}
 	for _, flag := range []string{consulFlag, tokenFileFlag} {
 		if cmd.Flags().Changed(flag) {
@@ -63,17 +67,24 @@ func openStore(cmd *cobra.Command) (kv.Store, error) {
 			return nil, fmt.Errorf("--%s: there is no folder %s: pillion apply makes it", controlFlag, where)
 		}
 	}
-	return openFolderStore(where)
+	return dirkv.Open(where, dirkv.Options{})
 }
 
-// openConsulStore opens Consul's KV. Whatever is empty is taken from Consul's variables.
-func openConsulStore(address, tokenFile string) (kv.Store, error) {
-	return consul.NewStore(consul.Config{Address: address, TokenFile: tokenFile}, consul.Deps{})
-}
-
-// openFolderStore opens a folder as a store.
-func openFolderStore(path string) (kv.Store, error) {
-	return dirkv.Open(path, dirkv.Options{})
+// openConsulStore opens Consul's KV. What flags do not say is taken from Consul's
+// variables.
+func openConsulStore(cmd *cobra.Command) (*consul.Store, error) {
+	var cfg consul.Config
+	cfg.Address, _ = cmd.Flags().GetString(consulFlag)
+	cfg.TokenFile, _ = cmd.Flags().GetString(tokenFileFlag)
+	if cfg.TokenFile != "" {
+		// Without a token the answer would be that something is denied, and not why.
+		f, err := os.Open(cfg.TokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("--%s: %w", tokenFileFlag, err)
+		}
+		_ = f.Close()
+	}
+	return consul.NewStore(cfg, consul.Deps{})
 }
 
 // addAuthorFlags gives a command that changes something the flags that author and
