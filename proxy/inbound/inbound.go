@@ -1,7 +1,8 @@
 // Package inbound is where the rest of the mesh reaches the local app: callers prove who
 // they are, and each RPC that arrives, and may, is handed to the app.
 //
-// callers.go is about their connections, access.go about what they may do.
+// callers.go is about their connections, access.go about what they may do, mesh.go about
+// what is not for the app but for the sidecar itself.
 package inbound
 
 import (
@@ -41,11 +42,14 @@ type Options struct {
 	// AwaitIntentions has callers who have proven an identity pass Consul's intentions,
 	// and refuses them until SetIntentions was called.
 	AwaitIntentions bool
-	Gate            *admission.Gate
-	Metrics         *telemetry.Metrics
-	Counters        *telemetry.Counters
-	AccessLog       *telemetry.AccessLog
-	Logger          *slog.Logger
+	// Mesh leads to the server within the process that answers other sidecars; nil: there
+	// is none. See MeshPrefix.
+	Mesh      func(context.Context) (net.Conn, error)
+	Gate      *admission.Gate
+	Metrics   *telemetry.Metrics
+	Counters  *telemetry.Counters
+	AccessLog *telemetry.AccessLog
+	Logger    *slog.Logger
 }
 
 // Proxy is the inbound side.
@@ -53,6 +57,7 @@ type Proxy struct {
 	callers *downstream.Server
 	app     *upstream.Cluster
 	to      *toApp
+	mesh    *relay.Own
 	relay   *relay.Proxy
 	secure  *secure
 	access  *accessControl
@@ -65,13 +70,13 @@ func New(o Options) *Proxy {
 	app := upstream.NewCluster(o.Service, balance.PickFirst, &up, o.Counters.Service(telemetry.Inbound, o.Service))
 	app.Update([]registry.Endpoint{{ID: "app", Address: o.Address, Weight: 1}}, false)
 	to.app = app
-	p := &Proxy{app: app, to: to, secure: newSecure(&o)}
+	p := &Proxy{app: app, to: to, mesh: meshOf(&o, o.Mesh), secure: newSecure(&o)}
 	p.access = newAccessControl(p, &o)
 	p.relay = relay.New(relay.Config{
 		Side: telemetry.Inbound, Router: to, Metrics: o.Metrics,
 		Unrouted: o.Counters.Service(telemetry.Inbound, ""), Log: o.AccessLog,
 		Gate: o.Gate, Retry: o.Retry, Budget: o.HTTP2.Budget, Shield: true, RefusalTimeout: o.RefusalTimeout,
-		Access: &p.access.gate, Audited: p.access.audited,
+		Access: &p.access.gate, Audited: p.access.audited, Own: p.mesh,
 	})
 	p.callers = downstream.New(downstream.Options{
 		HTTP2: o.HTTP2, NewStream: p.relay.NewStream, MaxConns: o.MaxConns, ConnsPerSecond: o.ConnsPerSecond, DeadAfter: up.DeadAfter,
@@ -92,6 +97,9 @@ func (p *Proxy) HeldBack() uint64 { return p.callers.HeldBack() }
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	err := p.callers.Shutdown(ctx)
 	p.app.Close()
+	if p.mesh.Cluster != nil {
+		p.mesh.Cluster.Close()
+	}
 	p.access.close()
 	return err
 }
