@@ -221,3 +221,11 @@ func remove(t *testing.T, r *rig) {
 		t.Fatal(err)
 	}
 }
+
+// lock has a lock say this.
+func lock(t *testing.T, r *rig, value string) {
+	t.Helper()
+	if err := r.memory.Store().Commit(t.Context(), kv.Op{Key: control.LeaderKey(greeter), Value: []byte(value), Any: true}); err != nil {
+		t.Fatal(err)
+	}
+}
