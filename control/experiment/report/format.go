@@ -8,13 +8,18 @@ import (
 	"time"
 )
 
+// beyond is what is as good as infinite: numbers of it can be worked with no more.
+const beyond = 1e300
+
 // value writes a figure of a measure, in as many digits as are of use.
 func value(k Kind, x float64) string {
 	switch {
 	case math.IsNaN(x):
 		return "-"
-	case math.IsInf(x, 0):
-		return map[bool]string{true: "∞", false: "-∞"}[x > 0]
+	case x > beyond:
+		return "∞"
+	case x < -beyond:
+		return "-∞"
 	case k == Success:
 		return fixed(100*x, 4) + " %"
 	case k == Latency:
@@ -33,7 +38,7 @@ func value(k Kind, x float64) string {
 // difference writes a difference of a measure, with its sign.
 func difference(k Kind, x float64) string {
 	text := value(k, x)
-	if k == Success && !math.IsNaN(x) && !math.IsInf(x, 0) {
+	if k == Success && math.Abs(x) <= beyond {
 		text = fixed(100*x, 2) + " pp" // percentage points
 	}
 	if x > 0 {
@@ -45,7 +50,7 @@ func difference(k Kind, x float64) string {
 // relative writes a part, such as of the control's mean, with its sign.
 func relative(x float64) string {
 	switch {
-	case math.IsNaN(x) || math.IsInf(x, 0):
+	case !(math.Abs(x) <= beyond):
 		return value(Reported, x)
 	case x > 0:
 		return "+" + percent(x)
@@ -63,7 +68,7 @@ func interval(r Range, write func(float64) string) string {
 
 // percent writes a part of something.
 func percent(x float64) string {
-	if math.IsNaN(x) || math.IsInf(x, 0) {
+	if !(math.Abs(x) <= beyond) {
 		return "-"
 	}
 	return fixed(100*x, 2) + " %"

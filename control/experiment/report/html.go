@@ -14,11 +14,10 @@ var pageTemplate = template.Must(template.New("page").Parse(pageText))
 
 // page is what the page says, all of it as it is written.
 type page struct {
-	Title, Counted, Method string
-	Alarm                  bool
-	Notes, Progress        []string
-	Variants               []pageVariant
-	Measures               []pageMeasure
+	Title, State, Counted, Method string
+	Notes, Progress               []string
+	Variants                      []pageVariant
+	Measures                      []pageMeasure
 }
 
 type pageVariant struct {
@@ -44,7 +43,7 @@ func (a *Analysis) WriteHTML(w io.Writer) error { return pageTemplate.Execute(w,
 
 func (a *Analysis) page() page {
 	p := page{
-		Title: a.title(), Counted: a.counted(), Method: a.method(), Alarm: a.SampleRatio.Mismatch,
+		Title: a.title(), State: a.state(), Counted: a.counted(), Method: a.method(),
 		Notes: a.Notes, Progress: a.progress(),
 	}
 	for _, v := range a.Variants {

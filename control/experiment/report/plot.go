@@ -90,7 +90,8 @@ func plotIntervals(k Kind, c *Comparison) (intervalPlot, bool) {
 
 // histogramPlot shows how a variant's units are distributed.
 type histogramPlot struct {
-	Variant, Bars, Mean, Summary string
+	Variant, Name, Bars, Summary string
+	Mean                         string // empty: it is not known
 	Control                      bool
 	X                            []tick // of the last one alone
 }
@@ -132,9 +133,12 @@ func plotHistograms(m *Measure) []histogramPlot {
 			fmt.Fprintf(&bars, "M%s %sV%sH%sV%sZ", place(left), place(rowHeight), place(top), place(max(right-1, left+0.5)), place(rowHeight))
 		}
 		plots = append(plots, histogramPlot{
-			Variant: printable(v.Variant), Control: i == 0, Bars: bars.String(), Mean: place(x(float64(v.Mean))),
+			Variant: printable(v.Variant), Name: short(printable(v.Variant)), Control: i == 0, Bars: bars.String(),
 			Summary: "mean " + value(m.Kind, float64(v.Mean)) + ", standard deviation " + value(m.Kind, float64(v.Deviation)),
 		})
+		if v.Mean.Known() {
+			plots[len(plots)-1].Mean = place(x(float64(v.Mean)))
+		}
 	}
 	if len(plots) > 0 {
 		end := &plots[len(plots)-1]
@@ -143,6 +147,15 @@ func plotHistograms(m *Measure) []histogramPlot {
 		}
 	}
 	return plots
+}
+
+// short cuts a name off where it would not fit beside a plot.
+func short(name string) string {
+	const most = 13
+	if r := []rune(name); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return name
 }
 
 // width is that of a histogram's bins.

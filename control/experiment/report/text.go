@@ -20,7 +20,11 @@ func (a *Analysis) WriteText(w io.Writer) error {
 	r := lipgloss.NewRenderer(w)
 	good, bad := r.NewStyle().Foreground(lipgloss.Color("2")), r.NewStyle().Foreground(lipgloss.Color("1"))
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n%s\n\n", a.title(), a.counted())
+	b.WriteString(a.title())
+	if state := a.state(); state != "" {
+		b.WriteString(": " + state)
+	}
+	b.WriteString("\n" + a.counted() + "\n\n")
 
 	variants := newTable(r, "VARIANT", "UNITS", "SHARE", "WEIGHT")
 	for _, v := range a.Variants {
@@ -61,19 +65,21 @@ func (a *Analysis) WriteText(w io.Writer) error {
 	return err
 }
 
-// title says what the experiment is and where it stands.
+// title says what the experiment is.
 func (a *Analysis) title() string {
-	text := fmt.Sprintf("Experiment %s of %s", printable(a.Name), printable(a.Service))
-	if a.Phase != "" {
-		text += ": " + a.Phase
-	}
+	return fmt.Sprintf("Experiment %s of %s", printable(a.Name), printable(a.Service))
+}
+
+// state says where it stands; empty: that is not known.
+func (a *Analysis) state() string {
+	text := a.Phase
 	if !a.Started.IsZero() {
 		text += ", began " + at(a.Started)
 		if a.Time.After(a.Started) {
 			text += ", seen after " + lasting(a.Time.Sub(a.Started))
 		}
 	}
-	return text
+	return strings.TrimPrefix(text, ", ")
 }
 
 // counted says of how many units this is.
