@@ -116,3 +116,18 @@ func TestNobodyAnswersForTheSidecar(t *testing.T) {
 		}
 	})
 }
+
+// What all other RPCs pay for it: one comparison each.
+func BenchmarkIsForTheSidecar(b *testing.B) {
+	own := &Own{Prefix: ownPrefix}
+	for _, path := range []string{"/a.B/C", "/helloworld.Greeter/SayHelloToEverybody", "/pillion.mesh.v1.Hooks/Transition"} {
+		b.Run(path[1:], func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if own.answers(path) {
+					b.Fatal("it is not")
+				}
+			}
+		})
+	}
+}
