@@ -23,9 +23,14 @@ type Own struct {
 	Gate *admission.Gate
 }
 
-// answers says whether an RPC is one of these. o may be nil.
+// answers says whether an RPC is one of these. o may be nil. Hardly any other has a slash
+// where the prefix ends.
 func (o *Own) answers(path string) bool {
-	return o != nil && len(path) > len(o.Prefix) && path[:len(o.Prefix)] == o.Prefix
+	if o == nil || len(path) <= len(o.Prefix) {
+		return false
+	}
+	last := len(o.Prefix) - 1
+	return path[last] == o.Prefix[last] && path[:last] == o.Prefix[:last]
 }
 
 // tooManyOwn is what a caller is told whose RPC to the sidecar is refused.
