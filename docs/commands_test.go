@@ -255,7 +255,7 @@ func helps(t *testing.T) map[string]string {
 	texts := map[string]string{}
 	for _, command := range []string{
 		"run", "check", "demo", "endpoints", "explain", "test", "version", "identity",
-		"ca init", "ca issue", "report plaintext",
+		"ca init", "ca issue", "report plaintext", "apply", "get", "diff", "history", "rollback", "delete",
 	} {
 		words := strings.Fields(command)
 		output, err := exec.CommandContext(t.Context(), pillion(t), append(words, "--help")...).CombinedOutput()

@@ -183,6 +183,8 @@ func TestConfigurations(t *testing.T) {
 				}
 			case "# policies.yaml":
 				_, err = configyaml.ReadPolicyFile(path, configyaml.DefaultMeshSize)
+			case "# documents.yaml":
+				_, err = configyaml.ReadDocuments(path, configyaml.DefaultMeshSize)
 			case "# policy_test.yaml":
 				_, err = configyaml.ReadPolicyTest(path)
 			default:
@@ -198,7 +200,7 @@ func TestConfigurations(t *testing.T) {
 	}
 }
 
-// fieldPath is a field of the bootstrap or of the mesh file in prose, perhaps with a
+// fieldPath is a field of a file that people write in prose, perhaps with a
 // value: "outbound.listen", "service.health_check.disabled: true".
 var fieldPath = regexp.MustCompile("`([a-z0-9_]+(?:\\.[a-z0-9_]+)+)(?::[^`]*)?`")
 
@@ -206,6 +208,7 @@ func TestFieldsExist(t *testing.T) {
 	t.Parallel()
 	roots := []protoreflect.MessageDescriptor{
 		(&configv1.Bootstrap{}).ProtoReflect().Descriptor(), (&configv1.MeshFile{}).ProtoReflect().Descriptor(),
+		(&configv1.Documents{}).ProtoReflect().Descriptor(),
 	}
 	checked := 0
 	for _, p := range pages(t) {
