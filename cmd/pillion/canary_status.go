@@ -179,20 +179,19 @@ func canaryText(out io.Writer, e *meshv1.EvidenceResponse, live bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "canary %s of %s: %s\n", s.GetName(), s.GetService(),
 		r.NewStyle().Foreground(lipgloss.Color(colour[s.GetPhase()])).Bold(true).Render(standing(s)))
-	facts := plainTable(r)
-	facts.Row("run", fmt.Sprintf("%d, of revision %d", s.GetRun(), s.GetRevision()))
-	facts.Row("since", at(s.GetSince())+", by "+documents.Printable(cmp.Or(s.GetBy(), "-")))
-	facts.Row("because", documents.Printable(s.GetReason()))
+	fact := func(name, text string) { fmt.Fprintf(&b, "%-9s  %s\n", name, text) }
+	fact("run", fmt.Sprintf("%d, of revision %d", s.GetRun(), s.GetRevision()))
+	fact("since", at(s.GetSince())+", by "+documents.Printable(cmp.Or(s.GetBy(), "-")))
+	fact("because", documents.Printable(s.GetReason()))
 	if w := e.GetWaiting(); w != "" {
 		if e.GetNext() != nil {
 			w += ", until " + at(e.GetNext())
 		}
-		facts.Row("waits for", documents.Printable(w))
+		fact("waits for", documents.Printable(w))
 	}
 	if len(e.GetTripped()) > 0 {
-		facts.Row("off it", "the RPCs of "+documents.Printable(strings.Join(e.GetTripped(), ", ")))
+		fact("off it", "the RPCs of "+documents.Printable(strings.Join(e.GetTripped(), ", ")))
 	}
-	b.WriteString(body(facts.String()))
 	if t := e.GetTally(); t != nil {
 		what := "in the run"
 		if live {
@@ -214,17 +213,6 @@ func canaryText(out io.Writer, e *meshv1.EvidenceResponse, live bool) string {
 		b.WriteString(rendered(rows))
 	}
 	return b.String()
-}
-
-// body leaves the empty header of a table without one away.
-func body(table string) string {
-	var lines []string
-	for line := range strings.Lines(table + "\n") {
-		if line = strings.TrimRight(line, " \n"); line != "" {
-			lines = append(lines, line+"\n")
-		}
-	}
-	return strings.Join(lines, "")
 }
 
 func ofAll(n, of uint64) string {

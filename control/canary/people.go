@@ -82,17 +82,24 @@ func Await(ctx context.Context, store kv.Store, service, name string, number uin
 	if err != nil {
 		return nil, err
 	}
+	last, err := State(ctx, store, service, name)
+	if err != nil {
+		return nil, err
+	}
 	for _, t := range list {
 		s := t.GetState()
 		if s.GetRequest() < number {
 			continue
+		}
+		if s.GetRun() == last.GetRun() {
+			s.Document = last.GetDocument() // which the history does not have
 		}
 		if s.GetRequest() == number && strings.HasPrefix(s.GetReason(), refusal(action)) {
 			return s, &RefusedError{s.GetReason()}
 		}
 		return s, nil
 	}
-	return State(ctx, store, service, name) // the history is bounded
+	return last, nil // the history is bounded
 }
 
 // refusal is what the reason of a state begins with after an action was refused.
