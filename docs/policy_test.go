@@ -141,6 +141,9 @@ func TestPolicyDecisions(t *testing.T) {
 			if method.Routes() {
 				d = method.Route.Decide(rpc, p.service, nil)
 			}
+			if d.Rule == nil || d.Rule.Status == nil {
+				e.set.Service(d.Service).Splits(rpc.Path).Decide(rpc, &d, nil, nil)
+			}
 			got := fmt.Sprintf("`%s`", d.Service)
 			if d.Subset != "" {
 				got += fmt.Sprintf(" `%s`", d.Subset)

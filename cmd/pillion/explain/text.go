@@ -225,7 +225,7 @@ func Split(s *adminv1.SplitSeen) string {
 	text := s.GetPolicy() + ": "
 	switch {
 	case !s.GetHolds():
-		return text + "does nothing, " + s.GetWhy()
+		return text + "does nothing: " + s.GetWhy()
 	case s.Bucket != nil:
 		text += fmt.Sprintf("%s, %s: bucket %d", s.GetGroup(), s.GetWhy(), s.GetBucket())
 	default:
