@@ -1,7 +1,7 @@
 // Package consul is the mesh's registry in HashiCorp Consul: it watches the
 // services that are in use, registers the local app with its sidecar, and gets that
-// its certificates of Connect's CA and the intentions for it, all through the HTTP
-// API of one agent. It never opens a connection to an instance, knows nothing of
+// its certificates of Connect's CA and the intentions for it, and reads and writes
+// Consul's KV, all through the HTTP API of one agent. It never opens a connection to an instance, knows nothing of
 // HTTP/2 or of RPCs, and neither verifies a peer nor decides whom to let in.
 //
 // # What is asked
@@ -12,6 +12,9 @@
 // does not say what its app is, an app's does not say that it has a sidecar,
 // and a change of one does not wake a query for the other. Nothing is asked
 // about services that nobody watches.
+//
+// A Store costs one blocking query for each prefix that is watched, however often, and one
+// short call every third of a session's TTL.
 //
 // An identity costs two more: the agent's leaf, which the agent renews between 60 and
 // 90 % of its lifetime (those that live less than ten minutes we renew half-way, for

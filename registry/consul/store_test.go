@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/pillion-proxy/pillion/control/kv"
 )
 
@@ -89,6 +91,14 @@ func TestStoreWatchNeverGoesBack(t *testing.T) {
 					}
 				}
 				fake.follow(1+random.IntN(2), fake.servers[0]-random.IntN(12))
+				switch random.IntN(12) {
+				case 0: // whoever asks anew may come to another server
+					fake.failWith(refuse)
+					time.Sleep(time.Second)
+					fake.failWith(nil)
+				case 1: // and one that is behind may answer when nothing has changed for long
+					time.Sleep(2 * time.Minute)
+				}
 				time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
 			}
 			fake.follow(1, len(fake.states)-1)
@@ -286,6 +296,40 @@ func TestStoreAndOddAnswers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that has no leader may know old things only: they do for a beginning, and never
+// replace what is known.
+func TestStoreWatchOfServersWithoutALeader(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFakeKV(1)
+		fake.set("p/a")
+		leaderless := func(*http.Request) (*http.Response, error) {
+			return respond(http.StatusOK, map[string]string{"X-Consul-Index": "99", "X-Consul-Knownleader": "false"}, api.KVPairs{{Key: "p/old", ModifyIndex: 5}}), nil
+		}
+		fake.failWith(leaderless)
+		store, _ := newFakeStore(t, fake, Config{})
+		book := watchKV(store, "p/")
+		after(time.Second)
+		state, _ := book.last()
+		if want(t, "at first", fingerprint(state), "p/old@5 "); state.Err == nil || !state.Known {
+			t.Errorf("handed over: %+v", state)
+		}
+		fake.failWith(nil)
+		after(failureMost)
+		state, _ = book.last()
+		if want(t, "with a leader", fingerprint(state), "p/a@11 "); state.Err != nil {
+			t.Error(state.Err)
+		}
+		fake.failWith(leaderless)
+		after(2 * time.Minute)
+		state, _ = book.last()
+		if want(t, "without a leader", fingerprint(state), "p/a@11 "); state.Err == nil {
+			t.Error("that it may be old is not said")
+		}
+		book.stop()
+	})
 }
 
 func TestStoreSessionThatCannotBeRenewed(t *testing.T) {

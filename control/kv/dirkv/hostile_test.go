@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -164,6 +165,43 @@ func TestReadOnly(t *testing.T) {
 	if !errors.Is(err, kv.ErrDenied) {
 		t.Errorf("a commit: %v", err)
 	}
+}
+
+// Somebody who writes all the time keeps nobody else from it.
+func TestFolderIsLockedInTurn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	busy, other := open(t, dir), open(t, dir)
+	ctx, cancel := contextOf(t)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for n := 0; ctx.Err() == nil; n++ {
+			if err := busy.Commit(ctx, kv.Op{Key: "busy", Value: []byte(strconv.Itoa(n)), Any: true}); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	}()
+	count := func() int {
+		entry, err := busy.Get(t.Context(), "busy")
+		if err != nil {
+			return 0
+		}
+		n, _ := strconv.Atoi(string(entry.Value))
+		return n
+	}
+	for count() == 0 {
+	}
+	const turns = 10
+	before := count()
+	for n := range turns {
+		set(t, other, "other", strconv.Itoa(n))
+	}
+	if between := count() - before; between > 6*turns {
+		t.Errorf("%d commits went before %d others", between, turns)
+	}
+	cancel()
+	<-ended
 }
 
 // A process that is stopped while it holds the folder's lock.

@@ -32,10 +32,22 @@ func (s *Store) locked(ctx context.Context, how int, do func() error) error {
 	return do()
 }
 
+// lock locks the folder. Whoever wants to has to be the one whose turn it is, so that
+// somebody who locks it again and again keeps nobody else from it.
 func (s *Store) lock(ctx context.Context, how int) (*os.File, error) {
 	deadline := time.Now().Add(lockPatience)
-	for pause := time.Millisecond; ; pause = min(2*pause, 16*time.Millisecond) {
-		file, err := s.tryLock(how)
+	turn, err := s.await(ctx, deadline, turnFile, exclusive)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = turn.Close() }()
+	return s.await(ctx, deadline, lockFile, how)
+}
+
+// await locks one of the store's own files.
+func (s *Store) await(ctx context.Context, deadline time.Time, name string, how int) (*os.File, error) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 8*time.Millisecond) {
+		file, err := s.tryLock(name, how)
 		if file != nil || err != nil {
 			return file, err
 		}
@@ -53,8 +65,8 @@ func (s *Store) lock(ctx context.Context, how int) (*os.File, error) {
 }
 
 // tryLock returns nothing where another has the lock.
-func (s *Store) tryLock(how int) (*os.File, error) {
-	path := s.own(lockFile)
+func (s *Store) tryLock(name string, how int) (*os.File, error) {
+	path := s.own(name)
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		if err = s.prepare(); err == nil {

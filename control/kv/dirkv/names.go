@@ -10,6 +10,7 @@ const (
 	// ownDir is what belongs to the store alone. No key's file begins with a dot.
 	ownDir      = ".kv"
 	lockFile    = "lock"
+	turnFile    = "turn"
 	journalFile = "journal.json"
 	metaFile    = "meta.json"
 	newDir      = "new"
