@@ -247,7 +247,7 @@ func (c *controlled) dialMesh() func(context.Context) (net.Conn, error) {
 // collect registers what there is to measure.
 func (c *controlled) collect(metrics *prometheus.Registry) {
 	if c != nil {
-		metrics.MustRegister(c.follower, &c.metrics)
+		metrics.MustRegister(c.follower, &c.metrics, c.experiments.Metrics())
 	}
 }
 
