@@ -34,6 +34,7 @@ func command(ctx context.Context, run []string, input []byte) (string, error) {
 	cmd.Stdin = bytes.NewReader(input)
 	var out beginning
 	cmd.Stdout, cmd.Stderr = &out, &out
+	alone(cmd)
 	cmd.WaitDelay = killDelay
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && len(out.text) > 0 {
