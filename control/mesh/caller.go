@@ -89,7 +89,7 @@ func (m *Member) welcome(c caller, h *meshv1.Hello) (*meshv1.Hello, error) {
 		if h.GetService() != "" && !m.proves(c.id, h.GetService()) {
 			return nil, status.Errorf(codes.PermissionDenied, "control: %s does not prove to be of service %q", c, h.GetService())
 		}
-		if may := m.o.May; may != nil {
+		if may := m.o.May; may != nil && !m.proves(c.id, h.GetAbout()) {
 			if err := may(c.id, h.GetAbout()); err != nil {
 				return nil, status.Errorf(codes.PermissionDenied, "control: %s may not speak of service %q: %v", c, h.GetAbout(), err)
 			}

@@ -19,6 +19,8 @@ type index struct {
 	services map[string]*cell
 	all      *cell // what is said of all methods, and so of those that nothing else selects
 	odd      *cell // of paths that a server might take for others
+	// allows says whether any of the rules allows something, and is enforced.
+	allows bool
 }
 
 type prefixCell struct {
@@ -89,6 +91,7 @@ func (p *Policy) newIndex(rules []int32) *index {
 	prefixes := map[string]*cell{}
 	for _, number := range rules {
 		r := &p.rules[number]
+		x.allows = x.allows || r.kind == allowEnforced
 		x.putOdd(number, r)
 		if len(r.Methods) == 0 {
 			x.all.put(number, r)

@@ -1,6 +1,7 @@
 package inbound
 
 import (
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -167,6 +168,21 @@ func (a *accessControl) denials() (all []telemetry.Denials) {
 		all = append(all, telemetry.Denials{Policy: policy, Refused: counts.Refused.Load(), Audited: counts.Audited.Load()})
 	}
 	return all
+}
+
+// MayCall says why somebody who has proven an ID may make no RPC at all to the app, by the
+// access policies and intentions in force; nil: there are some that he may make, or may
+// under conditions.
+func (p *Proxy) MayCall(id spiffeid.ID) error {
+	in := p.access.gate.Policy()
+	if in == nil {
+		return nil
+	}
+	caller := in.ForID(id)
+	if by := caller.Hopeless(); by != "" {
+		return fmt.Errorf("%s refuses all RPCs of %s", by, caller.Name())
+	}
+	return nil
 }
 
 // ids returns what the instances of a service prove, for rules that name services.

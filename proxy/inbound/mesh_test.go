@@ -139,3 +139,22 @@ func TestNoMeshOnTheInboundPort(t *testing.T) {
 		t.Errorf("of an app that is not there callers are told %v", err)
 	}
 }
+
+// Who may not call the app at all is known by its identity alone.
+func TestMayCall(t *testing.T) {
+	t.Parallel()
+	ca := identitytest.CA(t, "mesh.test")
+	keeper, _ := identitytest.Keeper(t, ca.State(ca.Issue("/svc/greeter")))
+	p := inboundWith(t, keeper, nil)
+	web, other := spiffeid.RequireFromString("spiffe://mesh.test/svc/web"), spiffeid.RequireFromString("spiffe://mesh.test/svc/other")
+	if err := p.MayCall(other); err != nil {
+		t.Errorf("where nothing is said: %v", err)
+	}
+	p.SetPolicies(compile(t, "- {name: who, service: greeter, access: {rules: [{action: allow, from: [web], methods: [a.B/C]}]}}"))
+	if err := p.MayCall(web); err != nil {
+		t.Errorf("who may call something: %v", err)
+	}
+	if err := p.MayCall(other); err == nil || err.Error() != `access policy "who" refuses all RPCs of spiffe://mesh.test/svc/other` {
+		t.Errorf("who may call nothing: %v", err)
+	}
+}
