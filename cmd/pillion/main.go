@@ -95,6 +95,6 @@ func printError(w io.Writer, err error) {
 // commands are all that pillion can do.
 func commands() []*cobra.Command {
 	return append(documentCommands(), newRunCommand(), newCheckCommand(), newDemoCommand(), newEndpointsCommand(),
-		newExplainCommand(), newTestCommand(), newCACommand(), newIdentityCommand(), newReportCommand(), newPlanCommand(), newStatusCommand(), newCanaryCommand(), newTrafficCommand(), newVersionCommand(),
+		newExplainCommand(), newTestCommand(), newCACommand(), newIdentityCommand(), newReportCommand(), newPlanCommand(), newStatusCommand(), newCanaryCommand(), newExperimentCommand(), newTrafficCommand(), newVersionCommand(),
 	)
 }
