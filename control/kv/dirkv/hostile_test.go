@@ -5,8 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -167,38 +167,33 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// Somebody who writes all the time keeps nobody else from it.
+// Somebody who locks it all the time keeps nobody else from it.
 func TestFolderIsLockedInTurn(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	busy, other := open(t, dir), open(t, dir)
 	ctx, cancel := contextOf(t)
-	ended := make(chan struct{})
+	ended, began := make(chan struct{}), make(chan struct{})
+	var locked atomic.Int32
 	go func() {
 		defer close(ended)
-		for n := 0; ctx.Err() == nil; n++ {
-			if err := busy.Commit(ctx, kv.Op{Key: "busy", Value: []byte(strconv.Itoa(n)), Any: true}); err != nil && ctx.Err() == nil {
-				t.Error(err)
-			}
+		for ctx.Err() == nil {
+			_ = busy.locked(ctx, exclusive, func() error {
+				if locked.Add(1) == 1 {
+					close(began)
+				}
+				time.Sleep(10 * time.Millisecond)
+				return nil
+			})
 		}
 	}()
-	count := func() int {
-		entry, err := busy.Get(t.Context(), "busy")
-		if err != nil {
-			return 0
-		}
-		n, _ := strconv.Atoi(string(entry.Value))
-		return n
+	<-began
+	const turns = 5
+	for range turns {
+		must(t, other.locked(ctx, shared, func() error { return nil }))
 	}
-	for count() == 0 {
-	}
-	const turns = 10
-	before := count()
-	for n := range turns {
-		set(t, other, "other", strconv.Itoa(n))
-	}
-	if between := count() - before; between > 6*turns {
-		t.Errorf("%d commits went before %d others", between, turns)
+	if got := locked.Load(); got > 4*turns {
+		t.Errorf("it was locked %d times by one, %d times by the other", got, turns)
 	}
 	cancel()
 	<-ended
