@@ -73,18 +73,20 @@ func undecidedAt(alpha float64, looks int) []undecided {
 	part := 1 / float64(looks) // of the units, between two looks
 	// The places lie closer than a look's standard deviation.
 	nodes := 32 + int(4*tunedEdge(alpha, 1)/math.Sqrt(part))
+	location, weight := make([]float64, nodes), make([]float64, nodes)
+	quad.Legendre{}.FixedLocations(location, weight, -1, 1)
 	from := undecided{place: []float64{0}, chance: []float64{1}}
 	for k := range all {
 		to := undecided{part: float64(k+1) * part, place: make([]float64, nodes), chance: make([]float64, nodes)}
-		weight := make([]float64, nodes)
 		edge := tunedEdge(alpha, to.part)
-		quad.Legendre{}.FixedLocations(to.place, weight, -edge, edge)
-		for j, x := range to.place {
-			density := 0.0
+		for j := range nodes {
+			x, density := location[j]*edge, 0.0
 			for i, was := range from.place {
-				density += from.chance[i] * math.Exp(-(x-was)*(x-was)/(2*part))
+				if square := (x - was) * (x - was) / (2 * part); square < 40 { // else it is less than 1e-17
+					density += from.chance[i] * math.Exp(-square)
+				}
 			}
-			to.chance[j] = density * weight[j] / math.Sqrt(2*math.Pi*part)
+			to.place[j], to.chance[j] = x, density*weight[j]*edge/math.Sqrt(2*math.Pi*part)
 		}
 		all[k], from = to, to
 	}

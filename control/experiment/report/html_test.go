@@ -106,7 +106,7 @@ func TestHostile(t *testing.T) {
 		figure := rapid.OneOf(rapid.Float64(), rapid.SampledFrom([]float64{0, math.NaN(), math.Inf(1), math.Inf(-1), math.MaxFloat64, -math.MaxFloat64, 5e-324}))
 		number := rapid.OneOf(rapid.Uint64(), rapid.Uint64Range(0, 300))
 		r := usual()
-		r.Sampled = figure.Draw(t, "sampled")
+		r.Sampled, r.Series = figure.Draw(t, "sampled"), r.GetSeries()[:4]
 		for _, v := range r.GetVariants()[:rapid.IntRange(0, 3).Draw(t, "variants")] {
 			v.Units = number.Draw(t, "units")
 			for _, m := range v.GetMeasures() {

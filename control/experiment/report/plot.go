@@ -35,7 +35,7 @@ type intervalPlot struct {
 func plotIntervals(k Kind, c *Comparison) (intervalPlot, bool) {
 	var points []Point
 	for _, p := range c.Series {
-		if p.Difference.Known() && p.Interval.Low.Known() && p.Interval.High.Known() {
+		if drawable(p.Difference) && drawable(p.Interval.Low) && drawable(p.Interval.High) {
 			points = append(points, p)
 		}
 	}
@@ -53,7 +53,7 @@ func plotIntervals(k Kind, c *Comparison) (intervalPlot, bool) {
 		low, high = min(low, float64(p.Interval.Low)), max(high, float64(p.Interval.High))
 	}
 	low, high = low-0.08*(high-low), high+0.08*(high-low)
-	if !(high-low > 0) || math.IsInf(high-low, 0) {
+	if !(high-low > leastDrawn) {
 		return intervalPlot{}, false
 	}
 	x := func(t time.Time) float64 {
@@ -101,7 +101,7 @@ func plotHistograms(m *Measure) []histogramPlot {
 	low, high, most := math.Inf(1), math.Inf(-1), 0.0
 	part := func(v *Moments, n uint64) float64 { return float64(n) / float64(v.Units) / width(v) }
 	drawn := func(v *Moments) bool {
-		return v.Units > 0 && len(v.Histogram) > 0 && len(v.Histogram) <= plotMost && v.Low.Known() && v.High.Known() && width(v) > 0
+		return v.Units > 0 && len(v.Histogram) > 0 && len(v.Histogram) <= plotMost && drawable(v.Low) && drawable(v.High) && width(v) > leastDrawn
 	}
 	for i := range m.Variants {
 		if v := &m.Variants[i]; drawn(v) {
@@ -111,7 +111,7 @@ func plotHistograms(m *Measure) []histogramPlot {
 			}
 		}
 	}
-	if !(high > low) || !(most > 0) || math.IsInf(most, 0) {
+	if !(high > low) || !(most > 0) {
 		return nil
 	}
 	x := func(v float64) float64 {
@@ -136,7 +136,7 @@ func plotHistograms(m *Measure) []histogramPlot {
 			Variant: printable(v.Variant), Name: short(printable(v.Variant)), Control: i == 0, Bars: bars.String(),
 			Summary: "mean " + value(m.Kind, float64(v.Mean)) + ", standard deviation " + value(m.Kind, float64(v.Deviation)),
 		})
-		if v.Mean.Known() {
+		if drawable(v.Mean) {
 			plots[len(plots)-1].Mean = place(x(float64(v.Mean)))
 		}
 	}
@@ -148,6 +148,15 @@ func plotHistograms(m *Measure) []histogramPlot {
 	}
 	return plots
 }
+
+// What is beyond mostDrawn, or differs by less than leastDrawn, cannot be worked with on a
+// plot without it becoming infinite.
+const (
+	mostDrawn  = 1e100
+	leastDrawn = 1e-100
+)
+
+func drawable(n Number) bool { return math.Abs(float64(n)) <= mostDrawn }
 
 // short cuts a name off where it would not fit beside a plot.
 func short(name string) string {
