@@ -67,7 +67,7 @@ func TestManyApplyAtOnce(t *testing.T) {
 }
 
 func manyApply(t *testing.T, where []string) {
-	const people, documents, rounds = 6, 12, 3
+	const people, documents, rounds = 5, 4, 2
 
 	var (
 		mu   sync.Mutex
