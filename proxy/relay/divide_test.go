@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +13,6 @@ import (
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/codes"
 
-	"github.com/pillion-proxy/pillion/proto/configyaml"
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 	"github.com/pillion-proxy/pillion/proxy/internal/scriptpeer"
 	"github.com/pillion-proxy/pillion/proxy/policy"
@@ -66,18 +66,11 @@ func (o *observed) take() []string {
 // observe puts policies in force whose groups are observed.
 func (r *rig) observe(yaml string) *observed {
 	r.t.Helper()
-	mesh, err := configyaml.ParseMesh("mesh.yaml", []byte("policies:\n"+yaml))
-	if err != nil {
-		r.t.Fatalf("the test's own policies: %v", err)
-	}
 	o := &observed{units: map[string]uint64{}}
-	set, refused := policy.Compile(mesh.GetPolicies(), nil, policy.Env{
+	set := compileIn(r.t, policy.Env{
 		Group:    r.counters.Group,
 		Observer: func(key telemetry.GroupKey) telemetry.Observer { return &observer{o, key} },
-	})
-	for _, why := range refused {
-		r.t.Fatalf("the test's own policies: %v", why)
-	}
+	}, nil, yaml)
 	r.cluster.Configure(set.Service("greeter").Cluster())
 	for name, c := range r.router.others {
 		c.Configure(set.Service(name).Cluster())
@@ -500,4 +493,14 @@ func TestASubsetThatNobodySaysAnythingOf(t *testing.T) {
 		}
 		quiet(t, o)
 	})
+}
+
+// turnstile counts what observers are told, from many goroutines.
+type turnstile struct{ rpcs, wrong atomic.Int64 }
+
+func (c *turnstile) Ended(o *telemetry.Outcome) {
+	c.rpcs.Add(1)
+	if o.Took < 0 || o.Unit != 0 || o.Forced {
+		c.wrong.Add(1)
+	}
 }

@@ -39,11 +39,17 @@ func (r *rig) obey(yaml string) *policy.Set {
 // compile compiles policies, written as people write them, in the place of others.
 func compile(t testing.TB, before *policy.Set, yaml string) *policy.Set {
 	t.Helper()
+	return compileIn(t, policy.Env{}, before, yaml)
+}
+
+// compileIn is compile in an environment.
+func compileIn(t testing.TB, env policy.Env, before *policy.Set, yaml string) *policy.Set {
+	t.Helper()
 	mesh, err := configyaml.ParseMesh("mesh.yaml", []byte("policies:\n"+yaml))
 	if err != nil {
 		t.Fatalf("the test's own policies: %v", err)
 	}
-	set, refused := policy.Compile(mesh.GetPolicies(), before, policy.Env{})
+	set, refused := policy.Compile(mesh.GetPolicies(), before, env)
 	for _, why := range refused {
 		t.Fatalf("the test's own policies: %v", why)
 	}

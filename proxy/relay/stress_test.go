@@ -141,7 +141,11 @@ func TestPooledMemoryOfPoliciesUnderStress(t *testing.T) {
 // delayed, copied and refused.
 func TestPooledMemoryOfGovernedRPCsUnderStress(t *testing.T) {
 	sets := []*policy.Set{nil}
+	told, counters := new(turnstile), new(telemetry.Counters)
+	env := policy.Env{Group: counters.Group, Observer: func(telemetry.GroupKey) telemetry.Observer { return told }}
 	for _, yaml := range []string{`
+- {name: parts, service: echo, split: {split: {destinations: [{weight: 5000, group: a}, {weight: 5000, group: b, service: copies, request: {set: {x-b: "1"}}}]}}}
+- {name: names, service: "*", split: {match: {fraction: 5000}, split: {destinations: [{weight: 5000, group: c}, {weight: 5000, group: d}]}}}
 - {name: ways, service: echo, route: {rules: [{match: {fraction: 5000}, authority: ours, request: {set: {x-set: ours}}, response: {add: {x-add: more}}, mirror: {to: {service: copies}, max_concurrent: 20, max_bytes: 5000}}]}}
 - {name: places, service: echo, circuit_breaker: {max_concurrent: 20, max_pending: 100, trip: {failure_ratio: 1, min_volume: 200, open_for: 10ms}}}
 - {name: faults, service: echo, fault: {delay: {for: 5ms, fraction: 3000}, max_active: 10}}
@@ -152,10 +156,14 @@ func TestPooledMemoryOfGovernedRPCsUnderStress(t *testing.T) {
 - {name: places, service: echo, circuit_breaker: {max_concurrent: 15, max_pending: 100}}
 - {name: twice, service: echo, hedging: {max_attempts: 2, hedging_delay: 1ms}}
 - {name: patience, service: echo, timeout: {max: 10s, idle: 5s, max_age: 9s}}
+- {name: names, service: echo, split: {split: {destinations: [{weight: 5000, group: c}, {weight: 5000, group: d}]}}}
 `} {
-		sets = append(sets, compile(t, nil, yaml))
+		sets = append(sets, compileIn(t, env, nil, yaml))
 	}
 	stress(t, nil, sets...)
+	if n := int64(metric(t, counters, "pillion_group_rpcs_total", "rule", "")); n == 0 || n != told.rpcs.Load() || told.wrong.Load() > 0 {
+		t.Errorf("%d RPCs of groups are counted, and %d were told of, %d of them wrong", n, told.rpcs.Load(), told.wrong.Load())
+	}
 	for _, set := range sets[1:] {
 		m := set.Service("echo").Outbound("/echo.Echo/M0")
 		for key, c := range m.Breaker.Circuits(time.Now()) {
