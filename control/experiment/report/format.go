@@ -177,5 +177,8 @@ func lasting(d time.Duration) string {
 	case d >= 2*time.Hour:
 		return fmt.Sprintf("%.1f hours", d.Hours())
 	}
+	if d <= time.Minute {
+		return "1 minute"
+	}
 	return fmt.Sprintf("%.0f minutes", math.Ceil(d.Minutes()))
 }
