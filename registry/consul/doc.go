@@ -16,6 +16,11 @@
 // A Store costs one blocking query for each prefix that is watched, however often, and one
 // short call every third of a session's TTL.
 //
+// What configuration entries (service-router and so on) come to for a service costs a
+// third, where somebody asks for it: its compiled discovery chain, of which package chain
+// makes policies. Which instances are in a subset that entries speak of is found out here,
+// from the answers about the instances; they say so in their meta.
+//
 // An identity costs two more: the agent's leaf, which the agent renews between 60 and
 // 90 % of its lifetime (those that live less than ten minutes we renew half-way, for
 // the agent makes one at each question), and the roots. Intentions cost one: the match
@@ -28,8 +33,8 @@
 // Over HTTP/1 each blocking query holds one, and every sidecar on a machine has
 // the same address. So a Source holds at most Config.MaxConnections (64), of
 // which 8 are kept for short calls: 56 blocking queries, that is 28 services,
-// wait at the agent at the same time, and three sidecars on one machine stay
-// below 200. With more services, or more sidecars (a 429 says so), the queries
+// wait at the agent at the same time (18, with their configuration entries), and three
+// sidecars on one machine stay below 200. With more services, or more sidecars (a 429 says so), the queries
 // take turns: each gets one per second, at most 250 turns a second in all, so
 // news is at most a second late up to 125 services, and two up to 250. The
 // intentions' query keeps its slot: who is revoked has to be out within a second.

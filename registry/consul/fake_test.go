@@ -31,6 +31,7 @@ type fakeAgent struct {
 	index    uint64
 	apps     map[string][]*api.ServiceEntry // by service, as health/service answers
 	sidecars map[string][]*api.ServiceEntry // by destination, as health/connect answers
+	chains   map[string]any                 // by service, as discovery-chain answers
 	headers  map[string]string              // put on every answer
 	connect  fakeConnect
 	// fault may answer instead, or let pass with errPass.
@@ -56,7 +57,7 @@ type fakeRequest struct {
 func newFakeAgent() *fakeAgent {
 	return &fakeAgent{
 		changed: make(chan struct{}), index: 10,
-		apps: map[string][]*api.ServiceEntry{}, sidecars: map[string][]*api.ServiceEntry{}, headers: map[string]string{},
+		apps: map[string][]*api.ServiceEntry{}, sidecars: map[string][]*api.ServiceEntry{}, chains: map[string]any{}, headers: map[string]string{},
 		registered: map[string]*api.AgentServiceRegistration{}, extra: map[string]*api.AgentCheck{},
 	}
 }
@@ -133,6 +134,8 @@ func (f *fakeAgent) RoundTrip(req *http.Request) (*http.Response, error) {
 
 			return f.sidecars[strings.TrimPrefix(path, "health/connect/")]
 		})
+	case strings.HasPrefix(path, "discovery-chain/"):
+		return f.block(req, func() any { return f.chains[strings.TrimPrefix(path, "discovery-chain/")] })
 	case path == "catalog/datacenters":
 		return respond(http.StatusOK, nil, []string{"dc1", "dc2"}), nil
 	case path == "catalog/services":
