@@ -198,15 +198,15 @@ func (a *applying) check(ctx context.Context, state *State, changes []*Change) e
 	if err := a.sizes(changes); err != nil {
 		return err
 	}
-	running, err := a.d.mind(ctx, changes, a.w.Force)
-	if err != nil {
+	var err error
+	if a.result.Warnings, err = a.d.mind(ctx, changes, a.w.Force); err != nil {
 		return err
 	}
 	warnings, err := a.d.verify(state, changes, a.w.SubsetsElsewhere)
-	if err != nil && !(a.w.Force && onlyDeletes(changes)) {
+	if forced := a.w.Force && onlyDeletes(changes); err != nil && !forced {
 		return err
 	}
-	a.result.Warnings = append(running, warnings...)
+	a.result.Warnings = append(a.result.Warnings, warnings...)
 	return nil
 }
 
@@ -356,7 +356,7 @@ func (a *applying) again(ctx context.Context, changes []*Change) error {
 	_, now := a.d.sets(state, nil, a.w.SubsetsElsewhere)
 	for _, r := range now.refusals() {
 		if one := state.Find(r.ID); ours[r.ID] || one != nil && version(one) != version(a.first.Find(r.ID)) {
-			a.result.Warnings = append(a.result.Warnings, fmt.Sprintf("%s (somebody else has changed something at the same moment: sidecars refuse this one)", r.Error()))
+			a.result.Warnings = append(a.result.Warnings, r.Error()+" (somebody else has changed something at the same moment: sidecars refuse this one)")
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package documents
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -88,7 +89,7 @@ func stored(e kv.Entry) *Stored {
 	if one.Problem == nil {
 		switch _, of := IDOf(one.Document); {
 		case Body(one.Document) == nil:
-			one.Problem = fmt.Errorf("says nothing: was it written by hand?")
+			one.Problem = errors.New("says nothing: was it written by hand?")
 		case of != service:
 			one.Problem = fmt.Errorf("is for service %q, but was found with those for %q: was it written by hand?", of, service)
 		}

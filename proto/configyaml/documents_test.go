@@ -170,7 +170,7 @@ func TestWrongDocuments(t *testing.T) {
 				t.Fatal("no error")
 			}
 			// What is missing then is another line.
-			if first := strings.Split(err.Error(), "\n")[0]; first != "d.yaml:"+test.want && !strings.Contains(err.Error(), "d.yaml:"+test.want) {
+			if !strings.Contains("\n"+err.Error()+"\n", "\nd.yaml:"+test.want+"\n") {
 				t.Errorf("got\n%v\nwant\nd.yaml:%s", err, test.want)
 			}
 		})
