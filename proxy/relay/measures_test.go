@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pillion-proxy/pillion/proxy/h2"
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 )
@@ -139,5 +140,24 @@ func TestReadingMeasuresAllocatesNothing(t *testing.T) {
 	buf := make([]telemetry.Measure, 0, maxMeasures)
 	if n := testing.AllocsPerRun(100, func() { buf = readMeasures(buf[:0], fields) }); n != 0 || len(buf) != 4 {
 		t.Errorf("%v allocations for %v", n, buf)
+	}
+}
+
+// Nearly no answer has a measure, and all are looked at.
+func BenchmarkNoMeasures(b *testing.B) {
+	fields := []hpack.Field{{Name: "grpc-status", Value: "0"}, {Name: "grpc-message"}, {Name: "pillion-flags", Value: "UF"}}
+	h := h2.Head{Kind: h2.HeadTrailers, Regular: fields}
+	r := &RPC{p: new(Proxy)}
+	for b.Loop() {
+		r.takeMeasures(&h)
+	}
+}
+
+func BenchmarkReadMeasures(b *testing.B) {
+	fields := []hpack.Field{{Name: "grpc-status", Value: "0"}, {Name: "pillion-measure-cost", Value: "1.5"}, {Name: "pillion-measure-items", Value: "3"}}
+	buf := make([]telemetry.Measure, 0, maxMeasures)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = readMeasures(buf[:0], fields)
 	}
 }
