@@ -131,9 +131,10 @@ func TestSilence(t *testing.T) {
 		if other == l.by {
 			other = all[1]
 		}
+		before := l.by.dials()
 		time.Sleep(time.Minute)
-		if p := other.Problems(); len(p) > 0 {
-			t.Errorf("while all is well it says %q", p)
+		if p := other.Problems(); len(p) > 0 || l.by.dials() != before {
+			t.Errorf("while all is well it says %q, and has connected %d times more", p, l.by.dials()-before)
 		}
 		l.by.setHole(true)
 		other.count(1, true)

@@ -397,3 +397,34 @@ func TestOthersThanExpected(t *testing.T) {
 		}
 	})
 }
+
+// What a stream still brings after another has taken its place is not taken: it would
+// make counts go backwards.
+func TestReplacedStream(t *testing.T) {
+	simulated(t, func(t *testing.T, r *rig) {
+		s := r.several(1)[0]
+		l := r.elect()
+		st := s.seat(greeter).led()
+		report := func(n uint64) *meshv1.ReportRequest {
+			return about(&meshv1.CanaryCounts{Name: "new", Canary: &meshv1.GroupCounts{Codes: map[uint32]uint64{0: n}}})
+		}
+		var streams [2]*reporter
+		for i := range streams {
+			streams[i] = &reporter{hello: &meshv1.Hello{Id: "a", Process: 5}, replaced: make(chan struct{})}
+			if err := st.enter(streams[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		streams[1].take(st, report(9))
+		streams[0].take(st, report(8))
+		st.leave(streams[0])
+		if rpcs, _ := l.sum(); rpcs != 9 || len(l.ids()) != 2 || st.count() != 1 {
+			t.Errorf("%d RPCs are known, of %v", rpcs, l.ids())
+		}
+		st.leave(streams[1])
+		streams[1].take(st, report(10))
+		if rpcs, _ := l.sum(); rpcs != 9 || len(l.ids()) != 1 || st.count() != 0 {
+			t.Errorf("when it has gone, %d RPCs are known, of %v", rpcs, l.ids())
+		}
+	})
+}
