@@ -113,7 +113,7 @@ type poolPart struct {
 // parts divides all that was counted into messages.
 func (p *pool) parts() (list []poolPart) {
 	for _, s := range p.order() {
-		if s.refused != nil {
+		if s.isRefused {
 			continue
 		}
 		for from := 0; from < len(s.rows) || from == 0; from += unitsPerPart {

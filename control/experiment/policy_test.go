@@ -139,7 +139,7 @@ func TestPartsOfUnits(t *testing.T) {
 	layered := func(start, end uint32) func(*configv1.Experiment) {
 		return func(e *configv1.Experiment) {
 			e.Holdout = 2000
-			e.Layer = &configv1.Layer{Name: "prices", Start: start, End: proto.Uint32(end)}
+			e.Layer = &configv1.Layer{Name: "prices", Start: start, End: new(end)}
 		}
 	}
 	first, second := document(t, "first", layered(0, 4000)), document(t, "second", layered(4000, 10_000))
@@ -175,7 +175,7 @@ func TestLayersThatOverlap(t *testing.T) {
 	t.Parallel()
 	with := func(name, layer string, start, end uint32) *configv1.Experiment {
 		return document(t, name, func(e *configv1.Experiment) {
-			e.Layer = &configv1.Layer{Name: layer, Start: start, End: proto.Uint32(end)}
+			e.Layer = &configv1.Layer{Name: layer, Start: start, End: new(end)}
 		})
 	}
 	running := []*configv1.Experiment{with("low", "prices", 0, 3000), with("high", "prices", 7000, 10_000), document(t, "free")}

@@ -20,6 +20,9 @@ const (
 	// A sidecar's threshold holds for all once it has shown this part of the units that it
 	// may keep: it cannot say that it has too many when it has few.
 	fullPart = 16
+	// maxEpochs bounds how often a process may begin to count a run anew: it does so when a
+	// state is deleted from the store and comes back.
+	maxEpochs = 8
 )
 
 // pool adds up what all sidecars counted in a run. It trusts none of them further than it
@@ -35,10 +38,14 @@ type pool struct {
 
 	threshold uint64
 	sources   map[uint64]*source // by epoch, which nobody else can guess
-	epochs    map[uint64]uint64  // by process
-	pooled    int                // rows of all sources
+	speakers  map[speaker]bool
+	begun     map[uint64]int // how many epochs a process has spoken of
+	pooled    int            // rows of all sources
 	changes   uint64
 }
+
+// speaker is a process that speaks of an epoch.
+type speaker struct{ process, epoch uint64 }
 
 // source is what one sidecar counted since it began. A process that goes on with what
 // the one before had counted goes on with the same source.
@@ -50,20 +57,20 @@ type source struct {
 	rows      []uint64        // units
 	cells     []cell          // of each row in turn, one for each measure
 	crossed   map[uint64]bool // units that it has seen elsewhere than their hash says
-	refused   error           // why it counts for nothing any more; nil: it counts
+	isRefused bool            // it said what cannot be, and counts for nothing any more
 }
 
 var (
 	errTooMany    = errors.New("it speaks of more units than it may keep")
 	errImpossible = errors.New("it says of a unit what cannot be")
-	errEpochs     = errors.New("it says of one run that it has begun to count twice")
+	errEpochs     = errors.New("it has begun too often to count the same run")
 )
 
 func newPool(measures []measure, weights []int, maxUnits int) *pool {
 	return &pool{
 		measures: measures, weights: weights, variants: len(weights), maxUnits: maxUnits, maxPooled: max(maxPooled, 4*maxUnits),
 		assignment: policy.NewAssignment(weights), threshold: everything,
-		sources: map[uint64]*source{}, epochs: map[uint64]uint64{},
+		sources: map[uint64]*source{}, speakers: map[speaker]bool{}, begun: map[uint64]int{},
 	}
 }
 
@@ -71,25 +78,25 @@ func newPool(measures []measure, weights []int, maxUnits int) *pool {
 // nothing from now on, and is returned once.
 func (p *pool) take(id string, process uint64, counts *meshv1.ExperimentCounts) error {
 	epoch := counts.GetEpoch()
-	switch first, ok := p.epochs[process]; {
-	case !ok:
-		p.epochs[process] = epoch
-	case first != epoch:
-		s := p.source(id, first)
-		if s.refused != nil {
+	if who := (speaker{process, epoch}); !p.speakers[who] {
+		switch n := p.begun[process]; {
+		case n > maxEpochs:
 			return nil
+		case n == maxEpochs:
+			p.begun[process]++
+			return errEpochs
 		}
-		p.refuse(s, errEpochs)
-		return errEpochs
+		p.begun[process]++
+		p.speakers[who] = true
 	}
 	s := p.source(id, epoch)
-	if s.refused != nil {
+	if s.isRefused {
 		return nil
 	}
 	p.heed(s, thresholdOf(counts.GetThreshold()))
 	for _, u := range counts.GetUnits() {
 		if err := p.unit(s, u); err != nil {
-			p.refuse(s, err)
+			p.refuse(s)
 			return err
 		}
 	}
@@ -168,9 +175,9 @@ func counted(cells []cell) (n uint64) {
 func (s *source) of(r, measures int) []cell { return s.cells[r*measures : (r+1)*measures] }
 
 // refuse takes back all that a sidecar said, and has it say nothing more.
-func (p *pool) refuse(s *source, why error) {
+func (p *pool) refuse(s *source) {
 	p.pooled -= len(s.rows) + len(s.crossed)
-	*s = source{id: s.id, epoch: s.epoch, threshold: everything, refused: why}
+	*s = source{id: s.id, epoch: s.epoch, threshold: everything, isRefused: true}
 	p.changes++
 }
 
@@ -198,7 +205,7 @@ func (p *pool) median() uint64 {
 	}
 	list := make([]uint64, 0, len(p.sources))
 	for _, s := range p.sources {
-		if s.refused == nil {
+		if !s.isRefused {
 			list = append(list, s.threshold)
 		}
 	}
@@ -257,7 +264,7 @@ func (p *pool) heed(s *source, t uint64) {
 func (p *pool) sidecars() int {
 	ids := map[string]bool{}
 	for _, s := range p.sources {
-		if s.refused == nil {
+		if !s.isRefused {
 			ids[s.id] = true
 		}
 	}

@@ -14,7 +14,10 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/policy"
 )
 
-var halves = []int{5000, 5000}
+var (
+	halves     = []int{5000, 5000}
+	assignment = policy.NewAssignment(halves)
+)
 
 // said is what a sidecar says of units.
 func said(epoch uint64, units ...*meshv1.UnitCounts) *meshv1.ExperimentCounts {
@@ -23,7 +26,7 @@ func said(epoch uint64, units ...*meshv1.UnitCounts) *meshv1.ExperimentCounts {
 
 // counts is what was counted of a unit, in the variant that its hash says.
 func counts(unit uint64, cells ...cell) *meshv1.UnitCounts {
-	u := &meshv1.UnitCounts{Unit: unit, Variant: uint32(policy.NewAssignment(halves).Group(unit))}
+	u := &meshv1.UnitCounts{Unit: unit, Variant: uint32(assignment.Group(unit))}
 	for _, c := range cells {
 		u.Measures = append(u.Measures, &meshv1.MeasureCounts{Count: c.count, Sum: c.sum})
 	}
@@ -76,7 +79,7 @@ func TestPooledMomentsAreThoseOfUnits(t *testing.T) {
 		want := map[[2]int][]float64{}
 		var wantSizes [2]uint64
 		for unit, cells := range raw {
-			v := policy.NewAssignment(halves).Group(unit)
+			v := assignment.Group(unit)
 			wantSizes[v]++
 			for i, c := range cells {
 				if i == 2 {
@@ -193,7 +196,7 @@ func TestUnitsElsewhereThanTheirHashSays(t *testing.T) {
 	}
 }
 
-// A process cannot speak for two sidecars, and one cannot have all keep fewer units just
+// A process cannot begin to count ever again, and one cannot have all keep fewer units just
 // by saying so.
 func TestThresholdsOfOthers(t *testing.T) {
 	t.Parallel()
@@ -220,8 +223,17 @@ func TestThresholdsOfOthers(t *testing.T) {
 	if err := p.take("liar", 9, low(9, 1<<40, 0)); err != nil || p.threshold != everything {
 		t.Errorf("%v; the threshold is %x by who has shown no unit", err, p.threshold)
 	}
-	if err := p.take("liar", 9, said(10)); !errors.Is(err, errEpochs) {
-		t.Errorf("%v of a second epoch", err)
+	for epoch := uint64(10); epoch < 30; epoch++ {
+		want := error(nil)
+		if epoch == 9+maxEpochs {
+			want = errEpochs // and nothing of those that follow
+		}
+		if err := p.take("liar", 9, said(epoch)); !errors.Is(err, want) || err != nil && want == nil {
+			t.Errorf("%v of epoch %d", err, epoch)
+		}
+	}
+	if n := len(p.sources); n != 4+maxEpochs {
+		t.Errorf("%d sources are known", n)
 	}
 	p = fresh()
 	honest(p)

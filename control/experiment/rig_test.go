@@ -284,23 +284,6 @@ func (w *world) running(e *configv1.Experiment) {
 	}
 }
 
-// rpc has a user's RPC end on a sidecar, in the variant that the sidecar's policies say,
-// and says which.
-func (s *sidecar) rpc(user string, o telemetry.Outcome) (variant string) {
-	s.w.t.Helper()
-	if s.set == nil {
-		s.compile()
-	}
-	for _, g := range divide(s.set, "/a.B/C", "user: "+user) {
-		if ob := s.agent.Observer(telemetry.GroupKey{Policy: PolicyName("checkout"), Group: g.Name}); ob != nil {
-			o.Unit, o.Forced = g.Unit, g.Forced
-			ob.Ended(&o)
-		}
-		variant = g.Name
-	}
-	return variant
-}
-
 // compile takes over the policies that the agent has now.
 func (s *sidecar) compile() {
 	s.set = compile(s.w.t, policy.Env{}, s.agent.Policies("shop")...)

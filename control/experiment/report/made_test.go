@@ -4,7 +4,6 @@ import (
 	"math"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -22,7 +21,7 @@ func experiment() *configv1.Experiment {
 		Measures: []*configv1.Measure{
 			{Of: &configv1.Measure_Success{}},
 			{Of: &configv1.Measure_Latency{}},
-			{Of: &configv1.Measure_Reported{Reported: "basket-value"}, PerUnit: "sum", MinEffect: proto.Float64(0.02)},
+			{Of: &configv1.Measure_Reported{Reported: "basket-value"}, PerUnit: "sum", MinEffect: new(0.02)},
 		},
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pillion-proxy/pillion/control/sequential"
@@ -205,12 +207,9 @@ func part(e *configv1.Experiment) float64 {
 }
 
 func names(list []setting) string {
-	text := ""
+	quoted := make([]string, len(list))
 	for i, s := range list {
-		if i > 0 {
-			text += ", "
-		}
-		text += fmt.Sprintf("%q", s.name)
+		quoted[i] = strconv.Quote(s.name)
 	}
-	return text
+	return strings.Join(quoted, ", ")
 }

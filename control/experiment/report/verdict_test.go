@@ -1,6 +1,7 @@
 package report
 
 import (
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -36,7 +37,7 @@ func TestVerdicts(t *testing.T) {
 	sold := &configv1.Measure{Of: &configv1.Measure_Reported{Reported: "sold"}}
 	returned := &configv1.Measure{Of: &configv1.Measure_Reported{Reported: "returned"}, Better: "lower"}
 	strict := proto.CloneOf(sold)
-	strict.MinEffect = proto.Float64(0.001)
+	strict.MinEffect = new(0.001)
 	for name, c := range map[string]struct {
 		measure          *configv1.Measure
 		control, variant made
@@ -155,10 +156,7 @@ func TestPlanRefuses(t *testing.T) {
 		"infinitely many per day":  {"latency", good["latency"], math.Inf(1), "units per day"},
 		"nothing wrong, for a try": {"latency", good["latency"], 0, ""},
 	} {
-		with := map[string]Baseline{}
-		for k, v := range good {
-			with[k] = v
-		}
+		with := maps.Clone(good)
 		with[c.measure] = c.baseline
 		_, err := NewPlan(experiment(), with, c.perDay)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
