@@ -17,6 +17,8 @@
 //   - [Route.Decide] finds the first rule that matches. An index by path, gRPC
 //     service, caller, and by exact metadata and cookies leaves only those rules to
 //     be looked at that can match.
+//   - [Splits.Decide] finds the groups of split policies, of which all hold for the service
+//     where the route leads.
 //
 // People ask with the same code: given a [Trace], Decide looks at every rule in turn
 // and says why it did not match, and [Service.Explain] says which policies won and

@@ -34,6 +34,7 @@ func TestWarnings(t *testing.T) {
 - {name: lb, service: greeter, load_balancing: {policy: random, hash: {caller: true}, failover: [{service: far}]}}
 - {name: limit, service: other, rate_limit: {limits: [{requests: 1, match: {metadata: [{key: user, present: false}, {key: user, prefix: a}]}}]}}
 - {name: fine, service: other, fault: {match: {metadata: [{key: user, prefix: a}, {key: user, suffix: b}]}, abort: {status: {code: ABORTED}, fraction: 1}}}
+- {name: split, service: greeter, methods: [helloworld.Greeter], split: {match: {methods: [x.Y]}, split: {destinations: [{weight: 10000, subset: v9}, {weight: 0, service: far}]}}}
 `), []string{"greeter", "other"})
 	want := []string{
 		`policy "rules", route.rules[7].to.subset: no policy says what the subset "v1" of service "nobody" is`,
@@ -53,6 +54,10 @@ func TestWarnings(t *testing.T) {
 		`policy "lb", load_balancing.hash: is not looked at by random: it is for ring_hash and maglev`,
 		`policy "lb", load_balancing.failover[0].service: no service "far" is known`,
 		`policy "limit", rate_limit.limits[0].match: can never match: it asks for no metadata "user" and for metadata "user" that begins with "a", which no RPC has`,
+		`policy "split", split.split.destinations[0].subset: no policy says what the subset "v9" of service "greeter" is`,
+		`policy "split", split.match: can never match: it is for methods that the policy is not for`,
+		`policy "split", split.split.destinations[1].service: no service "far" is known`,
+		`policy "split", split.split.destinations[0].weight: all RPCs go to "v9", and none to the others`,
 	}
 	var got []string
 	for _, w := range warnings {
