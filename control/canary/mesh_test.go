@@ -163,7 +163,7 @@ func TestGoodCanary(t *testing.T) {
 		w.elect(nil)
 		began := time.Now()
 		w.start(canary(stepOf(1000, 20*time.Second), stepOf(5000, 20*time.Second), stepOf(10000, 20*time.Second)))
-		w.load(200, 0, 65*time.Second)
+		w.load(60, 0, 65*time.Second)
 		if !w.stateIs(controlv1.Phase_PHASE_PROMOTED, 3)() {
 			t.Fatalf("it stands at %v", w.state("greeter-v2"))
 		}
@@ -184,20 +184,20 @@ func TestGoodCanary(t *testing.T) {
 			t.Errorf("the history is %s", got)
 		}
 		v1, v2, _ := w.counts()
-		w.load(200, 0, time.Second)
+		w.load(60, 0, time.Second)
 		if more, canary, _ := w.counts(); more != v1 || canary == v2 {
 			t.Errorf("after the promotion %d RPCs went to the stable version, %d to the canary", more-v1, canary-v2)
 		}
 		tally := list[3].GetState().GetTally()
 		// Those of the last five seconds came after the promotion.
-		if n := int64(tally.GetCanaryRpcs()); n < (v2-5*600)*98/100 || n > v2-4*600 || tally.GetSidecars() != 3 {
+		if n := int64(tally.GetCanaryRpcs()); n < (v2-5*180)*98/100 || n > v2-4*180 || tally.GetSidecars() != 3 {
 			t.Errorf("of %d RPCs of the canary the tally knows %v", v2, tally)
 		}
 		// Promoted is not for ever: abort takes it back.
 		w.ask("greeter-v2", controlv1.Action_ACTION_ABORT)
 		w.until(time.Second, "the abort", w.stateIs(controlv1.Phase_PHASE_ABORTED, 3))
 		_, v2, _ = w.counts()
-		w.load(200, 0, time.Second)
+		w.load(60, 0, time.Second)
 		if _, now, _ := w.counts(); now != v2 {
 			t.Errorf("after an abort %d RPCs went to the canary", now-v2)
 		}

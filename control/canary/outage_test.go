@@ -119,24 +119,24 @@ func TestTakeover(t *testing.T) {
 		w.elect(nil)
 		w.start(canary(stepOf(1000, 20*time.Second), stepOf(5000, 20*time.Second), stepOf(10000, 20*time.Second)))
 		began := time.Now()
-		w.load(200, 0, 10*time.Second)
+		w.load(60, 0, 10*time.Second)
 		w.kill()
-		w.load(200, 0, 5*time.Second)
+		w.load(60, 0, 5*time.Second)
 		w.elect(nil)
-		w.load(200, 0, 7*time.Second)
+		w.load(60, 0, 7*time.Second)
 		if !w.stateIs(running, 2)() {
 			t.Fatalf("after 22 s it stands at %v", w.state("greeter-v2"))
 		}
 		if since := w.state("greeter-v2").GetStepSince().AsTime().Sub(began); since < 19*time.Second || since > 21*time.Second {
 			t.Errorf("the second step began after %v", since)
 		}
-		if n := w.state("greeter-v2").GetTally().GetCanaryRpcs(); n < 20*60*8/10 {
+		if n := w.state("greeter-v2").GetTally().GetCanaryRpcs(); n < 20*18*8/10 {
 			t.Errorf("of the first step's RPCs to the canary %d are known", n)
 		}
 		w.kill()
-		w.load(200, 0, 5*time.Second) // and nobody is elected
+		w.load(60, 0, 5*time.Second) // and nobody is elected
 		w.elect(nil)
-		w.load(200, 0, 60*time.Second)
+		w.load(60, 0, 60*time.Second)
 		if !w.stateIs(promoted, 3)() {
 			t.Errorf("it stands at %v", w.state("greeter-v2"))
 		}

@@ -35,8 +35,8 @@ type step struct {
 	number         uint32
 	stable, canary *observe.Counter
 	urgent         observe.CodeSet
-	// before are the events that there were when it began.
-	before [2]uint64
+	// events are one more than the events that there were at the last look.
+	events [2]uint64
 	// last is what the events came to when they were known last.
 	last pair
 }
@@ -91,14 +91,14 @@ func (r *run) event(c *observe.Counts, i int, subset string, events func(service
 	if !ok {
 		return
 	}
-	before := &r.step.before[i]
-	switch {
-	case *before == 0:
-		*before = n + 1 // 0 stands for: not known yet
-	case n+1 < *before+c.Ejections:
-		*before = n + 1 - min(c.Ejections, n) // whoever counts has begun anew
+	// 0 stands for: not known yet. Whoever counts may have begun anew.
+	if last := r.step.events[i]; last > n+1 {
+		c.Ejections += n
+	} else if last > 0 {
+		c.Ejections += n + 1 - last
 	}
-	c.Ejections, c.Instances = max(n+1-*before, c.Ejections), uint32(max(instances, 0))
+	r.step.events[i] = n + 1
+	c.Instances = uint32(max(instances, 0))
 }
 
 // group is the observer of one group of a canary's split policy.

@@ -14,9 +14,9 @@ const (
 	// burstBins is how many such times are looked at before it is believed how many do.
 	burstBins = 20
 	// burstUnknown is how many are taken to come together before that.
-	burstUnknown = 4
+	burstUnknown = 16
 	// burstMost bounds how many are taken to.
-	burstMost = 32
+	burstMost = 64
 	// burstFades is what an earlier time weighs less than the next: some 100 count.
 	burstFades = 0.99
 )
@@ -30,18 +30,17 @@ type slowness struct {
 	known          bool
 	stable, canary int // buckets: what is beyond their bounds is slow
 
-	// Slow RPCs come in bursts, such as while an instance collects garbage. How many come
-	// together is how many times as great their variance over times is as that of single
-	// events, of the stable version's.
+	// Slow RPCs come in bursts, such as while an instance collects garbage. together is how
+	// many do of that version's of which more do.
 	together           float64
-	bins, sum, squares float64
-	inBin              uint64
-	binEnds            time.Time
+	ofStable, ofCanary bursts
 }
 
 // begin forgets what is slow, but not how bursts were.
 func (s *slowness) begin() {
-	s.known, s.inBin, s.binEnds = false, 0, time.Time{}
+	s.known = false
+	s.ofStable.begin()
+	s.ofCanary.begin()
 	if s.together == 0 {
 		s.together = burstUnknown
 	}
@@ -52,12 +51,16 @@ func (s *slowness) look(test *sequential.Labels, t *guardTest, stable, canary *o
 	if !s.known {
 		return
 	}
-	slow := stable.Over(s.stable)
+	ofStable, ofCanary := stable.Over(s.stable), canary.Over(s.canary)
 	test.Add(sequential.LabelCounts{
-		CanaryEvents: canary.Over(s.canary), StableEvents: slow,
+		CanaryEvents: ofCanary, StableEvents: ofStable,
 		CanaryRPCs: canary.Timed(), StableRPCs: stable.Timed(), Share: share, Together: s.together,
 	})
-	s.burst(slow, at)
+	// Only from now on, as it must not depend on the events that it is used for.
+	known := s.ofStable.note(ofStable, at)
+	if s.ofCanary.note(ofCanary, at) && known {
+		s.together = max(s.ofStable.size(), s.ofCanary.size())
+	}
 }
 
 // settle chooses what is slow from now on.
@@ -75,23 +78,39 @@ func (s *slowness) settle(t *guardTest, stable *observe.Counts) {
 	s.known, s.stable, s.canary = true, i, observe.BucketOf(may)
 }
 
-// burst takes note of how many RPCs of the stable version were slow, and when.
-func (s *slowness) burst(slow uint64, at time.Time) {
-	s.inBin += slow
-	if s.binEnds.IsZero() {
-		s.binEnds = at.Add(burstBin)
+// bursts says how many events come together: as many times as their variance over times is
+// greater than that of single events.
+type bursts struct {
+	bins, sum, squares float64
+	inBin              uint64
+	binEnds            time.Time
+}
+
+// begin has a time begin with the next events.
+func (b *bursts) begin() { b.inBin, b.binEnds = 0, time.Time{} }
+
+// note takes note of how many events there were, and says whether it is known by now how
+// they come.
+func (b *bursts) note(events uint64, at time.Time) (known bool) {
+	b.inBin += events
+	if b.binEnds.IsZero() {
+		b.binEnds = at.Add(burstBin)
 	}
-	if at.Before(s.binEnds) {
-		return
+	if !at.Before(b.binEnds) {
+		n := float64(b.inBin)
+		b.bins, b.sum, b.squares = b.bins*burstFades+1, b.sum*burstFades+n, b.squares*burstFades+n*n
+		b.inBin, b.binEnds = 0, at.Add(burstBin)
 	}
-	n := float64(s.inBin)
-	s.bins, s.sum, s.squares = s.bins*burstFades+1, s.sum*burstFades+n, s.squares*burstFades+n*n
-	s.inBin, s.binEnds = 0, at.Add(burstBin)
-	if s.bins < burstBins || s.sum == 0 {
-		return
+	return b.bins >= burstBins
+}
+
+// size is how many events come together, in powers of two, so that it seldom changes: each
+// change begins a block in the test.
+func (b *bursts) size() float64 {
+	if b.sum == 0 {
+		return 1
 	}
-	mean := s.sum / s.bins
-	ratio := (s.squares/s.bins - mean*mean) / mean
-	// In powers of two, so that it seldom changes: each change begins a block in the test.
-	s.together = math.Exp2(math.Round(math.Log2(min(max(ratio, 1), burstMost))))
+	mean := b.sum / b.bins
+	ratio := (b.squares/b.bins - mean*mean) / mean
+	return math.Exp2(math.Round(math.Log2(min(max(ratio, 1), burstMost))))
 }

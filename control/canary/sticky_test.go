@@ -69,7 +69,7 @@ func TestStickyCanary(t *testing.T) {
 		seen := w.watch()
 		w.elect(nil)
 		w.start(sticky(canary(stepOf(1000, 8*time.Second), stepOf(5000, 8*time.Second), stepOf(10000, 8*time.Second))))
-		w.load(200, stickyKeys, 27*time.Second)
+		w.load(100, stickyKeys, 27*time.Second)
 		if !w.stateIs(promoted, 3)() {
 			t.Fatalf("it stands at %v", w.state("greeter-v2"))
 		}
