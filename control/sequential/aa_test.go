@@ -60,9 +60,9 @@ func aaWorlds() []aaWorld {
 		{name: "one in 100 fails", units: 2000, variant: 0.5, unit: bernoulli(0.99)},
 		{name: "one in 1000 fails, 10 % variant", units: 4000, variant: 0.1, unit: bernoulli(0.999)},
 		{name: "means that keep changing", units: 400, variant: 0.5, unit: lognormal(0.5), rpc: noisy},
-		{name: "means that keep changing, no new units", units: 300, fromStart: true, variant: 0.5, unit: func(*rand.Rand) float64 { return 1 }, rpc: noisy},
+		{name: "means that keep changing, no new units", units: 250, fromStart: true, variant: 0.5, unit: func(*rand.Rand) float64 { return 1 }, rpc: noisy},
 		{name: "growing sums", units: 400, variant: 0.5, unit: lognormal(0.5), rpc: noisy, sum: true},
-		{name: "growing sums, no new units", units: 300, fromStart: true, variant: 0.5, unit: func(*rand.Rand) float64 { return 1 }, rpc: noisy, sum: true},
+		{name: "growing sums, no new units", units: 250, fromStart: true, variant: 0.5, unit: func(*rand.Rand) float64 { return 1 }, rpc: noisy, sum: true},
 	}
 }
 

@@ -12,7 +12,9 @@ const (
 	// detectionRuns is how many canaries are played.
 	detectionRuns = 1000
 	// detectionFailures is how many failures one of them is played for at most.
-	detectionFailures = 3000
+	detectionFailures = 1500
+	// detectionHopeless is how many of the first are missed when it is given up.
+	detectionHopeless = 100
 )
 
 // Detection says how many of the canary's RPCs a guard needs to find that it fails too
@@ -98,7 +100,7 @@ func (d Detection) play(one func(*rand.Rand) (uint64, error)) (Detected, error) 
 			return Detected{}, err
 		}
 		if found[i] = n; n == math.MaxUint64 {
-			if missed++; missed > detectionRuns/2 {
+			if missed++; missed > detectionRuns/2 || missed > i && missed >= detectionHopeless {
 				return Detected{}, nil
 			}
 		}
