@@ -6,7 +6,6 @@ package kv
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 )
@@ -19,9 +18,11 @@ const (
 	// MaxCommit bounds what the keys and values of a Commit of several ops hold together,
 	// in bytes: Consul takes 512 KiB, and they grow by a third on their way.
 	MaxCommit = 360 << 10
-	// MaxKey bounds a key in bytes, MaxElement what is between two slashes of it: a
-	// folder's files can be called no longer.
-	MaxKey, MaxElement = 512, 200
+	// MaxKey bounds a key in bytes.
+	MaxKey = 512
+	// MaxElement bounds what is between two slashes of a key, in bytes: a folder's files
+	// can be called no longer.
+	MaxElement = 200
 )
 
 // Entry is a key with its value.
@@ -70,7 +71,7 @@ var ErrLost = errors.New("the session has ended")
 type ConflictError struct{ Keys []string }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("changed by somebody else meanwhile: %s", strings.Join(e.Keys, ", "))
+	return "changed by somebody else meanwhile: " + strings.Join(e.Keys, ", ")
 }
 
 // Store is the store. Its methods may be called from many goroutines at once. What it

@@ -95,8 +95,9 @@ func (s *Store) put(ctx context.Context, op kv.Op) error {
 // order; what else is wrong is an error.
 func (s *Store) transact(ctx context.Context, parts []api.TxnOp) (failed []int, err error) {
 	options := (&api.WriteOptions{}).WithContext(ctx)
+	var done api.TxnResponse
 	// Not by the library's own call: its errors do not say with which status.
-	_, err = s.agent.api.Raw().Write("/v1/txn", parts, nil, options)
+	_, err = s.agent.api.Raw().Write("/v1/txn", parts, &done, options)
 	status, isStatus := errors.AsType[api.StatusError](err)
 	if !isStatus || status.Code != http.StatusConflict {
 		return nil, err

@@ -105,7 +105,7 @@ func (s *Store) apply(j *journal) error {
 		}
 		if file == "" {
 			err = os.Remove(path)
-		} else if err = os.MkdirAll(filepath.Dir(path), 0o755); err == nil {
+		} else if err = os.MkdirAll(filepath.Dir(path), folderMode); err == nil {
 			err = os.Rename(s.own(filepath.Join(newDir, file)), path)
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -213,7 +213,7 @@ func (c *change) do() error {
 			files[op.Key] = ""
 			continue
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Dir(path), folderMode); err != nil {
 			return err
 		}
 		if err := s.step(); err != nil {

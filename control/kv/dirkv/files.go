@@ -124,7 +124,8 @@ func (s *Store) keys(prefix string) (keys []string, err error) {
 			if folder {
 				below += "/"
 			}
-			if !strings.HasPrefix(below, prefix) && !(folder && strings.HasPrefix(prefix, below)) {
+			inside, above := strings.HasPrefix(below, prefix), folder && strings.HasPrefix(prefix, below)
+			if !inside && !above {
 				continue
 			}
 			if err := kv.CheckKey(strings.TrimSuffix(below, "/")); !ok || err != nil {
@@ -146,7 +147,7 @@ func (s *Store) keys(prefix string) (keys []string, err error) {
 
 // writeNew writes a file that was not there, so that it is on the disk.
 func writeNew(path string, content []byte, changed time.Time) (err error) {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		return err
 	}

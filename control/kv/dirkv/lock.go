@@ -70,7 +70,7 @@ func (s *Store) tryLock(name string, how int) (*os.File, error) {
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		if err = s.prepare(); err == nil {
-			file, err = os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o644)
+			file, err = os.OpenFile(path, os.O_RDONLY|os.O_CREATE, fileMode)
 		}
 	}
 	if err != nil {
@@ -90,7 +90,7 @@ func (s *Store) tryLock(name string, how int) (*os.File, error) {
 // flock locks a file, or says that another process has.
 func flock(file *os.File, how int) (bool, error) {
 	for {
-		switch err := syscall.Flock(int(file.Fd()), how|syscall.LOCK_NB); { //nolint:gosec // it is one of a file
+		switch err := syscall.Flock(int(file.Fd()), how|syscall.LOCK_NB); {
 		case err == nil:
 			return true, nil
 		case errors.Is(err, syscall.EWOULDBLOCK):

@@ -37,6 +37,12 @@ import (
 	"github.com/pillion-proxy/pillion/control/kv"
 )
 
+// The permissions of what is made, within the umask: people may read it.
+const (
+	folderMode = 0o755
+	fileMode   = 0o644
+)
+
 // Options are what a Store takes from outside. The zero value is fit for use.
 type Options struct {
 	// Log gets a line where the system gives no notifications of changes. Default: nothing
@@ -75,7 +81,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if s.dir, err = filepath.Abs(dir); err != nil {
 		return nil, fmt.Errorf("folder %s: %w", dir, err)
 	}
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+	if err := os.MkdirAll(s.dir, folderMode); err != nil {
 		return nil, s.failed(err)
 	}
 	if err := s.prepare(); err != nil && !errors.Is(err, os.ErrPermission) {
@@ -90,7 +96,7 @@ func (s *Store) prepare() error {
 		return err
 	}
 	for _, dir := range []string{s.own(newDir), s.own(sessionsDir)} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.MkdirAll(dir, folderMode); err != nil {
 			return err
 		}
 	}
@@ -105,7 +111,7 @@ func (s *Store) failed(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	if pathErr, ok := errors.AsType[*os.PathError](err); ok && err == error(pathErr) {
+	if pathErr, ok := err.(*os.PathError); ok { //nolint:errorlint // one that is wrapped says more
 		if relative, within := strings.CutPrefix(pathErr.Path, s.dir+string(filepath.Separator)); within {
 			err = fmt.Errorf("%s %s: %w", pathErr.Op, relative, pathErr.Err)
 		} else {
@@ -207,7 +213,7 @@ func (s *Store) Commit(ctx context.Context, ops ...kv.Op) error {
 // change has what a function collects be done as a whole, once sessions that are lost are
 // cleared away. Where the function fails, only that is.
 func (s *Store) change(ctx context.Context, collect func(*change) error) error {
-	var collected error
+	var refused error
 	err := s.locked(ctx, exclusive, func() error {
 		if err := s.finish(); err != nil {
 			return err
@@ -222,20 +228,21 @@ func (s *Store) change(ctx context.Context, collect func(*change) error) error {
 		if c, err = s.begin(); err != nil {
 			return err
 		}
-		if collected = collect(c); collected != nil {
-			return nil
+		if refused = collect(c); refused == nil {
+			err = c.do()
 		}
-		return c.do()
+		return err
 	})
 	if err != nil {
 		return s.failed(err)
 	}
 	s.wake()
-	if conflict, ok := errors.AsType[*kv.ConflictError](collected); ok {
+	conflict, ok := errors.AsType[*kv.ConflictError](refused)
+	switch {
+	case ok:
 		return conflict
+	case refused == nil, errors.Is(refused, kv.ErrLost):
+		return refused
 	}
-	if collected != nil && !errors.Is(collected, kv.ErrLost) {
-		return s.failed(collected)
-	}
-	return collected
+	return s.failed(refused)
 }

@@ -119,7 +119,7 @@ func (s *Store) folders() (paths []string) {
 	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil, !entry.IsDir(), path == root:
-			return nil
+			return nil //nolint:nilerr // what cannot be read is found out by who reads it
 		case strings.HasPrefix(entry.Name(), "."):
 			return fs.SkipDir
 		case len(paths) >= maxFolders:

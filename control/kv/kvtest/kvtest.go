@@ -3,6 +3,7 @@ package kvtest
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
@@ -78,7 +79,7 @@ func set(t *testing.T, s kv.Store, key, value string) {
 func get(t *testing.T, s kv.Store, key string) string {
 	t.Helper()
 	entry, err := s.Get(t.Context(), key)
-	if err == kv.ErrNotFound {
+	if errors.Is(err, kv.ErrNotFound) {
 		return "-"
 	}
 	must(t, err)
@@ -92,7 +93,7 @@ func get(t *testing.T, s kv.Store, key string) string {
 func version(t *testing.T, s kv.Store, key string) uint64 {
 	t.Helper()
 	entry, err := s.Get(t.Context(), key)
-	if err == kv.ErrNotFound {
+	if errors.Is(err, kv.ErrNotFound) {
 		return 0
 	}
 	must(t, err)
