@@ -316,6 +316,11 @@ func (a *applying) ops(c *Change) ([]kv.Op, error) {
 		return nil, Refusal{ID: c.ID, Message: err.Error()}
 	}
 	ops := []kv.Op{{Key: control.HistoryKey(c.ID.Kind, c.ID.Name, c.Revision), Value: value}}
+	if c.Before != nil {
+		for _, stale := range c.Before.stale {
+			ops = append(ops, kv.Op{Key: stale.key(), Version: stale.version})
+		}
+	}
 	key := control.DocumentKey(c.ID.Kind, c.Service, c.ID.Name)
 	switch {
 	case c.After == nil:

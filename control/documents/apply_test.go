@@ -111,6 +111,30 @@ func TestMove(t *testing.T) {
 	expect(t, "service", state.All[0].Service, "*")
 }
 
+// Of a document that somebody has put at two places, the later one counts, and the next
+// change clears up.
+func TestTwoPlaces(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	r.must(t, "alice", policies(slow))
+	r.must(t, "alice", policies(slower))
+	for i, service := range []string{"aaa", "zzz"} {
+		older := parsed(t, policies(strings.Replace(slow, "checkout", service, 1)))[0]
+		older.Revision = uint64(1 + i%2)
+		value, err := encode(older)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.put(t, control.DocumentKey(control.Policy, service, "slow"), string(value))
+	}
+	expect(t, "there is", r.has(t), "policy/slow@2")
+	result := r.must(t, "bob", policies(slower))
+	expect(t, "done", verbs(result), "changed policy/slow@3")
+	if e, err := r.store.List(t.Context(), servicesPrefix); err != nil || len(e) != 1 || e[0].Key != control.DocumentKey(control.Policy, "checkout", "slow") {
+		t.Errorf("%v %v", e, err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ there, file, want string }{

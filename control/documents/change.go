@@ -78,7 +78,7 @@ func (w *Wanted) changes(state *State) ([]*Change, error) {
 		}
 		wanted[id], services[service] = true, true
 		before := state.Find(id)
-		if before != nil && before.Problem == nil && proto.Equal(Body(before.Document), Body(d)) {
+		if before != nil && before.Problem == nil && len(before.stale) == 0 && proto.Equal(Body(before.Document), Body(d)) {
 			continue
 		}
 		after := proto.CloneOf(d)

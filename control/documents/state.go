@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/pillion-proxy/pillion/control"
@@ -24,6 +23,9 @@ type Stored struct {
 	Problem error
 
 	version uint64 // of its key
+	// stale are earlier revisions of it that are there for other services, by somebody's
+	// hand. They go with the next change.
+	stale []*Stored
 }
 
 // key is where the document is.
@@ -56,17 +58,17 @@ func (d *Documents) Load(ctx context.Context) (*State, error) {
 			continue
 		}
 		if other := s.by[one.ID]; other != nil {
-			// Written by hand, or in a move from one service to another that is older than it.
 			if one.Document.GetRevision() <= other.Document.GetRevision() {
 				one, other = other, one
 			}
-			other.Problem = fmt.Errorf("is there for service %q too, in a later revision: delete one of them", one.Service)
+			one.stale = append(append(one.stale, other), other.stale...)
+			other.stale = nil
 		}
 		s.by[one.ID] = one
-		s.All = append(s.All, one)
 	}
-	s.All = slices.DeleteFunc(s.All, func(one *Stored) bool { return s.by[one.ID] != one })
-	slices.SortFunc(s.All, func(a, b *Stored) int { return a.ID.compare(b.ID) })
+	for _, id := range sortedIDs(s.by) {
+		s.All = append(s.All, s.by[id])
+	}
 	return s, nil
 }
 
