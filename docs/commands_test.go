@@ -256,6 +256,8 @@ func helps(t *testing.T) map[string]string {
 	for _, command := range []string{
 		"run", "check", "demo", "endpoints", "explain", "test", "version", "identity",
 		"ca init", "ca issue", "report plaintext", "apply", "get", "diff", "history", "rollback", "delete",
+		"plan", "status", "canary start", "canary status", "canary promote", "canary history", "traffic shift",
+		"experiment plan", "experiment start", "experiment status", "experiment report", "experiment stop", "experiment history",
 	} {
 		words := strings.Fields(command)
 		output, err := exec.CommandContext(t.Context(), pillion(t), append(words, "--help")...).CombinedOutput()
