@@ -119,6 +119,22 @@ func TestWhoMay(t *testing.T) {
 	}
 }
 
+// What docs/control.md has people copy is what is tested here.
+func TestWhoMayIsDocumented(t *testing.T) {
+	t.Parallel()
+
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "control.md"))
+	must(t, err)
+	if !strings.Contains(string(page), "\n## Who may\n") {
+		t.Skip("docs/control.md has no section \"Who may\"")
+	}
+	for _, role := range []string{"sidecar", "operator", "viewer"} {
+		if !strings.Contains(string(page), "```hcl\n"+aclRules(t, role)+"```\n") {
+			t.Errorf("docs/control.md does not show testdata/acl/%s.hcl as it is", role)
+		}
+	}
+}
+
 // denied checks that an error says, in one line, that a rule is missing.
 func denied(t *testing.T, what string, err error, rule string) {
 	t.Helper()
