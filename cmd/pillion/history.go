@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/charmbracelet/lipgloss"
@@ -64,8 +65,8 @@ that was deleted. What sidecars did with a canary is what pillion canary history
 // historyTable lays revisions out for people, the last one first.
 func historyTable(out io.Writer, revisions []documents.Revision) string {
 	rows := plainTable(lipgloss.NewRenderer(out), "REVISION", "TIME", "BY", "WHAT", "MESSAGE")
-	for i := len(revisions) - 1; i >= 0; i-- {
-		d := revisions[i].Document
+	for i, r := range slices.Backward(revisions) {
+		d := r.Document
 		rows.Row(strconv.FormatUint(d.GetRevision(), 10), at(d.GetTime()), documents.Printable(d.GetAuthor()), became(revisions, i), documents.Printable(d.GetMessage()))
 	}
 	return rendered(rows)
@@ -90,8 +91,8 @@ func became(revisions []documents.Revision, i int) string {
 // writeHistory prints what each revision changed, the last one first.
 func writeHistory(out io.Writer, revisions []documents.Revision) error {
 	bold := lipgloss.NewRenderer(out).NewStyle().Bold(true)
-	for i := len(revisions) - 1; i >= 0; i-- {
-		d := revisions[i].Document
+	for i, r := range slices.Backward(revisions) {
+		d := r.Document
 		head := fmt.Sprintf("revision %d, %s, by %s, %s: %s", d.GetRevision(), became(revisions, i), documents.Printable(d.GetAuthor()), at(d.GetTime()), documents.Printable(d.GetMessage()))
 		if _, err := fmt.Fprintln(out, bold.Render(head)); err != nil {
 			return err
