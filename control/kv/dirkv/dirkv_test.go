@@ -48,7 +48,7 @@ func TestKeepsWhatStoresKeep(t *testing.T) {
 		must(t, os.Symlink(dir, link))
 		a := open(t, link)
 		return kvtest.Rig{
-			A: a, B: b, TTL: 3 * time.Second, Expires: true,
+			A: a, B: b, Expires: 3 * time.Second,
 			Lose: func(t *testing.T, lost kv.Session) {
 				id := lost.(*session).id
 				for gone := false; !gone; {

@@ -15,16 +15,14 @@ import (
 // Rig is one store with nothing in it, seen from two processes, or as if.
 type Rig struct {
 	A, B kv.Store
-	// TTL is what sessions get. Default: 10 s, which is the least that Consul takes.
-	TTL time.Duration
 	// Lose has a session of A be lost as if it had not been renewed for long; nil: such
 	// tests are left out.
 	Lose func(t *testing.T, session kv.Session)
 	// Break cuts A off from the store, mend ends that; nil: such tests are left out.
 	Break func(t *testing.T) (mend func())
-	// Expires says that the time that sessions need to be lost of themselves, once A is
-	// cut off, is short enough for a test.
-	Expires bool
+	// Expires is a TTL with which a session is lost soon enough for a test once A is cut
+	// off; 0: such tests are left out.
+	Expires time.Duration
 }
 
 // Case is one of the tests.
@@ -182,11 +180,8 @@ func holds(key, want string) func(kv.State) bool {
 }
 
 // session begins one of these options, which is closed at the end.
-func session(t *testing.T, r Rig, s kv.Store, o kv.SessionOptions) kv.Session {
+func session(t *testing.T, s kv.Store, o kv.SessionOptions) kv.Session {
 	t.Helper()
-	if o.TTL = r.TTL; o.TTL == 0 {
-		o.TTL = 10 * time.Second
-	}
 	o.Name = t.Name()
 	made, err := s.Session(t.Context(), o)
 	must(t, err)

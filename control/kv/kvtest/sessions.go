@@ -33,7 +33,7 @@ func keysGo(t *testing.T, r Rig) {
 	ctx := t.Context()
 	w := watch(t, r.B, "p/")
 	set(t, r.A, "p/other", "1")
-	first, second := session(t, r, r.A, kv.SessionOptions{}), session(t, r, r.B, kv.SessionOptions{})
+	first, second := session(t, r.A, kv.SessionOptions{}), session(t, r.B, kv.SessionOptions{})
 	must(t, first.Put(ctx, "p/a", []byte("1")))
 	must(t, first.Put(ctx, "p/a", []byte("2")))
 	must(t, first.Put(ctx, "p/b", []byte("1")))
@@ -88,7 +88,7 @@ func lockIsExclusive(t *testing.T, r Rig) {
 	ctx := t.Context()
 	// As long as it may be: it must not hold where a lock is given back.
 	options := kv.SessionOptions{LockDelay: time.Minute}
-	first, second := session(t, r, r.A, options), session(t, r, r.B, options)
+	first, second := session(t, r.A, options), session(t, r.B, options)
 	lock(t, first, "p/l", "first", true)
 	lock(t, second, "p/l", "second", false)
 	lock(t, first, "p/l", "first again", true)
@@ -116,7 +116,7 @@ func lockIsExclusive(t *testing.T, r Rig) {
 
 	// Who deletes its key takes it away.
 	must(t, r.B.Commit(ctx, kv.Op{Key: "p/l", Any: true}))
-	third := session(t, r, r.B, options)
+	third := session(t, r.B, options)
 	lock(t, third, "p/l", "third", true)
 	lock(t, first, "p/l", "first", false)
 
@@ -130,7 +130,7 @@ func lockIsNeverHeldTwice(t *testing.T, r Rig) {
 	var holders, turns atomic.Int32
 	var all sync.WaitGroup
 	for n, s := range []kv.Store{r.A, r.B, r.A} {
-		holder := session(t, r, s, kv.SessionOptions{})
+		holder := session(t, s, kv.SessionOptions{})
 		all.Go(func() {
 			for done := 0; done < 5 && !t.Failed(); {
 				got, err := holder.TryLock(t.Context(), "p/l", []byte(strconv.Itoa(n)))
@@ -167,7 +167,7 @@ func lostSession(t *testing.T, r Rig) {
 		t.Skip("no session can be lost here")
 	}
 	const delay = 700 * time.Millisecond
-	lost, other := session(t, r, r.A, kv.SessionOptions{LockDelay: delay}), session(t, r, r.B, kv.SessionOptions{})
+	lost, other := session(t, r.A, kv.SessionOptions{LockDelay: delay}), session(t, r.B, kv.SessionOptions{})
 	must(t, lost.Put(t.Context(), "p/a", []byte("1")))
 	lock(t, lost, "p/l", "first", true)
 	lock(t, lost, "p/free", "first", true)
@@ -205,10 +205,10 @@ func lostSession(t *testing.T, r Rig) {
 }
 
 func notRenewed(t *testing.T, r Rig) {
-	if r.Break == nil || !r.Expires {
+	if r.Break == nil || r.Expires == 0 {
 		t.Skip("that would take too long here")
 	}
-	lost, other := session(t, r, r.A, kv.SessionOptions{}), session(t, r, r.B, kv.SessionOptions{})
+	lost, other := session(t, r.A, kv.SessionOptions{TTL: r.Expires}), session(t, r.B, kv.SessionOptions{})
 	lock(t, lost, "p/l", "first", true)
 	mend := r.Break(t)
 	eventually(t, "the lock is taken", func() bool {

@@ -24,7 +24,7 @@ func TestKeepsWhatStoresKeep(t *testing.T) {
 				memory := New()
 				a := memory.Store()
 				c.Test(t, kvtest.Rig{
-					A: a, B: memory.Store(), Expires: true,
+					A: a, B: memory.Store(), Expires: 10 * time.Second,
 					Lose: func(_ *testing.T, session kv.Session) { a.Lose(session) },
 					Break: func(*testing.T) func() {
 						a.SetFault(Fault{Err: errors.New("cut off")})
