@@ -186,14 +186,13 @@ func TestReserve(t *testing.T) {
 	simulated(t, func(t *testing.T, r *rig) {
 		client := r.add("client", func(o *Options) { o.Candidacy, o.Address = Reserve, "" })
 		never := r.add("never", func(o *Options) { o.Candidacy = Never })
-		began := time.Now()
 		never.Set(greeter, true)
 		time.Sleep(time.Minute)
 		if r.leader() != nil || len(never.Problems()) != 1 {
 			t.Errorf("%v decides, and it says of what is wrong: %q", r.leader(), never.Problems())
 		}
 		client.Set(greeter, true)
-		began = time.Now()
+		began := time.Now()
 		for r.leader() == nil && time.Since(began) < time.Minute {
 			time.Sleep(100 * time.Millisecond)
 		}

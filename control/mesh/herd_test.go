@@ -21,7 +21,7 @@ func TestNoHerd(t *testing.T) {
 	for _, n := range []int{1, 10, 50, 1000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			simulated(t, func(t *testing.T, r *rig) {
-				random := rand.New(rand.NewPCG(7, uint64(n))) //nolint:gosec // it is a test
+				random := rand.New(rand.NewPCG(7, uint64(n)))
 				var mu sync.Mutex
 				draw := func() float64 {
 					mu.Lock()
@@ -82,7 +82,7 @@ func TestWaits(t *testing.T) {
 			t.Errorf("back-off %v after %d failures", d, failures)
 		}
 	})
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // it is a test
+	random := rand.New(rand.NewPCG(1, 2))
 	waits := make([]time.Duration, crowd)
 	for i := range waits {
 		waits[i] = waitToTry(random.Float64(), 0)

@@ -18,13 +18,13 @@ import (
 type Candidacy uint8
 
 const (
-	// Never: it may not.
+	// Never says that it may not.
 	Never Candidacy = iota
-	// Reserve: it may where nobody else has been for five seconds. Where others cannot
+	// Reserve says that it may where nobody else has been for five seconds. Where others cannot
 	// reach it, because it has no Address, it steps back every minute, in case somebody
 	// is there by then whom they can.
 	Reserve
-	// Candidate: it may at once.
+	// Candidate says that it may at once.
 	Candidate
 )
 
@@ -32,11 +32,11 @@ const (
 type Mode uint8
 
 const (
-	// Plaintext: nobody proves who he is.
+	// Plaintext has nobody prove who he is.
 	Plaintext Mode = iota
-	// Permissive: mutual TLS or plaintext, as the caller likes.
+	// Permissive takes mutual TLS or plaintext, as the caller likes.
 	Permissive
-	// Strict: mutual TLS alone.
+	// Strict takes mutual TLS alone.
 	Strict
 )
 

@@ -153,7 +153,7 @@ func TestSilence(t *testing.T) {
 // A first report that is larger than one message may be comes in several.
 func TestLargeReport(t *testing.T) {
 	simulated(t, func(t *testing.T, r *rig) {
-		const units = 150_000 // of 30 bytes
+		const units = 60_000 // of 30 bytes
 		all := r.several(1)
 		l := r.elect()
 		late := r.add("late", func(o *Options) { o.Counting.(*counting).units = units })

@@ -46,7 +46,7 @@ func (c conn) Close() error {
 }
 
 // Cluster returns a service whose one instance is a server within the process, which dial
-// leads to. counts counts what becomes of its RPCs.
+// leads to. What becomes of its RPCs goes into counts.
 func Cluster(name string, http2 *h2.Config, dial func(context.Context) (net.Conn, error), counts *telemetry.Service) *upstream.Cluster {
 	opts := upstream.Options{HTTP2: http2, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dial(ctx)
