@@ -16,8 +16,6 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
-	"github.com/pillion-proxy/pillion/proto/configyaml"
-	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/registry"
 	"github.com/pillion-proxy/pillion/registry/consul/chain"
 )
@@ -112,13 +110,8 @@ func marks(service *registry.Service) string {
 	return strings.Join(all, " ")
 }
 
-// warm has done once, outside of virtual time, what policies are checked by.
-func warm() {
-	_ = configyaml.CheckPolicy(configyaml.EffectivePolicy(&configv1.Policy{Name: "x", Service: "x", Kind: &configv1.Policy_Timeout{Timeout: &configv1.TimeoutPolicy{}}}))
-}
-
 func TestInstancesAreKnownByTheirSubsetsBeforeThePolicies(t *testing.T) {
-	warm()
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeAgent()
 		fake.setApps("greeter", version(appEntry("a", 1), "v1"), version(appEntry("b", 2), "v2"))
@@ -159,7 +152,7 @@ func TestInstancesAreKnownByTheirSubsetsBeforeThePolicies(t *testing.T) {
 }
 
 func TestSubsetsOfThoseThatPass(t *testing.T) {
-	warm()
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeAgent()
 		warns := with(appEntry("b", 2), func(e *api.ServiceEntry) { e.Checks = api.HealthChecks{checkOf("b", api.HealthWarning, "hm")} })
@@ -190,7 +183,7 @@ func TestSubsetsOfThoseThatPass(t *testing.T) {
 
 // Two services lead to one: its instances are known by the subsets of both.
 func TestSubsetsThatSeveralSpeakOf(t *testing.T) {
-	warm()
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeAgent()
 		fake.setApps("greeter", version(appEntry("a", 1), "v1"), version(appEntry("b", 2), "v2"))
@@ -212,7 +205,7 @@ func TestSubsetsThatSeveralSpeakOf(t *testing.T) {
 }
 
 func TestEntriesOutliveAnOutage(t *testing.T) {
-	warm()
+	t.Parallel()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeAgent()
@@ -268,7 +261,7 @@ func hang(req *http.Request) (*http.Response, error) {
 }
 
 func TestEntriesThatCannotBeRead(t *testing.T) {
-	warm()
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeAgent()
 		fake.failWith(answerWith(http.StatusForbidden, `Permission denied: token with AccessorID 'x' lacks permission 'service:read' on "greeter"`))
@@ -299,7 +292,7 @@ func TestEntriesThatCannotBeRead(t *testing.T) {
 }
 
 func TestEntriesOfAnotherDatacentre(t *testing.T) {
-	warm()
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeAgent()
 		fake.change(func() { fake.chains["greeter"] = subsetChain("greeter", "v1", "", false) })

@@ -43,6 +43,18 @@ func (w *watched) subscribe() (tell chan struct{}, cancel func()) {
 		defer w.mu.Unlock()
 
 		delete(w.tell, tell)
+		delete(w.told, tell)
+	}
+}
+
+// tellOf notes that a watcher was told of a version.
+func (w *watched) tellOf(tell chan struct{}, version int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+
+	w.told[tell] = version
+	if w.awaiting > 0 {
+		w.notify()
 	}
 }
 

@@ -81,6 +81,7 @@ func (s *Source) Watch(ctx context.Context, service string, update func(*registr
 	defer cancel()
 
 	seen := 0
+	w.tellOf(tell, seen)
 	for {
 		select {
 		case <-ctx.Done():
@@ -90,6 +91,7 @@ func (s *Source) Watch(ctx context.Context, service string, update func(*registr
 		if state, version := w.state(); version != seen {
 			seen = version
 			update(state)
+			w.tellOf(tell, version)
 		}
 	}
 }

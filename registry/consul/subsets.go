@@ -211,11 +211,10 @@ func (s *Source) awaitMarks(ctx context.Context, filters map[string]map[string]c
 func (w *watched) awaitMarks(ctx context.Context, version uint64) {
 	tell, cancel := w.subscribe()
 	defer cancel()
+	w.await(1)
+	defer w.await(-1)
 	for {
-		w.mu.Lock()
-		reached := w.marks >= version
-		w.mu.Unlock()
-		if reached {
+		if w.areMarked(version) {
 			return
 		}
 		select {
@@ -226,6 +225,28 @@ func (w *watched) awaitMarks(ctx context.Context, version uint64) {
 			return
 		}
 	}
+}
+
+func (w *watched) await(more int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.awaiting += more
+}
+
+// areMarked says whether all who watch know the instances by the subsets of a version.
+func (w *watched) areMarked(version uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.marks < version {
+		return false
+	}
+	for _, told := range w.told {
+		if told < w.version {
+			return false
+		}
+	}
+
+	return true
 }
 
 // markAnew reads the instances once more, for subsets that are others than before.
@@ -249,7 +270,10 @@ func (w *watched) markAnew(ctx context.Context) {
 // subsets returns the subsets that there are now.
 func (w *watched) subsets() *subsetsOf { return w.source.filters.of(w.name) }
 
-// outdated says whether an answer was looked at by other subsets than there are now.
-func (w *watched) outdated(state *sideState) bool {
-	return state.answered && state.marks != w.subsets().at()
+// outdated says whether the answers, of which there are all, were looked at by other
+// subsets than there are now.
+func (w *watched) outdated() bool {
+	now := w.subsets().at()
+
+	return w.answered() && (w.sides[appSide].marks != now || w.sides[sidecarSide].marks != now)
 }

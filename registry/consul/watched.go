@@ -54,6 +54,8 @@ type watched struct {
 	known    bool                       // something was handed over
 	current  *registry.Service          // nil: there is no such service
 	version  int                        // counts what was handed over
+	told     map[chan struct{}]int      // the version that each watcher was told of
+	awaiting int                        // how many wait for all to be told
 	marks    uint64                     // by which version of its subsets the instances are known
 	failing  error                      // why it is stale, nil where it is not
 	since    time.Time                  // when that began
@@ -90,7 +92,7 @@ type sideState struct {
 func newWatched(source *Source, name string) *watched {
 	return &watched{
 		source: source, name: name, done: make(chan struct{}),
-		tell: map[chan struct{}]struct{}{}, unchecked: map[string]time.Time{},
+		tell: map[chan struct{}]struct{}{}, told: map[chan struct{}]int{}, unchecked: map[string]time.Time{},
 		confirm: stopped(), recheck: stopped(), save: stopped(),
 		remark: make(chan struct{}, 1), remarkLater: stopped(),
 	}
@@ -233,7 +235,7 @@ func (w *watched) take(ctx context.Context, side side, a answer[listing]) {
 		w.relearning = time.Now().Add(relearnFor)
 	}
 	w.judge(ctx)
-	if w.outdated(state) {
+	if w.outdated() {
 		w.source.remark([]string{w.name})
 	}
 }

@@ -55,17 +55,19 @@ func (t *translation) header(kind, where, name, value string) (string, bool) {
 	return strings.ReplaceAll(value, "%%", "%"), true
 }
 
-// usable says whether a header is one that policies may look at or change.
+// usable says whether a header is one that policies may change.
 func usable(name string) bool {
 	name = lower(name)
 	switch name {
 	case "", "content-type", "te", "host", "connection", "transfer-encoding", "content-length", "upgrade", "keep-alive", "proxy-connection":
 		return false
 	}
-	if strings.HasPrefix(name, "grpc-") || strings.HasPrefix(name, "pillion-") || len(name) > 255 {
-		return false
-	}
-	return strings.IndexFunc(name, func(c rune) bool {
+	return !strings.HasPrefix(name, "grpc-") && !strings.HasPrefix(name, "pillion-") && isKey(name)
+}
+
+// isKey says whether a name in lower case is one of metadata.
+func isKey(name string) bool {
+	return name != "" && len(name) <= maxKey && strings.IndexFunc(name, func(c rune) bool {
 		return !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.')
 	}) < 0
 }

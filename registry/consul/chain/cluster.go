@@ -202,9 +202,9 @@ func (t *translation) hashKey(p HashPolicy, field string) *configv1.HashKey {
 	switch {
 	case p.SourceIP:
 		return &configv1.HashKey{From: &configv1.HashKey_Caller{Caller: true}}
-	case p.Field == "header" && usable(p.FieldValue):
+	case p.Field == "header" && isKey(lower(p.FieldValue)):
 		return &configv1.HashKey{From: &configv1.HashKey_Metadata{Metadata: lower(p.FieldValue)}}
-	case p.Field == "cookie" && p.FieldValue != "":
+	case p.Field == "cookie" && isKey(lower(p.FieldValue)):
 		if c := p.CookieConfig; c != nil && (c.Session || c.TTL > 0) {
 			t.notef("%s: a cookie is made there for callers without one; gRPC clients keep none, and a sidecar makes none", field)
 		}

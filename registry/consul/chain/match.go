@@ -139,7 +139,7 @@ func (h *HeaderMatch) conditions() (list []*configv1.MetadataMatch, problem stri
 	switch {
 	case key == "host" || strings.HasPrefix(key, ":"):
 		return nil, fmt.Sprintf("%q is no metadata: rules see the path alone of what HTTP says of a request", h.Name)
-	case !usable(key) && !(strings.HasPrefix(key, "grpc-") || key == "content-type" || key == "te"):
+	case !isKey(key):
 		return nil, fmt.Sprintf("%q is no metadata key", h.Name)
 	case strings.HasSuffix(key, "-bin") && asks != "":
 		return nil, fmt.Sprintf("%q is compared in base64 there, and decoded here", h.Name)

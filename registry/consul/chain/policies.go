@@ -147,6 +147,9 @@ func (t *translation) destination(name string) (*configv1.Destination, string) {
 
 // reach is the name that a target is found by, or why it cannot be reached.
 func (t *translation) reach(target *Target) (service, problem string) {
+	if problem := nameProblem(target.Service, target.ServiceSubset); problem != "" {
+		return "", problem
+	}
 	what := "service " + strconv.Quote(target.Service)
 	switch elsewhere := target.Datacenter != t.chain.Datacenter; {
 	case target.Peer != "":
@@ -163,7 +166,8 @@ func (t *translation) reach(target *Target) (service, problem string) {
 	if target.Datacenter == t.local || target.Datacenter == "" {
 		return target.Service, ""
 	}
-	return target.Service + "." + target.Datacenter, ""
+	service = target.Service + "." + target.Datacenter
+	return service, nameProblem(service, "")
 }
 
 func sameTenant(a, b string) bool { return cmp.Or(a, "default") == cmp.Or(b, "default") }
@@ -200,15 +204,14 @@ func (t *translation) addRoute(rules []*configv1.RouteRule) {
 	t.add(t.service, kindRoute, &configv1.Policy{Kind: &configv1.Policy_Route{Route: &configv1.RoutePolicy{Rules: rules}}})
 }
 
-// add adds a policy, if it keeps the rules that policies have.
+// add adds a policy, with its defaults filled in.
 func (t *translation) add(service, kind string, p *configv1.Policy) {
 	p.Name, p.Service = policyName(service, kind), service
-	effective := configyaml.EffectivePolicy(p)
-	if err := configyaml.CheckPolicy(effective); err != nil {
-		t.refusef(service, kind, "what Consul's entries come to is no policy: %s", oneLine(err.Error()))
+	if problem := misfit(p); problem != "" {
+		t.refusef(service, kind, "entries for service %q: %s: none of this policy is in force", service, problem)
 		return
 	}
-	t.result.Policies = append(t.result.Policies, effective)
+	t.result.Policies = append(t.result.Policies, configyaml.EffectivePolicy(p))
 }
 
 // refusef reports something that Consul has an Envoy do, and Pillion does not.

@@ -84,6 +84,43 @@ func TestRoutesThatCannotBeTold(t *testing.T) {
 	}
 }
 
+func TestBeyondTheBounds(t *testing.T) {
+	t.Parallel()
+	pairs := func(n int) string {
+		var list []string
+		for i := range n {
+			list = append(list, fmt.Sprintf(`"x-%d": "1"`, i))
+		}
+		return strings.Join(list, ",")
+	}
+	route := func(destination, target string) *Result {
+		return written(t, "router:a", `"resolver:b": {"Type": "resolver", "Resolver": {"Target": "b"}},
+			"router:a": {"Type": "router", "Routes": [{"Definition": {"Destination": {`+destination+`}}, "NextNode": "resolver:b"}]}`, `"b": {"Datacenter": "dc1", `+target+`}`).Policies("a", "")
+	}
+	for want, r := range map[string]*Result{
+		"more than 64 headers":      route(`"RequestHeaders": {"Set": {`+pairs(65)+`}}`, `"Service": "b"`),
+		"more than 8192 bytes":      route(`"ResponseHeaders": {"Add": {"x": "`+strings.Repeat("x", 9000)+`"}}`, `"Service": "b"`),
+		"no service's name here":    route("", `"Service": "b/../c"`),
+		`"any" is no subset's name`: route("", `"Service": "b", "ServiceSubset": "any"`),
+	} {
+		if len(r.Refused) != 1 || !strings.Contains(r.Refused[0].Problem, want) {
+			t.Errorf("%s: refused is %+v", want, r.Refused)
+		}
+		for _, p := range r.Policies {
+			if err := configyaml.CheckPolicy(p); err != nil {
+				t.Errorf("%s: %v", want, err)
+			}
+		}
+	}
+	if r := route(`"RequestHeaders": {"Set": {`+pairs(64)+`}}`, `"Service": "b"`); len(r.Refused) != 0 || len(r.Policies) != 1 {
+		t.Errorf("64 headers: %+v", r)
+	}
+	long := strings.Repeat("s", 200)
+	if name := policyName(long, kindRoute); len(name) > maxPolicyName || name == policyName(long+"s", kindRoute) {
+		t.Errorf("a long service's policy is called %q", name)
+	}
+}
+
 func TestFiltersThatAreWrong(t *testing.T) {
 	t.Parallel()
 	for _, filter := range []string{"Service.Nope == 1", "(", strings.Repeat("x", 9000)} {
@@ -207,6 +244,7 @@ func FuzzChains(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte(`{"Chain": {"ServiceName": "a", "StartNode": "s", "Nodes": {"s": {"Type": "splitter", "Splits": [{"Weight": 1e30, "NextNode": "r"}, {"Weight": -1, "NextNode": "r"}]}, "r": {"Type": "resolver", "Resolver": {"Target": "t"}}}, "Targets": {"t": {"Service": "../x", "ServiceSubset": "none"}}}}`))
+	f.Cleanup(configyaml.HoldRules())
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := Parse(text)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/h2/hpack"
 	"github.com/pillion-proxy/pillion/proxy/policy"
@@ -61,6 +62,7 @@ func where(set *policy.Set, service, path string, head ...string) string {
 
 func TestRecordedChains(t *testing.T) {
 	t.Parallel()
+	t.Cleanup(configyaml.HoldRules())
 	const hello, bye = "/helloworld.Greeter/SayHello", "/helloworld.Greeter/SayBye"
 	type to struct {
 		path, head, want string
@@ -127,6 +129,9 @@ func TestRecordedChains(t *testing.T) {
 		var names []string
 		for _, p := range r.Policies {
 			names = append(names, strings.TrimPrefix(p.GetName(), PolicyPrefix))
+			if err := configyaml.CheckPolicy(p); err != nil {
+				t.Errorf("%s: %v: %v", c.name, p, err)
+			}
 		}
 		if got := strings.Join(names, " "); got != c.policies {
 			t.Errorf("%s: policies are %s, want %s", c.name, got, c.policies)
