@@ -298,3 +298,38 @@ func with(head map[string]string, key, value string) map[string]string {
 	head[key] = value
 	return head
 }
+
+// chains are entries that are written for what Consul compiles of them alone: package
+// chain's tests look at it. One agent has no other datacentres to send RPCs to.
+var chains = []testCase{
+	{name: "failover-datacenter", entries: []api.ConfigEntry{versions("failover-datacenter", defaultV1, func(r *api.ServiceResolverConfigEntry) {
+		r.Failover = map[string]api.ServiceResolverFailover{"*": {Datacenters: []string{"dc2", "dc3"}}}
+	}), router("failover-datacenter", when(header(api.ServiceRouteHTTPMatchHeader{Name: "y-to", Exact: v2}), toV2))}},
+	{name: "redirect-datacenter", entries: []api.ConfigEntry{resolver("redirect-datacenter", func(r *api.ServiceResolverConfigEntry) {
+		r.Redirect = &api.ServiceResolverRedirect{Service: "far", Datacenter: "dc2"}
+		r.ConnectTimeout = 0
+	})}},
+	{name: "gateway", entries: []api.ConfigEntry{
+		&api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: "gateway", Protocol: "grpc", MeshGateway: api.MeshGatewayConfig{Mode: api.MeshGatewayModeLocal}},
+		resolver("gateway", func(r *api.ServiceResolverConfigEntry) {
+			r.ConnectTimeout = 9 * time.Second
+			r.Failover = map[string]api.ServiceResolverFailover{"*": {Targets: []api.ServiceResolverFailoverTarget{{Datacenter: "dc2"}, {Service: "failover-standby"}, {Peer: "cluster-02"}}}}
+		}),
+	}},
+	{name: "tcp", entries: []api.ConfigEntry{
+		&api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: "tcp", Protocol: "tcp"},
+		resolver("tcp", func(r *api.ServiceResolverConfigEntry) {
+			r.DefaultSubset, r.Subsets = v1, map[string]api.ServiceResolverSubset{v1: {Filter: "Service.Meta.version == v1"}}
+			r.RequestTimeout = time.Second
+		}),
+	}},
+	{name: "hash-many", entries: []api.ConfigEntry{resolver("hash-many", func(r *api.ServiceResolverConfigEntry) {
+		r.LoadBalancer = &api.LoadBalancer{Policy: "ring_hash", RingHashConfig: &api.RingHashConfig{MinimumRingSize: 16, MaximumRingSize: 1 << 20}, HashPolicies: []api.HashPolicy{
+			{Field: "query_parameter", FieldValue: "q"}, {SourceIP: true}, {Field: "cookie", FieldValue: "c", CookieConfig: &api.CookieConfig{TTL: time.Minute, Path: "/"}},
+		}}
+	})}},
+	{name: "odd-changes", entries: []api.ConfigEntry{router("odd-changes", when(api.ServiceRouteHTTPMatch{PathPrefix: "/"}, api.ServiceRouteDestination{
+		RequestHeaders:  &api.HTTPHeaderModifiers{Set: map[string]string{"grpc-timeout": "1S", "x-ip": "%DOWNSTREAM_REMOTE_ADDRESS%", "x-fine": "1"}},
+		ResponseHeaders: &api.HTTPHeaderModifiers{Remove: []string{"content-type"}}, NumRetries: 30, RetryOn: []string{"5xx", "retriable-4xx"},
+	}))}},
+}

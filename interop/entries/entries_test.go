@@ -24,7 +24,7 @@ import (
 // each of the cases' configuration entries.
 func TestEntriesMeanTheSame(t *testing.T) {
 	m := startMesh(t)
-	var services []string
+	var services, recorded []string
 	for _, c := range cases {
 		services = append(services, c.name)
 		m.place(t, c)
@@ -33,8 +33,11 @@ func TestEntriesMeanTheSame(t *testing.T) {
 	for _, c := range cases {
 		entries = append(entries, c.entries...)
 	}
+	for _, c := range chains {
+		entries, recorded = append(entries, c.entries...), append(recorded, c.name)
+	}
 	m.writeAll(t, entries)
-	m.record(t, services)
+	m.record(t, append(recorded, services...))
 	m.call(t, services)
 	t.Cleanup(func() {
 		if t.Failed() {
