@@ -32,6 +32,23 @@ func (l *leading) save() {
 	if l.o.Dir == "" {
 		return
 	}
+	for _, f := range l.files() {
+		if err := writeFile(f.path, f.head, func(i int) *meshv1.KeptSource { return f.parts[i] }); err != nil {
+			l.log.Warn("experiment: what was counted cannot be kept for a restart", slog.String("experiment", f.head.GetName()), slog.Any("error", err))
+		}
+	}
+}
+
+// poolFile is what is to be written.
+type poolFile struct {
+	path  string
+	head  *meshv1.KeptExperiment
+	parts []*meshv1.KeptSource
+}
+
+// files returns what has changed since the last time. It is written without the lock: a
+// disk may take its time.
+func (l *leading) files() (list []poolFile) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, r := range l.runs {
@@ -39,15 +56,17 @@ func (l *leading) save() {
 			continue
 		}
 		r.saved, r.savedAt = r.pool.changes, time.Now()
-		parts := r.pool.parts()
-		head := &meshv1.KeptExperiment{
+		f := poolFile{path: l.path(r)}
+		for _, part := range r.pool.parts() {
+			f.parts = append(f.parts, r.pool.kept(part))
+		}
+		f.head = &meshv1.KeptExperiment{
 			Name: r.state.GetName(), Run: r.state.GetRun(), Document: r.document,
-			Sources: uint32(len(parts)), Series: r.series.points,
+			Sources: uint32(len(f.parts)), Series: r.series.points,
 		}
-		if err := writeFile(l.path(r), head, func(i int) *meshv1.KeptSource { return r.pool.kept(parts[i]) }); err != nil {
-			l.log.Warn("experiment: what was counted cannot be kept for a restart", slog.String("experiment", r.state.GetName()), slog.Any("error", err))
-		}
+		list = append(list, f)
 	}
+	return list
 }
 
 // load goes on with what was kept of a run. l.mu is held.

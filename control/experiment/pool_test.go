@@ -270,6 +270,35 @@ func TestPoolIsBounded(t *testing.T) {
 	}
 }
 
+// What it costs the elected sidecar to take the units of a hundred sidecars, and to add
+// them up.
+func BenchmarkPool(b *testing.B) {
+	const sidecars, each = 100, 2000
+	measures := compileMeasures(document(b, "checkout"))
+	reports := make([]*meshv1.ExperimentCounts, sidecars)
+	for i := range reports {
+		reports[i] = said(uint64(i)+1, manyUnits(each, false)...)
+	}
+	var p *pool
+	b.Run("take", func(b *testing.B) {
+		for b.Loop() {
+			p = newPool(measures, halves, 20_000)
+			for i, r := range reports {
+				if err := p.take("x", uint64(i), r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/sidecars/each, "ns/unit")
+	})
+	b.Run("add up", func(b *testing.B) {
+		for b.Loop() {
+			p.units()
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/sidecars/each, "ns/unit")
+	})
+}
+
 // Whatever is said, the pool keeps its bounds, and its results can be computed.
 func FuzzTake(f *testing.F) {
 	seed, _ := proto.Marshal(said(1, counts(1, cell{2, 1}, cell{2, 1})))
