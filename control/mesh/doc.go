@@ -13,7 +13,7 @@
 // A sidecar that ends in order, or has nothing to decide any more, gives the lock back
 // and tells all who report to it: another is elected within 0.5 s and what the store
 // takes. After a crash the lock goes with the session: the store ends it once it was not
-// renewed for its TTL (15 s by default, with Consul up to twice as long), the lock cannot
+// renewed for its TTL (10 s by default, with Consul up to twice as long), the lock cannot
 // be taken for a second more, and then another is elected within half a second. Until
 // then each sidecar acts on what it sees itself. An elected sidecar whose session may be
 // lost stops at once; it never acts beyond that, and what it might still be writing fails,

@@ -86,7 +86,7 @@ type Options struct {
 	// Random draws from [0, 1), for all waits. Default: the process' own generator.
 	Random func() float64
 	// TTL is how long the session of an elected sidecar outlives its process. Default:
-	// 15 s, see [kv.SessionOptions].
+	// 10 s, the least that Consul takes.
 	TTL    time.Duration
 	Limits Limits
 	Logger *slog.Logger
@@ -113,7 +113,7 @@ type Limits struct {
 }
 
 const (
-	defaultTTL = 15 * time.Second
+	defaultTTL = 10 * time.Second
 	// lockDelay is how long nobody can be elected after a session was lost.
 	lockDelay = time.Second
 	// heartbeat is how long the elected sidecar is silent at most, silence how long others

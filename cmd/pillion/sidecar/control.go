@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -138,8 +139,18 @@ func (c *controlled) join(id, own string) error {
 		Store: c.store, ID: id, Service: own, Address: address, Candidacy: mesh.Reserve,
 		Counting: counting{c.canaries, c.experiments}, Lead: c.lead(id), Logger: s.logger,
 	}
-	if s.listeners[sideInbound] != nil && s.cfg.GetControl().GetCandidate() {
+	switch {
+	case s.listeners[sideInbound] == nil: // others cannot report to it, but there may be none
+	case s.cfg.GetControl().GetCandidate():
 		o.Candidacy = mesh.Candidate
+	default:
+		o.Candidacy = mesh.Never
+	}
+	o.May = func(peer spiffeid.ID, about string) error {
+		if about != own || s.inbound == nil {
+			return nil
+		}
+		return s.inbound.MayCall(peer)
 	}
 	if s.who != nil {
 		o.Security = &mesh.Security{
