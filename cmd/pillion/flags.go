@@ -150,7 +150,11 @@ func addBootstrapFlags(cmd *cobra.Command) {
 	for _, s := range settings {
 		flags.Var(&flagValue{kind: s.value, repeated: s.repeated}, s.flag, usage(s.usage, s.flag))
 		if s.value != "FILE" {
-			_ = cmd.RegisterFlagCompletionFunc(s.flag, cobra.FixedCompletions(s.choices, cobra.ShellCompDirectiveNoFileComp))
+			files := cobra.ShellCompDirectiveNoFileComp
+			if strings.Contains(s.value, "FOLDER") {
+				files = cobra.ShellCompDirectiveDefault
+			}
+			_ = cmd.RegisterFlagCompletionFunc(s.flag, cobra.FixedCompletions(s.choices, files))
 		}
 	}
 }
