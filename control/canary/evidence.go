@@ -19,12 +19,15 @@ type evidence struct {
 	tests  []testState
 	// seen is what of the step was looked at.
 	seen pair
+	// before is how many RPCs of the canary's there were in the steps before.
+	before uint64
 }
 
-// testState is what one test has come to; one of the two is there.
+// testState is what one test has come to; test is one of the two before it.
 type testState struct {
 	exceeds *sequential.Exceeds
 	labels  *sequential.Labels
+	test    test
 	slow    slowness
 }
 
@@ -39,13 +42,21 @@ func newEvidence(g *guards) *evidence {
 
 // begin has a test begin anew.
 func (s *testState) begin(t *guardTest) {
-	// The schema's rules have limits and ratios be such that neither fails; if they were
-	// broken, the test would say nothing.
+	// The schema's rules have limits and ratios be such that neither fails; were they
+	// broken, the test would be about something that cannot be.
+	var err error
 	if t.kind == errorsMax {
-		s.exceeds, _ = sequential.NewExceeds(t.limit)
+		if s.exceeds, err = sequential.NewExceeds(t.limit); err != nil {
+			s.exceeds, _ = sequential.NewExceeds(0.5)
+		}
+		s.test = s.exceeds
 	} else {
-		s.labels, _ = sequential.NewLabels(t.ratioOfEvents())
+		if s.labels, err = sequential.NewLabels(t.ratioOfEvents()); err != nil {
+			s.labels, _ = sequential.NewLabels(1)
+		}
+		s.test = s.labels
 	}
+	weigh(s.test)
 	s.slow.begin()
 }
 
@@ -60,6 +71,7 @@ func (t *guardTest) ratioOfEvents() float64 {
 
 // nextStep has counts begin at nothing again; the tests go on.
 func (e *evidence) nextStep() {
+	e.before += e.seen.canary.RPCs()
 	e.seen = pair{}
 	for i := range e.tests {
 		e.tests[i].slow.begin()
@@ -82,7 +94,6 @@ func (e *evidence) look(now *pair, weight uint32, at time.Time) {
 		switch {
 		case s.exceeds != nil:
 			s.exceeds.Add(canary.RPCs(), canary.Failures(t.codes))
-		case s.labels == nil:
 		case t.kind == errorsAgainstStable:
 			s.labels.Add(sequential.LabelCounts{
 				CanaryEvents: canary.Failures(t.codes), StableEvents: stable.Failures(t.codes),
@@ -99,7 +110,18 @@ func (e *evidence) look(now *pair, weight uint32, at time.Time) {
 			}
 		}
 	}
+	from := e.before + e.seen.canary.RPCs()
 	e.seen = *now
+	to := e.before + e.seen.canary.RPCs()
+	for i := range e.tests {
+		every := uint64(startEvery)
+		if e.tests[i].labels != nil {
+			every = startLabelsEvery
+		}
+		if weight, ok := startsBetween(from, to, every); ok {
+			start(e.tests[i].test, weight)
+		}
+	}
 }
 
 // finding is what a test has found.
@@ -113,7 +135,7 @@ func (e *evidence) found(level float64) *finding {
 		if !e.enough(t) {
 			continue
 		}
-		if s.exceeds != nil && s.exceeds.Rejects(level) || s.labels != nil && s.labels.Rejects(level) {
+		if s.test.Rejects(level) {
 			return &finding{guard: t.name, reason: e.explain(t, s)}
 		}
 	}
@@ -134,15 +156,7 @@ func (e *evidence) enough(t *guardTest) bool {
 	}
 }
 
-func (s *testState) p() float64 {
-	switch {
-	case s.exceeds != nil:
-		return s.exceeds.P()
-	case s.labels != nil:
-		return s.labels.P()
-	}
-	return 1
-}
+func (s *testState) p() float64 { return s.test.P() }
 
 // explain says on what a finding rests.
 func (e *evidence) explain(t *guardTest, s *testState) string {
@@ -181,20 +195,16 @@ func short(d time.Duration) time.Duration {
 func (e *evidence) states() []*controlv1.GuardState {
 	var list []*controlv1.GuardState
 	for i := range e.tests {
-		s := &controlv1.GuardState{Name: e.guards.tests[i].name, P: e.tests[i].p()}
-		if t := &e.tests[i]; t.exceeds != nil {
-			s.Evidence = t.exceeds.Evidence()
-		} else if t.labels != nil {
-			s.Evidence = t.labels.Evidence()
-		}
-		list = append(list, s)
+		t := e.tests[i].test
+		list = append(list, &controlv1.GuardState{Name: e.guards.tests[i].name, P: t.P(), Evidence: t.Evidence()})
 	}
 	return list
 }
 
-// restore goes on from what was kept. A test of which nothing fits begins anew, and the
+// restore goes on from what was kept, after so many RPCs of the canary's. A test of which nothing fits begins anew, and the
 // names of those are returned.
-func (e *evidence) restore(kept []*controlv1.GuardState) (anew []string) {
+func (e *evidence) restore(kept []*controlv1.GuardState, rpcs uint64) (anew []string) {
+	e.before = rpcs
 	by := map[string]*controlv1.GuardState{}
 	for _, s := range kept {
 		by[s.GetName()] = s
@@ -205,13 +215,7 @@ func (e *evidence) restore(kept []*controlv1.GuardState) (anew []string) {
 		if s == nil {
 			continue
 		}
-		var err error
-		if t := &e.tests[i]; t.exceeds != nil {
-			err = t.exceeds.Restore(s.GetEvidence(), s.GetP())
-		} else if t.labels != nil {
-			err = t.labels.Restore(s.GetEvidence(), s.GetP())
-		}
-		if err != nil {
+		if err := e.tests[i].test.Restore(s.GetEvidence(), s.GetP()); err != nil {
 			anew = append(anew, name)
 		}
 	}

@@ -126,11 +126,14 @@ func TestHowManyRPCsItTakes(t *testing.T) {
 		slower float64
 		most   uint64 // in nine of ten runs
 		guard  string
+		well   uint64 // so many RPCs of it had been well before
 	}{
-		"all fail":         {1, 1, 30, "errors/"},
-		"half fail":        {0.5, 1, 30, "errors/"},
-		"a tenth fails":    {0.1, 1, 250, "errors/"},
-		"three times slow": {0.005, 3, 1000, "latency/"},
+		"all fail":             {1, 1, 30, "errors/", 0},
+		"half fail":            {0.5, 1, 30, "errors/", 0},
+		"a tenth fails":        {0.1, 1, 250, "errors/", 0},
+		"all fail after a day": {1, 1, 60, "errors/", 1_000_000},
+		"a tenth after a day":  {0.1, 1, 600, "errors/", 1_000_000},
+		"three times slow":     {0.005, 3, 1000, "latency/", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -141,6 +144,16 @@ func TestHowManyRPCsItTakes(t *testing.T) {
 				e := newEvidence(allGuards(0.01))
 				versions := &alike{r: r, pauses: 20_000}
 				var now pair
+				for now.canary.RPCs() < tt.well { // in pieces, as reports are
+					now.canary.Codes[codes.OK] += 995
+					now.canary.Codes[codes.Internal] += 5
+					now.canary.Buckets[80] += 1000
+					now.stable.Codes[codes.OK] += 9 * 995
+					now.stable.Codes[codes.Internal] += 9 * 5
+					now.stable.Buckets[80] += 9 * 1000
+					e.look(&now, 1000, time.Unix(0, 0))
+				}
+				before := now.canary.RPCs()
 				for range 300_000 {
 					if r.Uint32N(all) < 1000 {
 						_, d := versions.rpc(1)
@@ -156,7 +169,7 @@ func TestHowManyRPCsItTakes(t *testing.T) {
 					}
 					e.look(&now, 1000, time.Unix(0, int64(now.stable.RPCs())*int64(time.Millisecond)))
 					if f := e.found(e.guards.level(pooledPart)); f != nil {
-						took = append(took, now.canary.RPCs())
+						took = append(took, now.canary.RPCs()-before)
 						if !strings.HasPrefix(f.guard, tt.guard) {
 							t.Errorf("%s found it", f.guard)
 						}
@@ -198,7 +211,7 @@ func TestEvidenceRestored(t *testing.T) {
 			one.nextStep()
 			kept := two.states()
 			two = newEvidence(allGuards(0.01))
-			if anew := two.restore(kept); anew != nil {
+			if anew := two.restore(kept, one.before); anew != nil {
 				t.Fatalf("%v begin anew", anew)
 			}
 			for i, s := range one.states() {

@@ -70,7 +70,7 @@ func (r *led) adopt(s *controlv1.RunState) (problem error) {
 	} else {
 		r.guards = compileGuards(doc)
 		r.evidence = newEvidence(r.guards)
-		r.evidence.restore(s.GetGuards())
+		r.evidence.restore(s.GetGuards(), s.GetTally().GetCanaryRpcs())
 	}
 	r.pool = newPool(s.GetRun(), s.GetStep())
 	r.base = baseline{guards: s.GetGuards(), tally: s.GetTally()}

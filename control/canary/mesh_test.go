@@ -56,6 +56,7 @@ func TestFailingCanary(t *testing.T) {
 						last = at
 					}
 				}
+				t.Logf("the last RPC was after %v", last.Sub(began))
 				if took := last.Sub(began).Seconds(); took > tt.seconds {
 					t.Errorf("the canary had its last RPC after %v s: %v", took, w.state("greeter-v2"))
 				}
