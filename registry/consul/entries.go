@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"strconv"
 	"sync"
@@ -36,7 +37,7 @@ func (s *Source) WatchEntries(ctx context.Context, service string, update func(*
 
 		return
 	}
-	e := &entries{source: s, name: service, update: update, noted: map[string]bool{}}
+	e := &entries{source: s, name: service, update: update, noted: map[string]bool{}, linger: stopped()}
 	e.run(ctx)
 }
 
@@ -49,7 +50,16 @@ type entries struct {
 	told  []byte // the answer that was handed over last
 	known bool   // something was handed over
 	noted map[string]bool
+	// filters are the subsets of what was handed over last; those of before stay known
+	// beside them until linger fires.
+	filters map[string]map[string]chain.Filter
+	marked  map[string]map[string]chain.Filter
+	linger  *time.Timer
 }
+
+// lingerFor is how long instances are still known by subsets that entries speak of no more:
+// the policies of before are in force for a moment yet, and so are RPCs that began by them.
+const lingerFor = 10 * time.Second
 
 func scopeEntries(service string) string { return "configuration entries of service " + service }
 
@@ -62,6 +72,7 @@ func (e *entries) run(ctx context.Context) {
 
 	patience := time.NewTimer(cachePatience)
 	defer patience.Stop()
+	defer e.linger.Stop()
 	answers := make(chan answer[json.RawMessage])
 	polling.Go(func() {
 		service, dc, ok := e.locate(ctx)
@@ -90,6 +101,8 @@ func (e *entries) run(ctx context.Context) {
 			}
 		case <-patience.C:
 			e.resort(ctx)
+		case <-e.linger.C:
+			e.mark(e.filters)
 		case <-rotation.C:
 			// A query that waits does so with the token that it began with.
 			agent.tokens.current()
@@ -185,7 +198,9 @@ func (e *entries) hand(ctx context.Context, found json.RawMessage) bool {
 			e.source.agent.log.Info("consul: " + note)
 		}
 	}
-	e.source.filters.set(e, result.Filters)
+	e.filters = result.Filters
+	e.mark(alsoKnown(result.Filters, e.marked))
+	e.linger.Reset(lingerFor)
 	e.source.awaitMarks(ctx, result.Filters)
 	if ctx.Err() != nil {
 		return true
@@ -197,6 +212,24 @@ func (e *entries) hand(ctx context.Context, found json.RawMessage) bool {
 	})
 
 	return true
+}
+
+// mark has the instances known by these subsets.
+func (e *entries) mark(filters map[string]map[string]chain.Filter) {
+	e.marked = filters
+	e.source.filters.set(e, filters)
+}
+
+// alsoKnown returns the filters of now, and of before those of other subsets.
+func alsoKnown(now, before map[string]map[string]chain.Filter) map[string]map[string]chain.Filter {
+	all := maps.Clone(now)
+	for service, subsets := range before {
+		both := maps.Clone(subsets)
+		maps.Copy(both, now[service])
+		all[service] = both
+	}
+
+	return all
 }
 
 // maxNoted bounds how many notes are remembered, and logged, for one watch.

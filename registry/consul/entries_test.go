@@ -135,6 +135,16 @@ func TestInstancesAreKnownByTheirSubsetsBeforeThePolicies(t *testing.T) {
 		fake.change(func() { fake.chains["greeter"] = subsetChain("greeter", "new", "Service.Meta.version != v2", false) })
 		after(time.Second)
 		want(t, "instances", marks(service.last(t)), "a:new=yes b:")
+		// A subset that is not spoken of any more has its instances for as long as RPCs may
+		// still be sent there.
+		fake.change(func() { fake.chains["greeter"] = subsetChain("greeter", "newer", "Service.Meta.version == v2", false) })
+		after(time.Second)
+		want(t, "instances for a while", marks(service.last(t)), "a:new=yes b:newer=yes")
+		want(t, "subsets of the policies", len(entries.said[len(entries.said)-1].List[0].GetSubsets().GetSubsets()), 1)
+		after(lingerFor)
+		want(t, "instances after that", marks(service.last(t)), "a: b:newer=yes")
+		fake.change(func() { fake.chains["greeter"] = subsetChain("greeter", "new", "Service.Meta.version != v2", false) })
+		after(2 * lingerFor)
 		fake.setApps("greeter", version(appEntry("a", 1), "v1"), version(appEntry("b", 2), "v2"), version(appEntry("c", 3), "v3"))
 		after(time.Second)
 		want(t, "instances", marks(service.last(t)), "a:new=yes b: c:new=yes")
