@@ -243,7 +243,7 @@ var cases = []testCase{
 			when(api.ServiceRouteHTTPMatch{PathExact: hello}, api.ServiceRouteDestination{IdleTimeout: time.Minute, RequestTimeout: 5 * time.Second}))},
 		instances: map[string][]placed{"": {{version: v1}}},
 		rpcs: []rpc{
-			{head: map[string]string{"y-quick": "1", askSleep: "9s"}, want: "timeout", least: 300 * time.Millisecond, most: 3 * time.Second},
+			{head: map[string]string{"y-quick": "1", askSleep: "9s"}, want: "Unavailable", differs: "DeadlineExceeded", least: 300 * time.Millisecond, most: 3 * time.Second},
 			{head: map[string]string{"y-quick": "1"}, want: "timeouts/v1"},
 			{method: hello, head: map[string]string{askSleep: "700ms"}, want: "timeouts/v1", least: 600 * time.Millisecond, most: 4 * time.Second},
 		},
@@ -252,7 +252,7 @@ var cases = []testCase{
 		name:      "timeout-resolver",
 		entries:   []api.ConfigEntry{resolver("timeout-resolver", func(r *api.ServiceResolverConfigEntry) { r.RequestTimeout = 400 * time.Millisecond })},
 		instances: map[string][]placed{"": {{version: v1}}},
-		rpcs:      []rpc{{head: map[string]string{askSleep: "9s"}, want: "timeout", least: 300 * time.Millisecond, most: 3 * time.Second}},
+		rpcs:      []rpc{{head: map[string]string{askSleep: "9s"}, want: "Unavailable", differs: "DeadlineExceeded", least: 300 * time.Millisecond, most: 3 * time.Second}},
 	},
 	{
 		name: "hash-header", entries: []api.ConfigEntry{resolver("hash-header", func(r *api.ServiceResolverConfigEntry) {
