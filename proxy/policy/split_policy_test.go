@@ -494,6 +494,8 @@ func TestTracesOfSplitPolicies(t *testing.T) {
 func drawSplitPolicies(t *rapid.T) (list []*configv1.Policy) {
 	for i := range rapid.IntRange(1, 4).Draw(t, "policies") {
 		split := drawSplit(t)
+		canary := rapid.SampledFrom([]uint32{5000, 3000, 10000, 0}).Draw(t, "canary")
+		split.Destinations[0].Weight, split.Destinations[1].Weight = shares-canary, canary
 		switch rapid.IntRange(0, 3).Draw(t, "destinations") {
 		case 0: // all are somewhere
 		case 1:
@@ -505,15 +507,19 @@ func drawSplitPolicies(t *rapid.T) (list []*configv1.Policy) {
 				d.Group, d.Subset = d.Subset, ""
 			}
 		}
-		p := &configv1.SplitPolicy{Match: drawMatch(t), Split: split, Order: rapid.Uint32Range(0, 2).Draw(t, "order")}
-		if rapid.IntRange(0, 2).Draw(t, "range") == 0 {
+		var match *configv1.RouteMatch // most hold for all, or several hardly ever would
+		if rapid.IntRange(0, 3).Draw(t, "match") == 3 {
+			match = drawMatch(t)
+		}
+		p := &configv1.SplitPolicy{Match: match, Split: split, Order: rapid.Uint32Range(0, 2).Draw(t, "order")}
+		if rapid.IntRange(0, 4).Draw(t, "range") == 4 {
 			p.Ranges = []*configv1.KeyRange{{
 				Key: &configv1.HashKey{From: &configv1.HashKey_Metadata{Metadata: "a"}}, Seed: "s", Start: 0, End: rapid.Uint32Range(1, 10000).Draw(t, "end"),
 			}}
 		}
 		list = append(list, &configv1.Policy{
 			Name: fmt.Sprintf("p%d", i), Service: rapid.SampledFrom([]string{"greeter", "*"}).Draw(t, "service"),
-			Methods: rapid.SliceOfNDistinct(rapid.SampledFrom(append(worldMethods, "a", "*")), 0, 2, rapid.ID).Draw(t, "methods"),
+			Methods: rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"*", "a", "a/x", "b/x"}), 0, 2, rapid.ID).Draw(t, "methods"),
 			Kind:    &configv1.Policy_Split{Split: p},
 		})
 	}
@@ -529,11 +535,17 @@ func groupsOf(d Decision, chosen []Chosen) string {
 // the same; and it is among the chances, as often as they say.
 func TestSplitPoliciesAreAsTheirModel(t *testing.T) {
 	t.Parallel()
+	chance, several := 0, 0 // RPCs of which something is left to chance, and in several groups
+	defer func() {
+		if !t.Failed() && (chance < 10 || several < 10) {
+			t.Errorf("only %d RPCs were left to chance, %d in several groups", chance, several)
+		}
+	}()
 	rapid.Check(t, func(t *rapid.T) {
 		policies := drawSplitPolicies(t)
 		set, refused := Compile(policies, nil, Env{})
 		if len(refused) > 0 {
-			t.Skip(refused)
+			t.Fatal(refused)
 		}
 		rpc := drawRPC(t)
 		from := rapid.SampledFrom([]Decision{{Service: "greeter"}, {Service: "greeter", Subset: "v0"}, {Service: "web"}}).Draw(t, "from")
@@ -547,6 +559,8 @@ func TestSplitPoliciesAreAsTheirModel(t *testing.T) {
 		rounds := 400
 		if len(share) == 1 {
 			rounds = 5
+		} else {
+			chance++
 		}
 		came := map[string]float64{}
 		for range rounds {
@@ -559,6 +573,9 @@ func TestSplitPoliciesAreAsTheirModel(t *testing.T) {
 			want := modelOfSplits(policies, set, rpc, &modelled)
 			if got != groupsOf(traced, again) || got != groupsOf(modelled, want) {
 				t.Fatalf("%s, with a trace %s, want %s", got, groupsOf(traced, again), groupsOf(modelled, want))
+			}
+			if len(chosen) > 1 {
+				several++
 			}
 			came[got] += 1 / float64(rounds)
 		}
