@@ -12,6 +12,7 @@ import (
 	"github.com/pillion-proxy/pillion/control/canary"
 	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/requests"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -197,7 +198,7 @@ func canaryPlace(ctx context.Context, store kv.Store, name string) (service stri
 	if one := state.Find(documents.ID{Kind: control.Canary, Name: name}); one != nil {
 		return one.Service, one.Document.GetRevision(), nil
 	}
-	list, err := canary.States(ctx, store)
+	list, err := requests.States(ctx, store, control.Canary)
 	if err != nil {
 		return "", 0, err
 	}
@@ -227,7 +228,8 @@ func askCanary(cmd *cobra.Command, name string, action controlv1.Action, timeout
 		}
 		q.Revision = revision
 	}
-	number, err := canary.Ask(ctx, store, service, name, q)
+	subject := requests.Subject{Kind: control.Canary, Service: service, Name: name}
+	number, err := requests.Ask(ctx, store, subject, q)
 	if err != nil {
 		return err
 	}
@@ -237,17 +239,40 @@ func askCanary(cmd *cobra.Command, name string, action controlv1.Action, timeout
 	}
 	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	s, err := canary.Await(waiting, store, service, name, number, action)
-	switch refused := (*canary.RefusedError)(nil); {
-	case errors.As(err, &refused):
-		return fmt.Errorf("canary %s: %w", name, err)
-	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+	s, err := requests.Await(waiting, store, subject, number)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return fmt.Errorf("canary %s: after %v no sidecar has done it yet: does one that calls %s follow these documents? (pillion status says so; the request stays)", name, timeout, service)
-	case err != nil:
+	}
+	if err == nil {
+		s, err = justAfter(ctx, store, subject, number, s)
+	}
+	if err != nil {
 		return err
+	}
+	if requests.Refused(s) != "" {
+		return fmt.Errorf("canary %s: %s", name, documents.Printable(s.GetReason()))
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "canary %s: %s\n", name, standing(s))
 	return err
+}
+
+// justAfter returns the state just after a request, which may have gone on since to now.
+func justAfter(ctx context.Context, store kv.Store, subject requests.Subject, number uint64, now *controlv1.RunState) (*controlv1.RunState, error) {
+	list, err := requests.History(ctx, store, subject)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range list {
+		s := t.GetState()
+		if s.GetRequest() != number {
+			continue
+		}
+		if s.GetRun() == now.GetRun() {
+			s.Document = now.GetDocument() // which the history does not have
+		}
+		return s, nil
+	}
+	return now, nil // the history is bounded
 }
 
 // standing says where a canary stands, such as "running, step 1 of 3, 10%".

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,9 +15,11 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/canary"
 	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/requests"
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
@@ -119,10 +122,11 @@ func showCanaries(cmd *cobra.Command, look func(context.Context) (proto.Message,
 
 // lookAtCanaries returns the states of all canaries.
 func lookAtCanaries(ctx context.Context, store kv.Store, out io.Writer) (proto.Message, string, error) {
-	list, err := canary.States(ctx, store)
+	list, err := requests.States(ctx, store, control.Canary)
 	if err != nil {
 		return nil, "", err
 	}
+	slices.SortStableFunc(list, lastFirst)
 	all := &meshv1.ReportResponse{States: list}
 	for _, s := range list {
 		s.Document = nil // which nobody can read in base64
@@ -137,9 +141,20 @@ func lookAtCanaries(ctx context.Context, store kv.Store, out io.Writer) (proto.M
 	return all, rendered(rows), nil
 }
 
+// lastFirst has those that run first, then the others, the last of them first.
+func lastFirst(a, b *controlv1.RunState) int {
+	if x, y := canary.Active(a.GetPhase()), canary.Active(b.GetPhase()); x != y {
+		if x {
+			return -1
+		}
+		return 1
+	}
+	return b.GetSince().AsTime().Compare(a.GetSince().AsTime())
+}
+
 // lookAtCanary returns how one canary stands, as a sidecar says or, without one, the store.
 func lookAtCanary(ctx context.Context, store kv.Store, admin *adminFlags, asked bool, out io.Writer, service, name string) (proto.Message, string, error) {
-	s, err := canary.State(ctx, store, service, name)
+	s, err := requests.State(ctx, store, requests.Subject{Kind: control.Canary, Service: service, Name: name})
 	if err != nil {
 		return nil, "", err
 	}
@@ -249,7 +264,7 @@ func newCanaryHistoryCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list, err := canary.History(cmd.Context(), store, service, args[0])
+			list, err := requests.History(cmd.Context(), store, requests.Subject{Kind: control.Canary, Service: service, Name: args[0]})
 			if err != nil {
 				return err
 			}

@@ -11,8 +11,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/canary"
 	"github.com/pillion-proxy/pillion/control/kv/dirkv"
+	"github.com/pillion-proxy/pillion/control/requests"
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
@@ -114,7 +116,7 @@ func TestCanaryStatusLive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, err := canary.State(t.Context(), store, "greeter", "greeter-v2")
+	state, err := requests.State(t.Context(), store, requests.Subject{Kind: control.Canary, Service: "greeter", Name: "greeter-v2"})
 	if err != nil || state == nil {
 		t.Fatal(state, err)
 	}
@@ -144,7 +146,7 @@ func TestCanaryHostileState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, err := canary.State(t.Context(), store, "greeter", "greeter-v2")
+	state, err := requests.State(t.Context(), store, requests.Subject{Kind: control.Canary, Service: "greeter", Name: "greeter-v2"})
 	if err != nil {
 		t.Fatal(err)
 	}

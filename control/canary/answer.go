@@ -1,6 +1,7 @@
 package canary
 
 import (
+	"errors"
 	"maps"
 	"slices"
 
@@ -31,15 +32,8 @@ func (l *leading) Evidence(name string) *meshv1.EvidenceResponse {
 			e.Next = timestamppb.New(w.until)
 		}
 	}
-	if err := cmpErr(r.problem, l.away); err != nil && (r.active() || r.want != nil) {
+	if err := errors.Join(r.problem, l.away); err != nil && (r.active() || r.want != nil) {
 		e.Waiting = "the store, which is away: " + line(err.Error())
 	}
 	return e
-}
-
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }

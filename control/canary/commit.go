@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -13,8 +14,13 @@ import (
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
-// keptTransitions is how many transitions of a canary's history are kept.
-const keptTransitions = 1000
+const (
+	// keptTransitions is how many transitions of a canary's history are kept.
+	keptTransitions = 1000
+	// grace is how long a commit that was begun may still take when this one is no longer
+	// elected.
+	grace = 500 * time.Millisecond
+)
 
 // written is what came of a commit.
 type written struct {
@@ -33,8 +39,11 @@ func (l *leading) commit(r *led) {
 	r.committing = true
 	r.highest = max(r.highest, want.GetNumber()) // nothing, if there is only something to read
 	l.running.Go(func() {
-		ctx, cancel := context.WithTimeout(l.ctx, commitTimeout)
+		// What was begun is ended, in a moment: others see the last transition of a run, and
+		// end this, before it is known here that it was written.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), commitTimeout)
 		defer cancel()
+		defer context.AfterFunc(l.ctx, func() { time.AfterFunc(grace, cancel) })()
 		var w written
 		if want == nil {
 			w = l.compare(ctx, control.StateKey(control.Canary, l.service, r.name), nil)
@@ -44,9 +53,12 @@ func (l *leading) commit(r *led) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		r.committing = false
-		if l.ctx.Err() == nil {
+		switch {
+		case l.ctx.Err() == nil:
 			l.wrote(r, want, w)
 			l.signal()
+		case w.ours:
+			l.tell(want)
 		}
 	})
 }
@@ -81,7 +93,11 @@ func (l *leading) write(ctx context.Context, want *controlv1.RunState, version u
 	if conflict := (*kv.ConflictError)(nil); err != nil && !errors.As(err, &conflict) {
 		return written{err: err}
 	}
-	return l.compare(ctx, key, want)
+	w := l.compare(ctx, key, want)
+	if err == nil && w.err != nil {
+		return written{ours: true} // of a version that is not known
+	}
+	return w
 }
 
 // compare reads a state and says whether it is what was to be written.
@@ -114,8 +130,8 @@ func (l *leading) wrote(r *led, want *controlv1.RunState, w written) {
 	}
 	r.reload, r.backoff, r.retryAt = false, 0, now()
 	if w.ours {
-		r.stored, r.version = want, w.entry.Version
-		l.tell(r, want)
+		r.stored, r.version, r.reload = want, w.entry.Version, w.entry.Version == 0
+		l.tell(want)
 		if r.want == want {
 			obeyed := r.obeyed
 			r.want, r.obeyed = nil, false
@@ -158,7 +174,7 @@ func (l *leading) overtaken(r *led, e kv.Entry) {
 	}
 	if s != nil {
 		if proto.Equal(s, r.lost) {
-			l.tell(r, s) // it had been written, but the answer was lost
+			l.tell(s) // it had been written, but the answer was lost
 		}
 		l.hold(r, s)
 	} else if r.state != nil {
@@ -168,7 +184,7 @@ func (l *leading) overtaken(r *led, e kv.Entry) {
 }
 
 // tell tells the log, the metrics and hooks of a transition that was written. l.mu is held.
-func (l *leading) tell(r *led, s *controlv1.RunState) {
+func (l *leading) tell(s *controlv1.RunState) {
 	l.log.Info("canary: transition", slog.Bool("audit", true), slog.String("canary", s.GetName()),
 		slog.Uint64("run", s.GetRun()), slog.Uint64("number", s.GetNumber()), slog.String("phase", PhaseWord(s.GetPhase())),
 		slog.Uint64("step", uint64(s.GetStep())), slog.Float64("weight", float64(s.GetWeight())/all),

@@ -100,7 +100,7 @@ func (e *evidence) look(now *pair, weight uint32, at time.Time) {
 				CanaryRPCs: canary.RPCs(), StableRPCs: stable.RPCs(), Share: share,
 			})
 		case t.kind == latencyAgainstStable:
-			s.slow.look(s.labels, t, &stable, &canary, share, at)
+			s.slow.look(s.labels, &stable, &canary, share, at)
 			s.slow.settle(t, &now.stable)
 		case t.kind == ejectionsAgainstStable:
 			if n := canary.Instances + stable.Instances; n > 0 {

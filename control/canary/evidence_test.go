@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"github.com/pillion-proxy/pillion/control/observe"
@@ -23,14 +22,14 @@ func allGuards(falseAlarm float64) *guards {
 		Name: "c", Service: service, Stable: "v1", Canary: "v2", Steps: []*configv1.CanaryStep{{Weight: 1000}},
 		Guards: &configv1.CanaryGuards{
 			FalseAlarm: &falseAlarm,
-			Errors:     []*configv1.ErrorGuard{{Max: proto.Float64(0.02), AgainstStable: proto.Float64(1)}},
-			Latency:    []*configv1.LatencyGuard{{AgainstStable: proto.Float64(1), Tolerance: nil}},
+			Errors:     []*configv1.ErrorGuard{{Max: new(0.02), AgainstStable: new(1.0)}},
+			Latency:    []*configv1.LatencyGuard{{AgainstStable: new(1.0), Tolerance: nil}},
 			Ejections:  &configv1.EjectionGuard{},
 		},
 	}))
 }
 
-// counter counts RPCs as sidecars do, but by hand.
+// add counts an RPC, as sidecars do.
 func add(c *observe.Counts, code codes.Code, took time.Duration) {
 	c.Codes[code]++
 	c.Buckets[observe.BucketOf(took)]++
@@ -80,7 +79,6 @@ func TestFalseAlarms(t *testing.T) {
 		r := rand.New(rand.NewPCG(uint64(run), 5))
 		weight := []uint32{100, 1000, 5000}[run%3]
 		versions, e := &alike{r: r, pauses: 4000}, newEvidence(allGuards(risk))
-		e.guards.falseAlarm = risk
 		var now pair
 		now.stable.Instances, now.canary.Instances = 9, 1
 		at := time.Unix(0, 0)

@@ -56,9 +56,6 @@ type guardTest struct {
 	minRPCs, minEvents uint64
 }
 
-// compareStable says whether the test needs RPCs of the stable version.
-func (t *guardTest) comparesStable() bool { return t.kind != errorsMax }
-
 // compileGuards returns the guards of a canary whose defaults are filled in.
 func compileGuards(c *configv1.Canary) *guards {
 	m := c.GetGuards()

@@ -7,8 +7,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/pillion-proxy/pillion/control/kv/memkv"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
 
 const (
@@ -175,6 +178,35 @@ func TestEvidenceGoesOn(t *testing.T) {
 		w.load(40, 0, 60*time.Second)
 		if s := w.state("greeter-v2"); s.GetPhase() != rolledBack || s.GetStep() < 2 {
 			t.Errorf("it stands at %v", s)
+		}
+	})
+}
+
+// The last transition of a run is told of though nobody is needed any more as soon as the
+// store has it.
+func TestLastTransitionIsTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.end()
+		w.elect(nil)
+		w.start(canary(stepOf(5000, time.Second)))
+		metrics := &Metrics{}
+		w.kill()
+		store := w.memory.Store()
+		store.SetFault(memkv.Fault{Slow: 20 * time.Millisecond})
+		l := Lead(LeadOptions{Store: store, ID: "last", Metrics: metrics})(t.Context(), service, func(*meshv1.ReportResponse) {})
+		w.ask("greeter-v2", controlv1.Action_ACTION_PROMOTE_FULLY)
+		for !w.stateIs(promoted, 1)() {
+			time.Sleep(time.Millisecond)
+		}
+		l.Close()
+		if err := testutil.CollectAndCompare(metrics, strings.NewReader(`
+# HELP pillion_canary_transitions_total Transitions of canaries that this sidecar decided, by the phase that they led to.
+# TYPE pillion_canary_transitions_total counter
+pillion_canary_transitions_total{canary="greeter-v2",phase="promoted",service="greeter"} 1
+`)); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -33,7 +33,7 @@ func (r *led) refused(q *controlv1.Request, why error, at time.Time) *controlv1.
 		s = &controlv1.RunState{Kind: kind, Name: r.name, Service: r.service, Since: timestamppb.New(at)}
 	}
 	s.Number, s.By = r.highest+1, line(q.GetAuthor())
-	s.Reason = line(refusal(q.GetAction()) + why.Error())
+	s.Reason = line(verb(q.GetAction()) + " was refused: " + why.Error()) // as package requests reads it
 	return s
 }
 

@@ -47,7 +47,7 @@ func (s *slowness) begin() {
 }
 
 // look tells a test of slow RPCs that were counted since the last look.
-func (s *slowness) look(test *sequential.Labels, t *guardTest, stable, canary *observe.Counts, share float64, at time.Time) {
+func (s *slowness) look(test *sequential.Labels, stable, canary *observe.Counts, share float64, at time.Time) {
 	if !s.known {
 		return
 	}

@@ -24,8 +24,8 @@ func command(ctx context.Context, run []string, input []byte) (string, error) {
 	if len(run) == 0 {
 		return "", errors.New("the command is empty")
 	}
-	cmd := exec.CommandContext(ctx, run[0], run[1:]...)
-	cmd.Env = []string{} // not nil, which stands for the sidecar's own
+	cmd := exec.CommandContext(ctx, run[0], run[1:]...) //nolint:gosec // it is what the bootstrap says
+	cmd.Env = []string{}                                // not nil, which stands for the sidecar's own
 	for _, name := range environment {
 		if value, ok := os.LookupEnv(name); ok {
 			cmd.Env = append(cmd.Env, name+"="+value)
@@ -38,7 +38,7 @@ func command(ctx context.Context, run []string, input []byte) (string, error) {
 	cmd.WaitDelay = killDelay
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && len(out.text) > 0 {
-		return "", fmt.Errorf("%s: %s", exit, out.text)
+		return "", fmt.Errorf("%w: %s", exit, out.text)
 	}
 	return string(out.text), err
 }
