@@ -151,6 +151,9 @@ func (a *Agent) Start(t testing.TB) {
 	})
 }
 
+// PID is the process of the agent.
+func (a *Agent) PID() int { return a.process.PID() }
+
 // Kill ends the agent as a crash does.
 func (a *Agent) Kill() { a.process.Kill() }
 
