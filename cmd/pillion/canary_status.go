@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -88,7 +89,7 @@ func showCanaries(cmd *cobra.Command, look func(context.Context) (proto.Message,
 	last := ""
 	for {
 		m, text, err := look(cmd.Context())
-		if err != nil && !(watch && last != "") {
+		if err != nil && (!watch || last == "") {
 			return err
 		}
 		if err != nil {
@@ -214,8 +215,8 @@ func canaryText(out io.Writer, e *meshv1.EvidenceResponse, live bool) string {
 		}
 		b.WriteByte('\n')
 		rows := plainTable(r, "VERSION", "RPCS", "FAILED", "LATENCY")
-		rows.Row("stable", fmt.Sprint(t.GetStableRpcs()), ofAll(t.GetStableFailures(), t.GetStableRpcs()), seconds(t.GetStableLatency()))
-		rows.Row("canary", fmt.Sprint(t.GetCanaryRpcs()), ofAll(t.GetCanaryFailures(), t.GetCanaryRpcs()), seconds(t.GetCanaryLatency()))
+		rows.Row("stable", strconv.FormatUint(t.GetStableRpcs(), 10), ofAll(t.GetStableFailures(), t.GetStableRpcs()), seconds(t.GetStableLatency()))
+		rows.Row("canary", strconv.FormatUint(t.GetCanaryRpcs(), 10), ofAll(t.GetCanaryFailures(), t.GetCanaryRpcs()), seconds(t.GetCanaryLatency()))
 		b.WriteString(rendered(rows))
 		fmt.Fprintf(&b, "%s, on %d sidecars\n", what, t.GetSidecars())
 	}
@@ -286,11 +287,11 @@ func newCanaryHistoryCommand() *cobra.Command {
 // transitionsTable lays transitions out for people, the last one first.
 func transitionsTable(out io.Writer, list []*controlv1.Transition) string {
 	rows := plainTable(lipgloss.NewRenderer(out), "TIME", "RUN", "PHASE", "STEP", "WEIGHT", "BY", "REASON")
-	for i := len(list) - 1; i >= 0; i-- {
-		s := list[i].GetState()
-		rows.Row(at(s.GetSince()), fmt.Sprint(s.GetRun()), canary.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()),
+	for _, t := range slices.Backward(list) {
+		s := t.GetState()
+		rows.Row(at(s.GetSince()), strconv.FormatUint(s.GetRun(), 10), canary.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()),
 			documents.Printable(s.GetBy()), documents.Printable(s.GetReason()))
-		for _, answer := range list[i].GetHooks() {
+		for _, answer := range t.GetHooks() {
 			rows.Row("", "", "", "", "", "hook", documents.Printable(answer))
 		}
 	}
