@@ -107,9 +107,9 @@ func (d *Decision) send(rpc *RPC, dice *dice, number uint64, t *Trace) {
 	d.Subset = d.Rule.subset
 }
 
-// placed says that a part of a service is chosen already.
+// placed says that a part of the service is chosen already.
 func (d *Decision) placed() bool {
-	return d.Subset != "" || d.Group != nil && d.Group.places()
+	return d.Subset != ""
 }
 
 // join sends the RPC where a group goes.

@@ -69,9 +69,10 @@ func TestSplitPoliciesHoldTogether(t *testing.T) {
 		// Of equal order the name decides; what comes later names groups alone.
 		{request(sayHello, "a: 1", "b: 1"), at, "other/: hello world other named all"},
 		{request(sayHello, "b: 1"), at, "greeter/b: hello world b named all"},
-		// Where a route has chosen a part of the service, only names are given.
+		// Where a route has chosen a part of the service, only names are given; to have
+		// chosen the service is to have chosen no part of it.
 		{request(sayHello, "a: 1", "b: 1"), placed, "greeter/v1: hello world named all"},
-		{request(sayHello), grouped, "greeter/: hello world named all"},
+		{request(sayHello), grouped, "greeter/late: hello world named late all"},
 		{request(sayHello), told, "greeter/late: hello world named late all"},
 		// Policies of the service where the route leads, and not again where they lead.
 		{request(sayHello), Decision{Service: "other"}, "other/o: o all"},
@@ -309,7 +310,7 @@ func TestAppsAreToldAllTheirGroups(t *testing.T) {
 	}{
 		{"greeter", []string{"k: v"}, []string{"k: v", "pillion-group: a1", "x-a: 1", "pillion-group: d1", "x-a: 2"}},
 		{"greeter", []string{"pillion-group: x", "k: v", "pillion-group: y", "x-b: z"}, []string{"pillion-group: a1", "k: v", "x-a: 1", "pillion-group: d1", "x-a: 2"}},
-		{"routed", []string{"pillion-group: x", "k: v"}, []string{"pillion-group: r1", "k: v", "x-r: 1", "x-a: 1", "pillion-group: a1", "x-b: b1"}},
+		{"routed", []string{"pillion-group: x", "k: v"}, []string{"pillion-group: r1", "k: v", "x-r: 1", "x-a: 1", "pillion-group: a1", "pillion-group: d1", "x-a: 2"}},
 		{"plain", []string{"k: v"}, []string{"k: v", "x-r: 2", "pillion-group: a1", "x-a: 1", "pillion-group: d1", "x-a: 2"}},
 	} {
 		rpc := &RPC{Path: sayHello, Fields: fields(c.in...), Random: rand.Uint64}
