@@ -195,7 +195,7 @@ func (m *mesh) record(t testing.TB, services []string) {
 		if err := encoder.Encode(answer); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, service+".json"), []byte(pretty.String()), 0o644); err != nil { //nolint:gosec // it is checked in
+		if err := os.WriteFile(filepath.Join(dir, service+".json"), []byte(pretty.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

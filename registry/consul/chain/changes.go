@@ -14,25 +14,25 @@ func (h *Headers) isZero() bool {
 
 // changes translates changes of headers; nil: there are none. Envoy removes, then adds,
 // then sets, and what it sets takes the place of what it added.
-func (t *translation) changes(kind string, h *Headers, where string) *configv1.MetadataChange {
+func (t *translation) changes(h *Headers, where string) *configv1.MetadataChange {
 	if h.isZero() {
 		return nil
 	}
 	c := &configv1.MetadataChange{Set: map[string]string{}, Add: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(h.Set)) {
-		if value, ok := t.header(kind, where+".set", name, h.Set[name]); ok {
+		if value, ok := t.header(where+".set", name, h.Set[name]); ok {
 			c.Set[lower(name)] = value
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.Add)) {
-		if value, ok := t.header(kind, where+".add", name, h.Add[name]); ok {
+		if value, ok := t.header(where+".add", name, h.Add[name]); ok {
 			if _, set := c.Set[lower(name)]; !set {
 				c.Add[lower(name)] = value
 			}
 		}
 	}
 	for _, name := range h.Remove {
-		if _, ok := t.header(kind, where+".remove", name, ""); ok && !slices.Contains(c.Remove, lower(name)) {
+		if _, ok := t.header(where+".remove", name, ""); ok && !slices.Contains(c.Remove, lower(name)) {
 			c.Remove = append(c.Remove, lower(name))
 		}
 	}
@@ -43,13 +43,13 @@ func (t *translation) changes(kind string, h *Headers, where string) *configv1.M
 }
 
 // header says what a header is changed to. It is false where that cannot be done.
-func (t *translation) header(kind, where, name, value string) (string, bool) {
+func (t *translation) header(where, name, value string) (string, bool) {
 	switch {
 	case !usable(name):
-		t.refusef(t.service, kind, "%s: %q belongs to HTTP or gRPC itself, or is no metadata key: it is not changed", where, name)
+		t.refusef(t.service, kindRoute, "%s: %q belongs to HTTP or gRPC itself, or is no metadata key: it is not changed", where, name)
 		return "", false
 	case strings.Contains(strings.ReplaceAll(value, "%%", ""), "%"):
-		t.refusef(t.service, kind, "%s: the value of %q, %q, has a variable of Envoy's, which a sidecar has not: it is not changed", where, name, value)
+		t.refusef(t.service, kindRoute, "%s: the value of %q, %q, has a variable of Envoy's, which a sidecar has not: it is not changed", where, name, value)
 		return "", false
 	}
 	return strings.ReplaceAll(value, "%%", "%"), true
@@ -68,7 +68,7 @@ func usable(name string) bool {
 // isKey says whether a name in lower case is one of metadata.
 func isKey(name string) bool {
 	return name != "" && len(name) <= maxKey && strings.IndexFunc(name, func(c rune) bool {
-		return !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.')
+		return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' && c != '-' && c != '.'
 	}) < 0
 }
 

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 )
 
@@ -168,7 +166,7 @@ func ringSize(least, most uint64) *uint32 {
 	if most > 0 {
 		size = min(size, most)
 	}
-	return proto.Uint32(uint32(min(size, maxRingSize)))
+	return new(uint32(min(size, maxRingSize)))
 }
 
 // hash is what is hashed; nil: nothing that RPCs have.

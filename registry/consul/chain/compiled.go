@@ -174,7 +174,7 @@ const maxNodes = 10_000
 // Parse reads Consul's answer. A chain that it returns is whole: what it names is there.
 func Parse(answer []byte) (*Compiled, error) {
 	var read struct{ Chain *Compiled }
-	if err := json.Unmarshal(answer, &read); err != nil {
+	if err := json.Unmarshal(answer, &read); err != nil { //nolint:musttag // Consul writes its own names
 		return nil, fmt.Errorf("it is no discovery chain: %w", err)
 	}
 	c := read.Chain

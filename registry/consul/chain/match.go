@@ -20,7 +20,7 @@ func (r *Route) http() (*HTTPMatch, error) {
 	var h *HTTPMatch
 	decoder := json.NewDecoder(bytes.NewReader(r.Definition.Match.HTTP))
 	decoder.DisallowUnknownFields()
-	err := decoder.Decode(&h)
+	err := decoder.Decode(&h) //nolint:musttag // Consul writes its own names
 	return h, err
 }
 
@@ -78,7 +78,7 @@ var (
 
 // path translates the condition on the path, or says why it cannot be.
 func (h *HTTPMatch) path(m *configv1.RouteMatch) (problem string) {
-	expression := ""
+	var expression string
 	switch exact, prefix := h.PathExact, h.PathPrefix; {
 	case exact != "":
 		if exactMethod.MatchString(exact) && len(exact) <= maxMethod && !h.CaseInsensitive {

@@ -74,8 +74,8 @@ func (t *translation) route(name, where string, r *Route) []*configv1.RouteRule 
 	}
 	rule.Timeouts = t.timeouts(d.RequestTimeout, d.IdleTimeout)
 	rule.Retry = t.retry(&d, where+".destination")
-	rule.Request = t.changes(kindRoute, d.RequestHeaders, where+".destination.request_headers")
-	rule.Response = t.changes(kindRoute, d.ResponseHeaders, where+".destination.response_headers")
+	rule.Request = t.changes(d.RequestHeaders, where+".destination.request_headers")
+	rule.Response = t.changes(d.ResponseHeaders, where+".destination.response_headers")
 
 	next := t.chain.Nodes[r.NextNode]
 	if next.Type == typeSplitter {
@@ -131,7 +131,7 @@ func (t *translation) splitRules(rule *configv1.RouteRule, n *Node, where string
 			if one.Match == nil {
 				one.Match = &configv1.RouteMatch{}
 			}
-			one.Match.Fraction = proto.Uint32((l.weight*shares + left/2) / left)
+			one.Match.Fraction = new((l.weight*shares + left/2) / left)
 		}
 		left -= l.weight
 		t.send(one, l.to, l.problem, l.where)

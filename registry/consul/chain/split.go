@@ -42,8 +42,8 @@ func (t *translation) legs(n *Node, where string) []leg {
 		l := leg{weight: uint32(math.Round(weights[i] / total * shares)), where: fmt.Sprintf("%s: splits[%d]", where, i)}
 		l.to, l.problem = t.destination(t.chain.Nodes[s.NextNode].Resolver.Target)
 		if d := s.Definition; d != nil {
-			l.request = t.changes(kindRoute, d.RequestHeaders, l.where+".request_headers")
-			l.response = t.changes(kindRoute, d.ResponseHeaders, l.where+".response_headers")
+			l.request = t.changes(d.RequestHeaders, l.where+".request_headers")
+			l.response = t.changes(d.ResponseHeaders, l.where+".response_headers")
 		}
 		given += int(l.weight)
 		legs = append(legs, l)
