@@ -39,7 +39,8 @@ they obey, who lags behind, who has refused what and why, when certificates end,
 where canaries and experiments stand.
 
 --wait returns once every sidecar has seen the newest revision of all that it follows. It
-ends with exit code 1 where one has refused it, or where the time is over.`,
+ends with exit code 1 where one has refused it, where one obeys what the store has lost,
+or where the time is over.`,
 		Example: "  pillion status\n  pillion status --service greeter --watch\n  pillion apply -f policies && pillion status --wait --timeout 10s",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -143,6 +144,8 @@ func awaitStatus(ctx context.Context, store kv.Store, service string, timeout ti
 		return err
 	case last.Refused() > 0:
 		return errors.New("some sidecars have refused documents")
+	case last.Lost() > 0:
+		return errors.New("the store has lost documents that some sidecars still obey: apply them again")
 	}
 	return nil
 }
@@ -173,6 +176,8 @@ func statusText(out io.Writer, m *status.Mesh, now time.Time) string {
 				state = bad.Render(fmt.Sprintf("refused %d", len(s.Refused)))
 			case len(s.Behind) > 0:
 				state = bad.Render(fmt.Sprintf("behind by %d", len(s.Behind)))
+			case len(s.Lost) > 0:
+				state = bad.Render(fmt.Sprintf("keeps %d lost", len(s.Lost)))
 			case len(s.Problems) > 0:
 				state = bad.Render("problems")
 			}
@@ -211,6 +216,9 @@ func statusText(out io.Writer, m *status.Mesh, now time.Time) string {
 				kept = fmt.Sprintf("revision %d stays in force", refusal.InForce)
 			}
 			fmt.Fprintf(&b, "%s: has refused %s: %s (%s)\n", who, refusal.Document, refusal.Problem, kept)
+		}
+		for _, lost := range s.Lost {
+			fmt.Fprintf(&b, "%s: %s revision %d: %s\n", who, lost.Document, lost.InForce, lost.Problem)
 		}
 		for _, problem := range s.Problems {
 			fmt.Fprintf(&b, "%s: %s\n", who, problem)

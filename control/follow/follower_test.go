@@ -245,6 +245,7 @@ func TestStatesReachAgents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.put(control.HistoryKey(control.Canary, "new", 1), data)
 		r.put(key, data)
 		synctest.Wait()
 		r.want("status", r.status("new").GetInForce(), 1)

@@ -131,7 +131,20 @@ func (r *rig) putPolicy(p *configv1.Policy, revision uint64) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.put(control.HistoryKey(control.Policy, p.GetName(), revision), data)
 	r.put(control.DocumentKey(control.Policy, p.GetService(), p.GetName()), data)
+}
+
+// lose empties the store, as if it were another, or had come back without its data.
+func (r *rig) lose() {
+	r.t.Helper()
+	all, err := r.people.List(context.Background(), control.Root)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, e := range all {
+		r.delete(e.Key)
+	}
 }
 
 func (r *rig) putState(state *controlv1.RunState) {
@@ -140,6 +153,7 @@ func (r *rig) putState(state *controlv1.RunState) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.put(control.TransitionKey(control.Kind(state.GetKind()), state.GetService(), state.GetName(), state.GetNumber()), data)
 	r.put(control.StateKey(control.Kind(state.GetKind()), state.GetService(), state.GetName()), data)
 }
 

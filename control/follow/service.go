@@ -61,6 +61,10 @@ type service struct {
 	entries                       *registry.Policies // nil: nothing was said yet
 
 	watchingStates context.CancelFunc // nil: they are not watched
+
+	absent map[part]*absent // what the store had, and has not any more
+	asking bool             // about that
+	askNow chan struct{}    // there is more of it
 }
 
 // seen is the newest version of a document.
@@ -80,6 +84,7 @@ func newService(f *Follower, name string) *service {
 	s := &service{
 		f: f, name: name, answered: make(chan struct{}), settled: make(chan struct{}),
 		docs: map[documents.ID]*controlv1.Document{}, stand: map[documents.ID]standing{},
+		absent: map[part]*absent{}, askNow: make(chan struct{}, 1),
 	}
 	s.cached, s.cachedStates = f.o.Cache.load(name)
 	return s
@@ -224,6 +229,18 @@ func (s *service) readStates(st kv.State) {
 		states = append(states, state)
 	}
 	s.f.mu.Lock()
+	before := s.states
+	if s.cachedStates != nil {
+		before = s.cachedStates
+	}
+	for _, state := range states {
+		s.found(part{stateID(state), true})
+	}
+	for _, old := range before {
+		if !slices.ContainsFunc(states, func(now *controlv1.RunState) bool { return stateID(now) == stateID(old) }) && s.stateStays(old) {
+			states = append(states, old)
+		}
+	}
 	s.states, s.cachedStates = states, nil
 	s.f.mu.Unlock()
 	s.f.signal()
@@ -251,6 +268,18 @@ func (s *service) take() {
 			case s.cached[key] != nil:
 				docs[key] = s.cached[key]
 			}
+			s.found(part{of: key})
+		}
+		for _, before := range []map[documents.ID]*controlv1.Document{s.cached, s.docs} {
+			for key, last := range before {
+				switch _, there := s.seen[key]; {
+				case there:
+				case s.stays(key):
+					docs[key] = last
+				default:
+					s.found(part{of: key})
+				}
+			}
 		}
 		s.docs, s.cached = docs, nil
 	}
@@ -268,7 +297,7 @@ func (s *service) holding() (list []*controlv1.RunState) {
 		states = s.cachedStates
 	}
 	for _, state := range states {
-		if runs(state) || s.docs[documents.ID{Kind: control.Kind(state.GetKind()), Name: state.GetName()}] != nil {
+		if runs(state) || s.docs[stateID(state)] != nil {
 			list = append(list, state)
 		}
 	}
@@ -291,7 +320,7 @@ func (s *service) active() bool {
 		if runs(state) {
 			return true
 		}
-		done[documents.ID{Kind: control.Kind(state.GetKind()), Name: state.GetName()}] = state.GetRequest()
+		done[stateID(state)] = state.GetRequest()
 	}
 	for key, number := range s.pending {
 		if number > done[key] && s.docs[key] != nil {
@@ -335,7 +364,7 @@ func (s *service) note(refused map[string]string) {
 	}
 	stand := make(map[documents.ID]standing, len(s.docs))
 	for key, doc := range s.docs {
-		st := standing{inForce: doc}
+		st := standing{inForce: doc, problem: s.problemOf(key)}
 		switch problem := refused[compiled(key)]; {
 		case problem == "":
 		case key.Kind != control.Policy:

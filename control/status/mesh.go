@@ -59,6 +59,8 @@ type Sidecar struct {
 	Behind []string `json:"behind,omitempty"`
 	// Refused are documents of which it has refused the newest revision, with why.
 	Refused []Refusal `json:"refused,omitempty"`
+	// Lost are documents that it obeys though the store has lost them.
+	Lost []Refusal `json:"lost,omitempty"`
 	// CertificateExpires is when its certificate ends; nil: it has none.
 	CertificateExpires *time.Time `json:"certificate_expires,omitempty"`
 	// Problems are what it says is wrong.
@@ -94,6 +96,14 @@ func (d *Document) Label() string { return d.Kind + "/" + d.Name }
 // obeys or has refused it.
 func (m *Mesh) Settled() bool {
 	return !slices.ContainsFunc(m.Sidecars, func(s *Sidecar) bool { return len(s.Behind) > 0 })
+}
+
+// Lost is how many documents the store has lost that sidecars obey yet.
+func (m *Mesh) Lost() (n int) {
+	for _, s := range m.Sidecars {
+		n += len(s.Lost)
+	}
+	return n
 }
 
 // Refused is how many documents are refused by sidecars.
@@ -254,7 +264,11 @@ func (m *Mesh) judge(st *controlv1.SidecarStatus, documents map[string]*Document
 	}
 	for _, d := range st.GetDocuments() {
 		label := d.GetKind() + "/" + d.GetName()
-		if documents[label] == nil && (m.service == "" || d.GetService() == m.service || d.GetService() == "*") {
+		switch {
+		case documents[label] != nil || m.service != "" && d.GetService() != m.service && d.GetService() != "*":
+		case d.GetProblem() != "":
+			s.Lost = append(s.Lost, Refusal{Document: label, Problem: d.GetProblem(), InForce: d.GetInForce()})
+		default:
 			s.Behind = append(s.Behind, label+" (was deleted)")
 		}
 	}

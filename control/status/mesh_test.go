@@ -58,7 +58,7 @@ func TestSaysWhoHasWhat(t *testing.T) {
 	status("good", both, stands("policy", "greeter", "a", 3, 3, ""), stands("policy", "greeter", "b", 1, 1, ""), stands("policy", "*", "all", 1, 1, ""))
 	status("behind", both, stands("policy", "greeter", "a", 2, 2, ""), stands("policy", "*", "all", 1, 1, ""))
 	status("refuses", both, stands("policy", "greeter", "a", 3, 1, "is wrong"), stands("policy", "greeter", "b", 1, 1, ""), stands("policy", "*", "all", 1, 1, ""))
-	status("late", []string{"*"}, stands("policy", "*", "all", 1, 1, ""), stands("policy", "*", "gone", 1, 1, ""))
+	status("late", []string{"*"}, stands("policy", "*", "all", 1, 1, ""), stands("policy", "*", "gone", 1, 1, ""), stands("policy", "*", "lost", 2, 2, "was lost"))
 	if err := store.Commit(t.Context(), kv.Op{Key: control.StatusPrefix + "x/y", Value: []byte("{"), Any: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +82,9 @@ func TestSaysWhoHasWhat(t *testing.T) {
 	check("behind", 1, "policy/a revision 3 (has 2); policy/b revision 1 (has 0)", 0)
 	check("refuses", 2, "", 1)
 	check("late", 1, "policy/gone (was deleted)", 0)
+	if m.Lost() != 1 || by["late"].Lost[0] != (Refusal{"policy/lost", "was lost", 2}) {
+		t.Errorf("lost: %v", by["late"].Lost)
+	}
 	if m.Settled() || m.Refused() != 1 || len(m.Unreadable) != 1 {
 		t.Errorf("settled %v, refused %d, unreadable %v", m.Settled(), m.Refused(), m.Unreadable)
 	}

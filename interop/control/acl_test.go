@@ -45,7 +45,7 @@ func TestWhoMay(t *testing.T) {
 		{control.DocumentKey(control.Policy, "greeter", "timeouts"), reads, writes, reads},
 		{control.DocumentKey(control.Canary, "*", "all"), reads, writes, reads},
 		{control.RequestKey(control.Canary, "greeter", "next"), reads, writes, reads},
-		{control.HistoryKey(control.Policy, "timeouts", 1), hidden, writes, reads},
+		{control.HistoryKey(control.Policy, "timeouts", 1), reads, writes, reads},
 		{control.StateKey(control.Canary, "greeter", "next"), writes, reads, reads},
 		{control.StateKey(control.Experiment, "orders", "button"), writes, reads, reads},
 		{control.TransitionKey(control.Canary, "greeter", "next", 1), writes, reads, reads},

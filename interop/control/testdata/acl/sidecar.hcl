@@ -1,7 +1,9 @@
 # The token of a sidecar beside the app "greeter".
 
-# What people have written: it is read, never changed.
+# What people have written: it is read, never changed. The history tells what was deleted
+# from what was lost.
 key_prefix "pillion/v1/services/" { policy = "read" }
+key_prefix "pillion/v1/history/" { policy = "read" }
 
 # How canaries and experiments stand, what they have been through, and who decides on
 # them. Any sidecar that calls a service may be elected to decide on it.
