@@ -76,7 +76,7 @@ func (r *led) compute(now time.Time) {
 		for v := range values {
 			of[v] = values[v][m]
 		}
-		for v, result := range measureResults(of) {
+		for v, result := range measureResults(&r.pool.measures[m], of) {
 			results.Variants[v].Measures = append(results.Variants[v].Measures, result)
 		}
 	}

@@ -96,13 +96,29 @@ func (m *measure) good(c cell) bool {
 	if c.count > maxCount || math.IsNaN(c.sum) {
 		return false
 	}
-	low, high := -m.most, m.most
-	if m.kind != reported {
-		low = 0
-	}
+	low, high := m.bounds()
 	// Sums of many values are not exact.
 	n, room := float64(c.count), 1e-6*m.most*float64(c.count)
 	return c.sum >= low*n-room && c.sum <= high*n+room
+}
+
+// bounds are the least and the greatest value of an RPC.
+func (m *measure) bounds() (low, high float64) {
+	if m.kind == reported {
+		return -m.most, m.most
+	}
+	return 0, m.most
+}
+
+// unitBounds are the least and the greatest that a unit's RPCs can come to.
+func (m *measure) unitBounds() (low, high float64) {
+	low, high = m.bounds()
+	if m.sum {
+		if high = math.Inf(1); low < 0 {
+			low = math.Inf(-1)
+		}
+	}
+	return low, high
 }
 
 // unit returns what a unit's RPCs come to; false: it has no value.

@@ -82,3 +82,44 @@ func TestWhatCellsCanBe(t *testing.T) {
 		}
 	})
 }
+
+// Histograms end where nothing can be beyond, also where all units are alike.
+func TestHistogramsHaveOnlyWhatCanBe(t *testing.T) {
+	t.Parallel()
+	measures := compileMeasures(document(t, "all", func(e *configv1.Experiment) {
+		e.Measures = []*configv1.Measure{
+			{Of: &configv1.Measure_Success{Success: &configv1.SuccessMeasure{}}},
+			{Name: "successes", Of: &configv1.Measure_Success{Success: &configv1.SuccessMeasure{}}, PerUnit: "sum"},
+			{Of: &configv1.Measure_Latency{Latency: &configv1.LatencyMeasure{Cap: durationpb.New(10 * time.Second)}}},
+			{Of: &configv1.Measure_Reported{Reported: "revenue"}, MaxValue: proto.Float64(5)},
+		}
+	}))
+	for _, c := range []struct {
+		measure   int
+		values    []float64
+		low, high float64
+	}{
+		{0, []float64{1, 1, 1}, 0.5, 1},
+		{0, []float64{0, 0}, 0, 0.5},
+		{0, []float64{0.75}, 0.25, 1},
+		{0, []float64{0.25, 1}, 0.25, 1},
+		{1, []float64{3, 3}, 1.5, 4.5},
+		{1, []float64{0, 0}, 0, 0.5},
+		{2, []float64{0.1, 0.1}, 0, 0.6},
+		{2, []float64{10, 10}, 5, 10},
+		{3, []float64{0, 0}, -0.5, 0.5},
+		{3, []float64{5}, 2.5, 5},
+	} {
+		r := measureResults(&measures[c.measure], [][]float64{c.values, nil})[0]
+		if math.Abs(r.GetLow()-c.low) > 1e-12 || math.Abs(r.GetHigh()-c.high) > 1e-12 {
+			t.Errorf("measure %d, %v: from %v to %v, not from %v to %v", c.measure, c.values, r.GetLow(), r.GetHigh(), c.low, c.high)
+		}
+		units := uint64(0)
+		for _, n := range r.GetBins() {
+			units += n
+		}
+		if units != uint64(len(c.values)) {
+			t.Errorf("measure %d, %v: %d units are in the histogram", c.measure, c.values, units)
+		}
+	}
+}

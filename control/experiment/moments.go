@@ -31,8 +31,8 @@ func moments(values []float64) (mean, variance float64) {
 
 // measureResults are what a measure came to in each variant. Histograms have the same
 // bounds in all.
-func measureResults(values [][]float64) []*meshv1.MeasureResults {
-	low, high := histogramBounds(values)
+func measureResults(m *measure, values [][]float64) []*meshv1.MeasureResults {
+	low, high := histogramBounds(m, values)
 	list := make([]*meshv1.MeasureResults, len(values))
 	for v, of := range values {
 		mean, variance := moments(of)
@@ -44,7 +44,7 @@ func measureResults(values [][]float64) []*meshv1.MeasureResults {
 	return list
 }
 
-func histogramBounds(values [][]float64) (low, high float64) {
+func histogramBounds(m *measure, values [][]float64) (low, high float64) {
 	every := slices.Concat(values...)
 	if len(every) == 0 {
 		return 0, 0
@@ -53,9 +53,10 @@ func histogramBounds(values [][]float64) (low, high float64) {
 	cut := int(tail * float64(len(every)))
 	low, high = every[cut], every[len(every)-1-cut]
 	if low == high {
-		// All are alike: they are in the middle.
+		// All are alike: they are in the middle, but where nothing can be beyond them.
 		half := max(math.Abs(low), 1) / 2
-		low, high = low-half, high+half
+		least, most := m.unitBounds()
+		low, high = max(low-half, least), min(high+half, most)
 	}
 	return low, high
 }

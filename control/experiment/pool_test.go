@@ -314,7 +314,7 @@ func FuzzTake(f *testing.F) {
 		_ = p.take("other", process, c)
 		values, _, _ := p.units()
 		for m := range measures {
-			for _, r := range measureResults([][]float64{values[0][m], values[1][m]}) {
+			for _, r := range measureResults(&measures[m], [][]float64{values[0][m], values[1][m]}) {
 				if math.IsNaN(r.GetMean()) || math.IsNaN(r.GetVariance()) || r.GetVariance() < 0 || r.GetUnits() > 200 {
 					t.Errorf("%v", r)
 				}

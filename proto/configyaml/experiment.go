@@ -20,11 +20,13 @@ const (
 	defaultMaxUnits        = 20_000
 	defaultGroupKeyPrefix  = "pillion-experiment-"
 	defaultPerUnit         = "mean"
-	defaultMinEffect       = 0.05
-	defaultMaxValue        = 1e12
-	defaultLatencyCap      = time.Minute
-	successName            = "success"
-	higher, lower          = "higher", "lower"
+	// Of RPCs of which 99 % succeed, 0.05 would be five failures more in each hundred.
+	defaultMinSuccessEffect = 0.005
+	defaultMinEffect        = 0.05
+	defaultMaxValue         = 1e12
+	defaultLatencyCap       = time.Minute
+	successName             = "success"
+	higher, lower           = "higher", "lower"
 )
 
 // allShares is what the weights of an experiment's variants come to together.
@@ -64,10 +66,11 @@ func effectiveExperiment(e *configv1.Experiment) {
 }
 
 func effectiveMeasure(m *configv1.Measure) {
-	better := higher
+	better, effect := higher, defaultMinEffect
 	switch of := m.GetOf().(type) {
 	case *configv1.Measure_Success:
 		setText(&m.Name, successName)
+		effect = defaultMinSuccessEffect
 		if of.Success != nil && len(of.Success.Codes) == 0 {
 			of.Success.Codes = slices.Clone(defaultGuardCodes)
 		}
@@ -82,7 +85,7 @@ func effectiveMeasure(m *configv1.Measure) {
 	}
 	setText(&m.PerUnit, defaultPerUnit)
 	setText(&m.Better, better)
-	setValue(&m.MinEffect, defaultMinEffect)
+	setValue(&m.MinEffect, effect)
 	setValue(&m.MaxValue, defaultMaxValue)
 }
 

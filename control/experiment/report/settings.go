@@ -11,7 +11,9 @@ import (
 const (
 	defaultFalseAlarm = 0.05
 	defaultPower      = 0.8
-	defaultMinEffect  = 0.05
+	// The least differences that matter, of success and of all else.
+	defaultMinSuccessEffect = 0.005
+	defaultMinEffect        = 0.05
 )
 
 // Kind is what a measure takes of RPCs, which is how its figures are written.
@@ -51,7 +53,7 @@ func settings(e *configv1.Experiment) []setting {
 		case *configv1.Measure_Reported:
 			s.kind, s.name = Reported, of.Reported
 		default:
-			s.kind, s.name = Success, "success"
+			s.kind, s.name, s.minEffect = Success, "success", defaultMinSuccessEffect
 		}
 		s.name = cmp.Or(m.GetName(), s.name)
 		s.lower = m.GetBetter() == "lower" || m.GetBetter() == "" && s.kind == Latency

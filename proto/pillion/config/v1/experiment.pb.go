@@ -401,8 +401,9 @@ type Measure struct {
 	PerUnit string `protobuf:"bytes,5,opt,name=per_unit,json=perUnit,proto3" json:"per_unit,omitempty"`
 	// Which is better: "higher" or "lower". Default: "lower" for `latency`, else "higher".
 	Better string `protobuf:"bytes,6,opt,name=better,proto3" json:"better,omitempty"`
-	// The least difference that matters, as a part of the control's mean, such as 0.05,
-	// for `plan`. Default: 0.05.
+	// The least difference that matters, as a part of the control's mean. It says how many
+	// units `plan` asks for, and below which differences a report says that there is none.
+	// Default: 0.005 for `success`, else 0.05.
 	MinEffect *float64 `protobuf:"fixed64,7,opt,name=min_effect,json=minEffect,proto3,oneof" json:"min_effect,omitempty"`
 	// Where values are cut off, against a few that outweigh all. Default: 1e12.
 	MaxValue      *float64 `protobuf:"fixed64,8,opt,name=max_value,json=maxValue,proto3,oneof" json:"max_value,omitempty"`
