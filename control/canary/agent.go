@@ -74,6 +74,9 @@ func (a *Agent) States(service string, states []*controlv1.RunState) {
 		if s.GetKind() == kind && s.GetService() == service {
 			seen[s.GetName()] = true
 			r := a.run(service, s.GetName())
+			if s.GetNumber() < r.stored.GetNumber() {
+				r.setBack(s)
+			}
 			r.stored = s
 			a.settle(r)
 		}

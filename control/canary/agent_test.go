@@ -170,6 +170,23 @@ func TestStatesByNumber(t *testing.T) {
 	huge := stateOf(t, c, 6, running, 1, 1<<31)
 	does("one with a weight that cannot be", store(huge), "greeter-v2 v1=0 v2=10000", false)
 	does("the state is removed", store(), "", false)
+
+	// Snapshots of Consul's are restored.
+	seven := stateOf(t, c, 7, running, 2, 5000)
+	does("another run", store(seven), second, false)
+	does("as the elected one says too", says(seven), second, false)
+	does("the store is set back", store(one), first, false)
+	does("and goes on from there", says(stateOf(t, c, 2, running, 2, 5000)), second, true)
+	does("it is rolled back", store(stateOf(t, c, 8, rolledBack, 2, 0)), none, false)
+	does("the store forgets that", store(stateOf(t, c, 2, running, 2, 5000)), none, false)
+	var r meshv1.ReportRequest
+	if a.Collect(service, &r, true); len(r.GetCanaries()) != 1 || r.GetCanaries()[0].GetRolledBack() != 8 {
+		t.Errorf("the elected one is told %v", &r)
+	}
+	does("and is told again", store(stateOf(t, c, 9, rolledBack, 2, 0)), none, false)
+	next := stateOf(t, c, 4, running, 1, 1000)
+	next.Run = 2
+	does("it is set back to another run", store(next), first, false)
 }
 
 // A canary that was promoted holds until a later one says otherwise, and those that get no

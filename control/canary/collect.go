@@ -6,7 +6,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
 
@@ -39,7 +38,7 @@ func (r *run) counts(events func(service, subset string) (uint64, int, bool)) *m
 		return nil
 	}
 	c := &meshv1.CanaryCounts{Name: r.name, Run: r.state.GetRun(), Step: r.state.GetStep()}
-	if newer(r.told, r.stored) && r.state.GetPhase() == controlv1.Phase_PHASE_ROLLED_BACK {
+	if newer(r.told, r.stored) && over(r.state) {
 		// Whoever decided it may be gone, and could not write it: whoever is elected now
 		// learns of it here.
 		c.RolledBack, c.Reason = r.state.GetNumber(), r.state.GetReason()

@@ -96,10 +96,25 @@ func (r *led) waiting(at, known time.Time) waits {
 		return waits{what: fmt.Sprintf("%d of the canary's RPCs, there were %d", need, r.pool.total.canary.RPCs())}
 	case r.guards.compareStable() && r.state.GetWeight() < all && r.pool.total.stable.RPCs() < need:
 		return waits{what: fmt.Sprintf("%d of the stable version's RPCs to compare with, there were %d", need, r.pool.total.stable.RPCs())}
+	case r.outage():
+		return waits{what: fmt.Sprintf("an outage to be over: %d of the canary's %d RPCs in this step failed; if that is as it should be, promote it",
+			r.pool.total.canary.Failures(r.guards.failing), r.pool.total.canary.RPCs())}
 	case at.Before(holds):
 		return waits{what: fmt.Sprintf("the step's time, %v, to be over", step.GetHold().AsDuration()), until: holds}
 	}
 	return waits{}
+}
+
+// outage says whether more than half of the canary's RPCs in the step failed. No guard may
+// have found that: where the stable version fails as much, the canary is no worse, and at a
+// weight of 10000 there is nothing to compare it with. But it is no time to send it more. A
+// shift, which has no guards, goes on; so does a canary whose guards allow as much.
+func (r *led) outage() bool {
+	if len(r.guards.tests) == 0 {
+		return false
+	}
+	c := &r.pool.total.canary
+	return float64(c.Failures(r.guards.failing)) > r.guards.outage*float64(c.RPCs())
 }
 
 // forward returns the state after the step is over, as it was found or somebody wishes.

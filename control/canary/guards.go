@@ -16,6 +16,9 @@ const (
 	// pooledPart is which part the tests of what all have counted may take. The rest is for
 	// the number of sidecars whose own judges found something.
 	pooledPart = 0.9
+	// outageShare is the share of failures that is an outage, unless the first guard of
+	// errors allows more.
+	outageShare = 0.5
 )
 
 // guards are a canary's guards, as tests.
@@ -25,6 +28,8 @@ type guards struct {
 	falseAlarm float64
 	// failing are the statuses that are failures in messages: the first guard's.
 	failing observe.CodeSet
+	// outage is the share of the canary's RPCs beyond which a step does not end by itself.
+	outage float64
 	// urgent are those by which any guard may find something.
 	urgent observe.CodeSet
 	// percentile is the one whose latency is told in messages: the first guard's.
@@ -59,11 +64,11 @@ type guardTest struct {
 // compileGuards returns the guards of a canary whose defaults are filled in.
 func compileGuards(c *configv1.Canary) *guards {
 	m := c.GetGuards()
-	g := &guards{falseAlarm: m.GetFalseAlarm(), percentile: 99, failing: codeSet(defaultFailing)}
+	g := &guards{falseAlarm: m.GetFalseAlarm(), outage: outageShare, percentile: 99, failing: codeSet(defaultFailing)}
 	for i, e := range m.GetErrors() {
 		set := codeSet(e.GetCodes())
 		if i == 0 {
-			g.failing = set
+			g.failing, g.outage = set, max(outageShare, e.GetMax())
 		}
 		g.urgent |= set
 		t := guardTest{codes: set, minRPCs: uint64(e.GetMinRpcs()), minEvents: uint64(e.GetMinFailures())}

@@ -77,10 +77,9 @@ type leading struct {
 
 	mu       sync.Mutex
 	canaries map[string]*led
-	// documents and requests are what people have written; known says that it is known.
+	// documents and requests are what people have written.
 	documents  map[string]*controlv1.Document
 	requests   map[string]*controlv1.Request
-	known      bool
 	away       error // why the store cannot be asked; nil: it can
 	complained bool  // that reports are refused
 }
@@ -254,7 +253,7 @@ func (l *leading) people(s kv.State) {
 	defer l.mu.Unlock()
 	l.away = s.Err
 	if s.Known {
-		l.documents, l.requests, l.known = documents, requests, true
+		l.documents, l.requests = documents, requests
 	}
 	l.signal()
 }

@@ -14,6 +14,10 @@ import (
 // others say does not count.
 const maxSources = 20_000
 
+// maxPooled bounds the RPCs of a version that are counted, so that sums never run over. What
+// one process can say at once is much less.
+const maxPooled = 1 << 60
+
 // source is a process that reports.
 type source struct {
 	id      string
@@ -64,6 +68,11 @@ func (p *pool) take(from source, m *meshv1.CanaryCounts) error {
 	moreCanary, err := canary.Since(&before.canary)
 	if err != nil {
 		return fmt.Errorf("of the canary: %w", err)
+	}
+	for _, sum := range []struct{ total, more *observe.Counts }{{&p.total.stable, &moreStable}, {&p.total.canary, &moreCanary}} {
+		if all := max(sum.more.RPCs(), sum.more.Timed()); max(sum.total.RPCs(), sum.total.Timed())+all > maxPooled {
+			return fmt.Errorf("%d RPCs more are more than can be counted", all)
+		}
 	}
 	// Sidecars see the same instances ejected: what one sees most of counts.
 	moreStable.Ejections, moreCanary.Ejections = stable.Ejections, canary.Ejections

@@ -64,6 +64,21 @@ func (r *run) follow(s *controlv1.RunState, doc *configv1.Canary) {
 	r.step.stable, r.step.canary = observe.NewPair()
 }
 
+// setBack takes note that the store has a state from before the one that it had, such as
+// after a snapshot of Consul's was restored. What was obeyed since counts no more, or
+// nothing new would be obeyed until its number is reached; but a run that was ended
+// does not go on: whoever is elected is told.
+func (r *run) setBack(s *controlv1.RunState) {
+	last := r.stored
+	if newer(r.told, last) {
+		last = r.told
+	}
+	r.told = nil
+	if over(last) && last.GetRun() == s.GetRun() {
+		r.told = last
+	}
+}
+
 // weight is the canary's share on this sidecar; false: the canary says nothing of where
 // RPCs go.
 func (r *run) weight() (uint32, bool) {
