@@ -31,6 +31,10 @@ func inKey(service string) string {
 	return service
 }
 
+// MaxNumber bounds the numbers of states, runs and requests. Nobody comes to it by counting;
+// who writes a higher one has it that nothing can come after it.
+const MaxNumber = 1 << 62
+
 // Of people: written by those who apply, read by sidecars.
 
 // ServicePrefix is where the documents for a service are ("*": those for all), and what

@@ -73,6 +73,9 @@ func (a *Agent) States(service string, states []*controlv1.RunState) {
 	for _, s := range states {
 		if s.GetKind() == kind && s.GetService() == service {
 			seen[s.GetName()] = true
+			if checkState(s) != nil {
+				continue // as with one that cannot be read, what held before it stays
+			}
 			r := a.run(service, s.GetName())
 			if s.GetNumber() < r.stored.GetNumber() {
 				r.setBack(s)
@@ -100,7 +103,7 @@ func (a *Agent) Obey(service string, states []*controlv1.RunState, _ map[string]
 	a.mu.Lock()
 	changed := false
 	for _, s := range states {
-		if s.GetKind() != kind || s.GetService() != service || s.GetName() == "" {
+		if s.GetKind() != kind || s.GetService() != service || s.GetName() == "" || checkState(s) != nil {
 			continue
 		}
 		r := a.run(service, s.GetName())

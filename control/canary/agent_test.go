@@ -169,6 +169,9 @@ func TestStatesByNumber(t *testing.T) {
 	does("one that cannot be read", store(broken), "greeter-v2 v1=0 v2=10000", false)
 	huge := stateOf(t, c, 6, running, 1, 1<<31)
 	does("one with a weight that cannot be", store(huge), "greeter-v2 v1=0 v2=10000", false)
+	endless := stateOf(t, c, 1<<63, running, 1, 1000)
+	does("one after which nothing could come", store(endless), "greeter-v2 v1=0 v2=10000", false)
+	does("and said so", says(endless), "greeter-v2 v1=0 v2=10000", false)
 	does("the state is removed", store(), "", false)
 
 	// Snapshots of Consul's are restored.

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/pillion-proxy/pillion/control/documents"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
 
@@ -33,7 +34,7 @@ func (l *leading) Evidence(name string) *meshv1.EvidenceResponse {
 		}
 	}
 	if err := errors.Join(r.problem, l.away); err != nil && (r.active() || r.want != nil) {
-		e.Waiting = "the store, which is away: " + line(err.Error())
+		e.Waiting = "the store, which is away: " + documents.Line(err.Error())
 	}
 	return e
 }

@@ -2,34 +2,32 @@ package canary
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-proxy/pillion/control"
-	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/ledger"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
-const (
-	// keptTransitions is how many transitions of a canary's history are kept.
-	keptTransitions = 1000
-	// grace is how long a commit that was begun may still take when this one is no longer
-	// elected.
-	grace = 500 * time.Millisecond
-)
+// grace is how long a commit that was begun may still take when this one is no longer
+// elected.
+const grace = 500 * time.Millisecond
 
 // written is what came of a commit.
 type written struct {
-	// entry is what the store has of the canary's state; its version is 0 where it has none.
-	entry kv.Entry
+	// page is what the store has of the canary's state.
+	page ledger.Page
 	// ours says that it is what was to be written.
 	ours bool
 	// err says that nothing is known.
 	err error
+}
+
+func (l *leading) book() ledger.Book {
+	return ledger.Book{Store: l.o.Store, Kind: control.Canary, Service: l.service}
 }
 
 // commit writes what a canary is to be, or reads what it is where that is not known, beside
@@ -44,12 +42,7 @@ func (l *leading) commit(r *led) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), commitTimeout)
 		defer cancel()
 		defer context.AfterFunc(l.ctx, func() { time.AfterFunc(grace, cancel) })()
-		var w written
-		if want == nil {
-			w = l.compare(ctx, control.StateKey(control.Canary, l.service, r.name), nil)
-		} else {
-			w = l.write(ctx, want, version, reload)
-		}
+		w := l.write(ctx, r.name, want, version, reload)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		r.committing = false
@@ -63,54 +56,18 @@ func (l *leading) commit(r *led) {
 	})
 }
 
-// write writes a state with its transition if the store has the version of the state
-// before. reload says that the version is not known.
-func (l *leading) write(ctx context.Context, want *controlv1.RunState, version uint64, reload bool) written {
-	key := control.StateKey(control.Canary, l.service, want.GetName())
-	if reload {
-		if w := l.compare(ctx, key, want); w.err != nil || w.ours || w.entry.Version != version {
+// write writes a state, which may be nil, if the store has the version of the state before.
+// reload says that the version is not known.
+func (l *leading) write(ctx context.Context, name string, want *controlv1.RunState, version uint64, reload bool) (w written) {
+	if want == nil || reload {
+		w.page, w.err = l.book().Read(ctx, name)
+		w.ours = want != nil && proto.Equal(w.page.State, want)
+		if want == nil || w.err != nil || w.ours || w.page.Version != version {
 			return w
 		}
 	}
-	history := proto.CloneOf(want)
-	history.Document = nil // it is in the history of documents, by its revision
-	value, err := protojson.Marshal(want)
-	if err != nil {
-		return written{err: err}
-	}
-	entry, err := protojson.Marshal(&controlv1.Transition{State: history})
-	if err != nil {
-		return written{err: err}
-	}
-	transition := func(n uint64) string {
-		return control.TransitionKey(control.Canary, l.service, want.GetName(), n)
-	}
-	ops := []kv.Op{{Key: key, Value: value, Version: version}, {Key: transition(want.GetNumber()), Value: entry, Any: true}}
-	if n := want.GetNumber(); n > keptTransitions {
-		ops = append(ops, kv.Op{Key: transition(n - keptTransitions), Any: true})
-	}
-	err = l.o.Store.Commit(ctx, ops...)
-	if conflict := (*kv.ConflictError)(nil); err != nil && !errors.As(err, &conflict) {
-		return written{err: err}
-	}
-	w := l.compare(ctx, key, want)
-	if err == nil && w.err != nil {
-		return written{ours: true} // of a version that is not known
-	}
+	w.page, w.ours, w.err = l.book().Write(ctx, want, version, nil)
 	return w
-}
-
-// compare reads a state and says whether it is what was to be written.
-func (l *leading) compare(ctx context.Context, key string, want *controlv1.RunState) written {
-	entry, err := l.o.Store.Get(ctx, key)
-	if errors.Is(err, kv.ErrNotFound) {
-		return written{}
-	}
-	if err != nil {
-		return written{err: err}
-	}
-	s, err := readState(entry)
-	return written{entry: entry, ours: want != nil && err == nil && proto.Equal(s, want)}
 }
 
 // wrote takes over what came of a commit. l.mu is held.
@@ -130,7 +87,7 @@ func (l *leading) wrote(r *led, want *controlv1.RunState, w written) {
 	}
 	r.reload, r.backoff, r.retryAt = false, 0, now()
 	if w.ours {
-		r.stored, r.version, r.reload = want, w.entry.Version, w.entry.Version == 0
+		r.stored, r.version, r.reload = want, w.page.Version, w.page.Version == 0
 		l.tell(want)
 		if r.want == want {
 			obeyed := r.obeyed
@@ -141,26 +98,21 @@ func (l *leading) wrote(r *led, want *controlv1.RunState, w written) {
 		}
 		return
 	}
-	if w.entry.Version == r.version && r.want == nil {
+	if w.page.Version == r.version && r.want == nil {
 		r.lost = nil // it was not written
 		return
 	}
-	l.overtaken(r, w.entry)
+	l.overtaken(r, w.page)
 }
 
 // overtaken takes a state over that somebody else has written. A roll-back that is to be
 // written still is, over it, if it is of the same run. l.mu is held.
-func (l *leading) overtaken(r *led, e kv.Entry) {
-	r.version = e.Version
-	var s *controlv1.RunState
-	if e.Version != 0 {
-		var err error
-		if s, err = readState(e); err != nil {
-			l.log.Error("canary: a state in the store cannot be read, and is written anew", slog.String("key", e.Key), slog.Any("error", err))
-			s = nil
-		}
+func (l *leading) overtaken(r *led, now ledger.Page) {
+	s := now.State
+	if now.Problem != nil {
+		l.log.Error("canary: a state in the store cannot be read, and is written anew", slog.String("canary", r.name), slog.Any("error", now.Problem))
 	}
-	r.stored = s
+	r.stored, r.version = s, now.Version
 	defer func() { r.lost = nil }()
 	back, obeyed := r.want, r.obeyed
 	r.want, r.obeyed = nil, false

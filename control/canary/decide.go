@@ -10,36 +10,24 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/pillion-proxy/pillion/control/documents"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
-const (
-	// notByChance is how unlikely it has to be that so many sidecars' own judges found
-	// something by chance for the canary to stay at its step.
-	notByChance = 0.05
-	// maxReason bounds a state's reason, in bytes.
-	maxReason = 1000
-)
+// notByChance is how unlikely it has to be that so many sidecars' own judges found
+// something by chance for the canary to stay at its step.
+const notByChance = 0.05
 
 // next returns a copy of the canary's state with the next number, in another phase.
 func (r *led) next(phase controlv1.Phase, reason, by string, at time.Time) *controlv1.RunState {
 	s := proto.CloneOf(r.state)
-	s.Number, s.Phase, s.Reason, s.By, s.Since = r.highest+1, phase, line(reason), line(by), timestamppb.New(at)
+	s.Number, s.Phase, s.Reason, s.By, s.Since = r.highest+1, phase, documents.Line(reason), documents.Line(by), timestamppb.New(at)
 	if weight, ok := share(s); ok {
 		s.Weight = weight
 	}
 	if r.active() && !Active(phase) {
 		s.Guards, s.Tally = r.evidence.states(), r.whole()
-	}
-	return s
-}
-
-// line makes one bounded line of what people wrote.
-func line(s string) string {
-	s = strings.ToValidUTF8(strings.Join(strings.Fields(s), " "), "?")
-	if len(s) > maxReason {
-		s = strings.ToValidUTF8(s[:maxReason], "")
 	}
 	return s
 }

@@ -3,6 +3,7 @@ package canary
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -211,7 +212,18 @@ func (l *leading) read(e kv.Entry) {
 
 func readState(e kv.Entry) (*controlv1.RunState, error) {
 	var s controlv1.RunState
-	return &s, protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(e.Value, &s)
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(e.Value, &s); err != nil {
+		return nil, err
+	}
+	return &s, checkState(&s)
+}
+
+// checkState says why a state cannot be one that an elected sidecar has written.
+func checkState(s *controlv1.RunState) error {
+	if n := max(s.GetNumber(), s.GetRun(), s.GetRequest()); n > control.MaxNumber {
+		return fmt.Errorf("it cannot have come to the number %d", n)
+	}
+	return nil
 }
 
 // canary returns what is known of a canary. l.mu is held.
@@ -226,7 +238,7 @@ func (l *leading) canary(name string) *led {
 
 // people takes over what people have written. It is the store's watch.
 func (l *leading) people(s kv.State) {
-	documents, requests := map[string]*controlv1.Document{}, map[string]*controlv1.Request{}
+	written, asked := map[string]*controlv1.Document{}, map[string]*controlv1.Request{}
 	for _, e := range s.Entries {
 		k, name, request, ok := control.ParseServiceKey(l.service, e.Key)
 		if !ok || k != control.Canary {
@@ -234,18 +246,20 @@ func (l *leading) people(s kv.State) {
 		}
 		var err error
 		if options := (protojson.UnmarshalOptions{DiscardUnknown: true}); request {
-			requests[name] = new(controlv1.Request)
-			err = options.Unmarshal(e.Value, requests[name])
+			asked[name] = new(controlv1.Request)
+			if err = options.Unmarshal(e.Value, asked[name]); err == nil {
+				err = checkState(&controlv1.RunState{Request: asked[name].GetNumber()})
+			}
 		} else {
-			documents[name] = new(controlv1.Document)
-			err = options.Unmarshal(e.Value, documents[name])
+			written[name] = new(controlv1.Document)
+			err = options.Unmarshal(e.Value, written[name])
 		}
 		if err != nil {
 			l.log.Error("canary: what the store has cannot be read", slog.String("key", e.Key), slog.Any("error", err))
 			if request {
-				delete(requests, name)
+				delete(asked, name)
 			} else {
-				delete(documents, name)
+				delete(written, name)
 			}
 		}
 	}
@@ -253,7 +267,7 @@ func (l *leading) people(s kv.State) {
 	defer l.mu.Unlock()
 	l.away = s.Err
 	if s.Known {
-		l.documents, l.requests = documents, requests
+		l.documents, l.requests = written, asked
 	}
 	l.signal()
 }

@@ -9,7 +9,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/requests"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
@@ -32,8 +34,8 @@ func (r *led) refused(q *controlv1.Request, why error, at time.Time) *controlv1.
 	if s == nil {
 		s = &controlv1.RunState{Kind: kind, Name: r.name, Service: r.service, Since: timestamppb.New(at)}
 	}
-	s.Number, s.By = r.highest+1, line(q.GetAuthor())
-	s.Reason = line(verb(q.GetAction()) + " was refused: " + why.Error()) // as package requests reads it
+	s.Number, s.By = r.highest+1, documents.Line(q.GetAuthor())
+	s.Reason = documents.Line(verb(q.GetAction()) + " was refused: " + why.Error()) // as package requests reads it
 	return s
 }
 
@@ -64,6 +66,9 @@ func (r *led) obey(q *controlv1.Request, doc *controlv1.Document, others []strin
 		paused  = phase == controlv1.Phase_PHASE_PAUSED
 		is      = fmt.Errorf("it is %s", PhaseWord(phase))
 	)
+	if err := requests.Outdated(q, at); err != nil {
+		return nil, err
+	}
 	if q.GetAction() == controlv1.Action_ACTION_START {
 		return r.start(q, doc, others, at)
 	}
@@ -126,7 +131,7 @@ func (r *led) start(q *controlv1.Request, doc *controlv1.Document, others []stri
 		Kind: kind, Name: r.name, Service: r.service, Run: r.state.GetRun() + 1, Number: r.highest + 1, Revision: doc.GetRevision(),
 		Phase: controlv1.Phase_PHASE_RUNNING, Step: 1, Weight: c.GetSteps()[0].GetWeight(),
 		Since: timestamppb.New(at), StepSince: timestamppb.New(at), Started: timestamppb.New(at),
-		Reason: line(said(q)), By: line(q.GetAuthor()), Document: raw,
+		Reason: documents.Line(said(q)), By: documents.Line(q.GetAuthor()), Document: raw,
 	}, nil
 }
 

@@ -9,7 +9,9 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/pillion-proxy/pillion/control"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
 
@@ -79,4 +81,30 @@ func TestSumsDoNotRunOver(t *testing.T) {
 	if err := p.take(source{"bob", 1}, &meshv1.CanaryCounts{Canary: &meshv1.GroupCounts{Codes: map[uint32]uint64{13: 7}}}); err != nil {
 		t.Errorf("others do not count any more: %v", err)
 	}
+}
+
+// What was asked long ago is not begun, and numbers that nobody counts to are none.
+func TestOldAndEndlessRequests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.end()
+		c := canary(stepOf(5000, time.Hour))
+		w.apply(c)
+		w.ask(c.GetName(), controlv1.Action_ACTION_START)
+		time.Sleep(2 * time.Hour)
+		w.elect(nil)
+		w.until(time.Second, "the answer", func() bool { return w.state(c.GetName()).GetRequest() == 1 })
+		if s := w.state(c.GetName()); s.GetRun() != 0 || !strings.Contains(s.GetReason(), "ask again") {
+			t.Errorf("it stands at %v", s)
+		}
+		key := control.RequestKey(control.Canary, service, c.GetName())
+		w.put(key, &controlv1.Request{Number: 1<<64 - 1, Action: controlv1.Action_ACTION_START})
+		time.Sleep(time.Second)
+		if s := w.state(c.GetName()); s.GetNumber() != 1 {
+			t.Errorf("it stands at %v", s)
+		}
+		w.put(key, &controlv1.Request{Number: 2, Action: controlv1.Action_ACTION_START})
+		w.until(time.Second, "the start", w.stateIs(running, 1))
+	})
 }

@@ -205,6 +205,19 @@ func Printable(text string) string {
 	return strings.Join(strings.Fields(strings.Map(printable, strings.ToValidUTF8(text, "�"))), " ")
 }
 
+// maxLine bounds a Line, in bytes.
+const maxLine = 1000
+
+// Line is a text as Printable makes it, of at most 1,000 bytes: what is kept of what people
+// and other sidecars say.
+func Line(text string) string {
+	text = Printable(text)
+	if len(text) > maxLine {
+		text = strings.ToValidUTF8(text[:maxLine], "") // of its last character there may be a part
+	}
+	return text
+}
+
 // printable is a character, or a blank in the place of one that a terminal would obey, or
 // that would have a text be read in another order than it is written.
 func printable(r rune) rune {

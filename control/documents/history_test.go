@@ -138,6 +138,20 @@ func TestLoadLooksAtDocumentsAlone(t *testing.T) {
 	expect(t, "there is", r.has(t), "policy/parts@1 canary/release@1")
 }
 
+func TestLine(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"two\nlines \x1b[31mred\x1b[0m": "two lines [31mred [0m",
+		strings.Repeat("é", 600):        strings.Repeat("é", 500),
+		"x" + strings.Repeat("é", 600):  "x" + strings.Repeat("é", 499),
+		"\xff":                          "\ufffd",
+	} {
+		if got := Line(in); got != want {
+			t.Errorf("of %q it makes %q", in, got)
+		}
+	}
+}
+
 func TestPrintable(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

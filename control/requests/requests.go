@@ -109,6 +109,23 @@ func Await(ctx context.Context, store kv.Store, s Subject, number uint64) (*cont
 	return found, ctx.Err()
 }
 
+// lasting is how long a request waits for somebody to be elected who does it.
+const lasting = time.Hour
+
+// Outdated says why a request is not done any more; nil: it is. Whoever asked for something
+// does not expect it days later, when a sidecar starts, a state was removed or a snapshot
+// of the store restored. What ends a run is done whenever it was asked.
+func Outdated(q *controlv1.Request, now time.Time) error {
+	switch q.GetAction() {
+	case controlv1.Action_ACTION_PAUSE, controlv1.Action_ACTION_ABORT, controlv1.Action_ACTION_STOP:
+		return nil
+	}
+	if asked := q.GetTime(); asked != nil && now.Sub(asked.AsTime()) > lasting {
+		return fmt.Errorf("it was asked at %s, which is more than %v ago: ask again", asked.AsTime().Format(time.RFC3339), lasting)
+	}
+	return nil
+}
+
 // Refused says why a request was refused that a state is the answer to; "": it was done.
 func Refused(state *controlv1.RunState) string {
 	verb, why, ok := strings.Cut(state.GetReason(), " was refused: ")

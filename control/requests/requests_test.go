@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/kv"
@@ -31,6 +32,34 @@ func write(t *testing.T, store kv.Store, key string, m proto.Message) {
 }
 
 func stateKey() string { return control.StateKey(subject.Kind, subject.Service, subject.Name) }
+
+// Nothing is begun that somebody asked for long ago, but what ends a run still is.
+func TestOutdated(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_000_000, 0)
+	for _, test := range []struct {
+		action   controlv1.Action
+		ago      time.Duration
+		outdated bool
+	}{
+		{controlv1.Action_ACTION_START, 59 * time.Minute, false},
+		{controlv1.Action_ACTION_START, 61 * time.Minute, true},
+		{controlv1.Action_ACTION_START, -24 * time.Hour, false},
+		{controlv1.Action_ACTION_PROMOTE_FULLY, 61 * time.Minute, true},
+		{controlv1.Action_ACTION_RESUME, 61 * time.Minute, true},
+		{controlv1.Action_ACTION_ABORT, 61 * time.Minute, false},
+		{controlv1.Action_ACTION_PAUSE, 61 * time.Minute, false},
+		{controlv1.Action_ACTION_STOP, 61 * time.Minute, false},
+	} {
+		q := &controlv1.Request{Action: test.action, Time: timestamppb.New(now.Add(-test.ago))}
+		if err := Outdated(q, now); err != nil != test.outdated {
+			t.Errorf("%v of %v ago: %v", test.action, test.ago, err)
+		}
+	}
+	if err := Outdated(&controlv1.Request{Action: controlv1.Action_ACTION_START}, now); err != nil {
+		t.Errorf("without a time: %v", err)
+	}
+}
 
 // Two who ask at once have numbers of their own.
 func TestRequestsAreCounted(t *testing.T) {
