@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -19,15 +18,8 @@ import (
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
-const (
-	// storeTimeout bounds each question to the store.
-	storeTimeout = 5 * time.Second
-	// keptTransitions is how many transitions of a history are kept.
-	keptTransitions = 1000
-	// MaxBytes is how long a document may be, and what comes of it, each: they are written
-	// at once, in base64.
-	MaxBytes = kv.MaxCommit / 3
-)
+// storeTimeout bounds each question to the store.
+const storeTimeout = 5 * time.Second
 
 // Options are what a Ledger needs.
 type Options struct {
@@ -37,6 +29,10 @@ type Options struct {
 	// Changed is told, from any goroutine, when Entries may have changed; it must not
 	// block.
 	Changed func()
+	// Written is told, from any goroutine, of each transition that this ledger has written,
+	// once that is known: also where the store's answer was lost. state has its document,
+	// transition and the key that it is under are the history's. Nil: nobody is told.
+	Written func(state *controlv1.RunState, transition *controlv1.Transition, key string)
 	Logger  *slog.Logger
 }
 
@@ -63,12 +59,15 @@ func (e *Entry) Pending() bool {
 // Ledger is made by Open.
 type Ledger struct {
 	o       Options
+	book    Book
 	watches sync.WaitGroup
 
 	mu      sync.Mutex
 	served  bool // documents and requests are known
 	stated  bool // states are known
 	entries map[string]Entry
+	// writing is, by name, what is being written, or may have been.
+	writing map[string]*controlv1.Transition
 }
 
 // Open returns a Ledger that follows the store until ctx ends.
@@ -76,7 +75,13 @@ func Open(ctx context.Context, o Options) *Ledger {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	l := &Ledger{o: o, entries: map[string]Entry{}}
+	if o.Written == nil {
+		o.Written = func(*controlv1.RunState, *controlv1.Transition, string) {}
+	}
+	l := &Ledger{
+		o: o, book: Book{Store: o.Store, Kind: o.Kind, Service: o.Service},
+		entries: map[string]Entry{}, writing: map[string]*controlv1.Transition{},
+	}
 	l.watches.Go(func() { o.Store.Watch(ctx, control.ServicePrefix(o.Service), l.takeDocuments) })
 	l.watches.Go(func() { o.Store.Watch(ctx, control.StatePrefix(o.Service), l.takeStates) })
 	return l
@@ -137,7 +142,7 @@ func (l *Ledger) put(name string, e Entry) {
 
 func (l *Ledger) request(e kv.Entry) *controlv1.Request {
 	r := &controlv1.Request{}
-	if err := unmarshal.Unmarshal(e.Value, r); err != nil {
+	if err := unmarshal.Unmarshal(e.Value, r); err != nil || r.GetNumber() > control.MaxNumber {
 		l.o.Logger.Warn("a request cannot be read", "key", e.Key, "error", err)
 		return nil
 	}
@@ -148,53 +153,52 @@ func (l *Ledger) takeStates(s kv.State) {
 	if !s.Known {
 		return
 	}
+	pages := l.book.pages(s.Entries)
 	l.mu.Lock()
 	l.stated = true
-	found := map[string]kv.Entry{}
-	for _, e := range s.Entries {
-		if name, ok := l.stateName(e.Key); ok {
-			found[name] = e
-		}
-	}
 	for name, old := range l.entries {
-		if _, ok := found[name]; !ok {
+		if _, ok := pages[name]; !ok {
 			old.State, old.version = nil, 0
 			l.put(name, old)
 		}
 	}
-	for name, e := range found {
-		l.takeState(name, e, false)
+	var told []*controlv1.Transition
+	for name, p := range pages {
+		if p.State.GetNumber() < l.entries[name].State.GetNumber() {
+			continue // a watch may be behind what was written here
+		}
+		if t := l.take(name, p); t != nil {
+			told = append(told, t)
+		}
 	}
+	states := maps.Clone(l.entries)
 	l.mu.Unlock()
+	for _, t := range told {
+		l.tell(states[t.GetState().GetName()].State, t)
+	}
 	l.o.Changed()
 }
 
-// takeState takes over a state that was read. A watch may be behind what was written
-// here: then what is asked for is true. l.mu is held.
-func (l *Ledger) takeState(name string, e kv.Entry, asked bool) {
-	state := &controlv1.RunState{}
-	if err := unmarshal.Unmarshal(e.Value, state); err != nil || state.GetName() != name || state.GetService() != l.o.Service ||
-		state.GetKind() != string(l.o.Kind) {
-		l.o.Logger.Warn("a state cannot be read, and counts as none", "key", e.Key, "error", err)
-		state = nil
+// take takes over what the store has of a state, and returns the transition that was
+// written with it, if that is to be told of: it was written here, and that is known only
+// now. l.mu is held.
+func (l *Ledger) take(name string, p Page) *controlv1.Transition {
+	if p.Problem != nil {
+		l.o.Logger.Warn("a state cannot be read, and counts as none", "key", l.book.Key(name), "error", p.Problem)
 	}
 	one := l.entries[name]
-	if !asked && state.GetNumber() < one.State.GetNumber() {
-		return
-	}
-	one.State, one.version = state, e.Version
+	one.State, one.version = p.State, p.Version
 	l.put(name, one)
-}
-
-func (l *Ledger) stateName(key string) (string, bool) {
-	prefix := control.StateKey(l.o.Kind, l.o.Service, "")
-	if len(key) <= len(prefix) || key[:len(prefix)] != prefix {
-		return "", false
+	t := l.writing[name]
+	if t == nil || p.State.GetNumber() < t.GetState().GetNumber() {
+		return nil
 	}
-	return key[len(prefix):], true
+	delete(l.writing, name)
+	if !proto.Equal(transition(p.State, nil).GetState(), t.GetState()) {
+		return nil
+	}
+	return t
 }
-
-var unmarshal = protojson.UnmarshalOptions{DiscardUnknown: true}
 
 // ErrChanged says that the state is not the one that was known: another has written it.
 // What is true is known then.
@@ -202,11 +206,11 @@ var ErrChanged = errors.New("the state was changed by another")
 
 // Commit writes the state that follows the one of an entry, with its entry in the
 // history, of which results may be nil. It fills in what all states have: kind, name,
-// service, number and since. It returns the transition, which has no document in it, and
-// its key, once it is written.
+// service, number and since.
 //
 // After ErrChanged nothing was written; after any other error it is not known, and is
-// found out by the next Commit of the same name.
+// found out by the next Commit of the same name, or by following the store. See
+// [Options].Written.
 func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunState, results []byte) (*controlv1.Transition, string, error) {
 	next = proto.CloneOf(next)
 	next.Kind, next.Name, next.Service = string(l.o.Kind), from.Name, l.o.Service
@@ -214,76 +218,64 @@ func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunStat
 	if next.GetSince() == nil {
 		next.Since = timestamppb.Now()
 	}
-	transition := &controlv1.Transition{State: proto.CloneOf(next), Results: results}
-	transition.State.Document = nil // it is in the history of documents, by its revision
-	state, err := protojson.Marshal(next)
-	if err != nil {
-		return nil, "", err
-	}
-	history, err := protojson.Marshal(transition)
-	if err != nil {
-		return nil, "", err
-	}
-	stateKey := control.StateKey(l.o.Kind, l.o.Service, from.Name)
-	key := control.TransitionKey(l.o.Kind, l.o.Service, from.Name, next.GetNumber())
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	ops := []kv.Op{
-		{Key: stateKey, Value: state, Version: from.version},
-		{Key: key, Value: history, Any: true}, // one that is there is of states that were deleted
+	if err := l.reread(ctx, from); err != nil {
+		return nil, "", err
 	}
-	if n := next.GetNumber(); n > keptTransitions {
-		ops = append(ops, kv.Op{Key: control.TransitionKey(l.o.Kind, l.o.Service, from.Name, n-keptTransitions), Any: true})
+	l.mu.Lock()
+	l.writing[from.Name] = transition(next, results)
+	l.mu.Unlock()
+	now, written, err := l.book.Write(ctx, next, from.version, results)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", l.o.Store.Describe(), err)
 	}
-	err = l.o.Store.Commit(ctx, ops...)
-	// What the state's version is now only reading tells, and whether it was written where
-	// the answer was lost.
-	now, readErr := l.read(ctx, from.Name, stateKey)
-	switch {
-	case readErr == nil && proto.Equal(now, next):
-		l.audit(next)
-		return transition, key, nil
-	case err == nil && readErr != nil:
-		l.audit(next)
-		l.assume(from.Name, next)
-		return transition, key, nil
-	case err == nil, errors.As(err, new(*kv.ConflictError)):
+	l.mu.Lock()
+	if now.Version == 0 && written {
+		// It is not known: the next Commit fails with ErrChanged, and learns it.
+		now.Version = from.version
+	}
+	t := l.take(from.Name, now)
+	delete(l.writing, from.Name)
+	l.mu.Unlock()
+	if t != nil {
+		l.tell(next, t)
+	}
+	if !written {
 		return nil, "", ErrChanged
 	}
-	return nil, "", fmt.Errorf("%s: %w", l.o.Store.Describe(), err)
+	return transition(next, results), l.book.transitionKey(next, 0), nil
 }
 
-// read reads a state anew.
-func (l *Ledger) read(ctx context.Context, name, key string) (*controlv1.RunState, error) {
-	e, err := l.o.Store.Get(ctx, key)
+// reread finds out whether the transition before was written, where that is not known.
+func (l *Ledger) reread(ctx context.Context, from Entry) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case errors.Is(err, kv.ErrNotFound):
-		one := l.entries[name]
-		one.State, one.version = nil, 0
-		l.put(name, one)
-		return nil, nil
-	case err != nil:
-		return nil, err
+	lost := l.writing[from.Name] != nil
+	l.mu.Unlock()
+	if !lost {
+		return nil
 	}
-	l.takeState(name, e, true)
-	return l.entries[name].State, nil
-}
-
-// assume takes over a state that was written, but whose version is not known: the next
-// Commit fails with ErrChanged, and learns it.
-func (l *Ledger) assume(name string, state *controlv1.RunState) {
+	now, err := l.book.Read(ctx, from.Name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", l.o.Store.Describe(), err)
+	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	one := l.entries[name]
-	one.State = state
-	l.put(name, one)
+	t := l.take(from.Name, now)
+	delete(l.writing, from.Name)
+	l.mu.Unlock()
+	if t != nil {
+		l.tell(now.State, t)
+	}
+	if now.Version != from.version {
+		return ErrChanged
+	}
+	return nil
 }
 
-// audit writes the line that every transition has.
-func (l *Ledger) audit(s *controlv1.RunState) {
+// tell tells of a transition that was written, and writes the line that every one has.
+func (l *Ledger) tell(s *controlv1.RunState, t *controlv1.Transition) {
 	l.o.Logger.Info("transition", slog.Bool("audit", true), slog.String("kind", s.GetKind()), slog.String("name", s.GetName()),
 		slog.String("service", s.GetService()), slog.Uint64("run", s.GetRun()), slog.Uint64("number", s.GetNumber()),
 		slog.String("phase", s.GetPhase().String()), slog.String("by", s.GetBy()), slog.String("reason", s.GetReason()))
+	l.o.Written(s, t, l.book.transitionKey(s, 0))
 }
