@@ -43,6 +43,8 @@ Then it says what must have come of it, and fails if that is not so.`,
 	flags.StringVar(&o.Scenario, "scenario", "", "what is shown: "+strings.Join(demo.ScenarioNames(), ", "))
 	flags.DurationVar(&o.Duration, "duration", 0, "how long the load goes on, at least 3s, of a scenario 8s (default 12s, of a scenario 1m)")
 	flags.IntVar(&o.Rate, "rate", 0, "RPCs started per second (default 1000, in a scenario 500)")
+	flags.StringVar(&o.Report, "report", "", "the `FILE` that the report of --scenario experiment is written to (default one among the temporary files)")
+	_ = cmd.MarkFlagFilename("report")
 	flags.BoolVar(&o.Serve, "serve", false, "stay up afterwards, until Ctrl-C")
 	flags.StringVar(&o.Outbound, "outbound", "127.0.0.1:0", "where the client's sidecar listens; port 0 chooses one")
 	flags.StringVar(&o.Admin, "admin", "127.0.0.1:0", "the admin port of the client's sidecar; port 0 chooses one")

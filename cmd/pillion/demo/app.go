@@ -50,7 +50,7 @@ func (g greeter) greet(name string) *helloworld.HelloReply {
 
 // SayHello implements helloworld.GreeterServer.
 func (g greeter) SayHello(ctx context.Context, r *helloworld.HelloRequest) (*helloworld.HelloReply, error) {
-	if err := g.conduct.apply(ctx); err != nil {
+	if err := g.conduct.apply(ctx, g.version); err != nil {
 		return nil, err
 	}
 	return g.greet(r.GetName()), nil

@@ -18,10 +18,11 @@ import (
 )
 
 // behaviour is how well a greeter does. The demo tells it so while it runs, a line
-// on its standard input each time: "well", "fail 0.3" or "slow 200ms".
+// on its standard input each time: "well", "fail 0.3", "slow 200ms" or "sell 0.1".
 type behaviour struct {
 	fails float64 // the share of answers that fail
 	slow  time.Duration
+	sells float64 // by which part users buy more of whom the variant is [sellsMore]; 0: they buy nothing
 }
 
 func (b behaviour) String() string {
@@ -30,6 +31,8 @@ func (b behaviour) String() string {
 		return "fail " + strconv.FormatFloat(b.fails, 'g', -1, 64)
 	case b.slow > 0:
 		return "slow " + b.slow.String()
+	case b.sells > 0:
+		return "sell " + strconv.FormatFloat(b.sells, 'g', -1, 64)
 	}
 	return "well"
 }
@@ -45,8 +48,11 @@ func parseBehaviour(line string) (behaviour, error) {
 	case "slow":
 		d, err := time.ParseDuration(value)
 		return behaviour{slow: d}, err
+	case "sell":
+		more, err := strconv.ParseFloat(value, 64)
+		return behaviour{sells: more}, err
 	}
-	return behaviour{}, fmt.Errorf("%q is none of well, fail and slow", line)
+	return behaviour{}, fmt.Errorf("%q is none of well, fail, slow and sell", line)
 }
 
 // conduct is the behaviour of a greeter as it is now.
@@ -68,9 +74,12 @@ func (c *conduct) follow(lines io.Reader, out io.Writer) {
 // behaves begins the line in which an app repeats how it behaves from now on.
 const behaves = "behaves"
 
+// unwell begins the message of an RPC that a greeter failed, whose name follows.
+const unwell = "unwell is greeter "
+
 // apply waits, or fails an RPC in its trailers, behind headers: where most sidecars do
-// not see it.
-func (c *conduct) apply(ctx context.Context) error {
+// not see it. Where things are sold it says for how much. who is the greeter.
+func (c *conduct) apply(ctx context.Context, who string) error {
 	b := c.now.Load()
 	if b == nil {
 		return nil
@@ -86,7 +95,10 @@ func (c *conduct) apply(ctx context.Context) error {
 		if err := grpc.SendHeader(ctx, metadata.MD{}); err != nil {
 			return err
 		}
-		return status.Error(codes.Unavailable, "the greeter is unwell")
+		return status.Error(codes.Unavailable, unwell+who)
+	}
+	if b.sells > 0 {
+		return grpc.SetTrailer(ctx, sale(ctx, b.sells))
 	}
 	return nil
 }

@@ -34,6 +34,9 @@ type Options struct {
 	Rate int
 	// Serve keeps everything up afterwards, until ctx ends.
 	Serve bool
+	// Report is the file that an experiment's report is written to. Default: one in the
+	// folder for temporary files, which stays there.
+	Report string
 	// Outbound and Admin are where the client's sidecar listens.
 	Outbound, Admin string
 }
@@ -69,7 +72,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer fleet.stop()
 	fmt.Fprintf(o.Out, "The client dials %s and calls /helloworld.Greeter/SayHello; it knows nothing else.\n", fleet.clients[0].at["outbound"])
-	if o.Scenario != plain {
+	if story.controlled {
+		fmt.Fprintf(o.Out, controlHelp, fleet.folder(), fleet.clients[0].at["admin"])
+	} else if o.Scenario != plain {
 		fmt.Fprintf(o.Out, "The policies are in %s. What they make of an RPC, and why, says:\n\n  pillion explain greeter helloworld.Greeter/SayHello --admin %s\n",
 			fleet.meshPath(), fleet.clients[0].at["admin"])
 	}
@@ -83,7 +88,11 @@ func Run(ctx context.Context, o Options) error {
 	if !whole {
 		findings = nil // the story has no end
 	}
-	summarize(o.Out, total, fleet.names, fleet.sentElsewhere(ctx), fleet.whoCalls(ctx), findings)
+	var callers []string
+	if !story.controlled { // sidecars that report would be among them
+		callers = fleet.whoCalls(ctx)
+	}
+	summarize(o.Out, total, fleet.names, fleet.sentElsewhere(ctx), callers, findings)
 	if o.Serve && whole {
 		fmt.Fprintf(o.Out, serveHelp, fleet.clients[0].at["outbound"], fleet.clients[0].at["admin"])
 		<-ctx.Done()
@@ -96,6 +105,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 	return nil
 }
+
+const controlHelp = `The commands below are those that a person would type, after:
+
+  export PILLION_CONTROL=%s PILLION_ADMIN=%s
+`
 
 const serveHelp = `
 It stays up until you press Ctrl-C. Try, in another terminal:
@@ -113,15 +127,24 @@ func show(ctx context.Context, o Options, story *scenario, f *fleet) (totals, []
 	for i, c := range f.clients {
 		targets[i] = c.at["outbound"]
 	}
+	s := &stage{
+		options: o, scenario: story, fleet: f, screen: newScreen(o.Out, o.Live, f.names), pace: pace(o.Duration),
+		seconds: make(chan time.Time), marks: map[string]mark{}, moves: map[string]moves{},
+	}
+	if story.prepare != nil {
+		if err := story.prepare(ctx, s); err != nil {
+			if ctx.Err() != nil {
+				err = nil
+			}
+			return totals{}, nil, err
+		}
+	}
 	load, err := startLoad(targets, o.Rate, story.users)
 	if err != nil {
 		return totals{}, nil, err
 	}
 	defer load.stop()
-	s := &stage{
-		scenario: story, fleet: f, load: load, screen: newScreen(o.Out, o.Live, f.names), pace: pace(o.Duration),
-		marks: map[string]mark{}, moves: map[string]moves{},
-	}
+	s.load = load
 	if err := s.tell(ctx); err != nil {
 		return load.total(), nil, err
 	}

@@ -19,6 +19,8 @@ type fleet struct {
 	beside     []sidecar // the apps'
 	clients    []sidecar
 	services   string // the mesh file, but for its policies
+	controlled bool   // they obey documents
+	deciders   []string
 }
 
 // sidecar is a sidecar's process, and where it listens.
@@ -29,7 +31,7 @@ type sidecar struct {
 
 // startFleet starts everything a scenario needs, and waits until it listens.
 func startFleet(ctx context.Context, o Options, dir string, s *scenario) (_ *fleet, err error) {
-	f := &fleet{executable: o.Executable, dir: dir, names: s.greeters}
+	f := &fleet{executable: o.Executable, dir: dir, names: s.greeters, controlled: s.controlled, deciders: s.deciders}
 	defer func() {
 		if err != nil {
 			f.stop()
@@ -46,9 +48,7 @@ func startFleet(ctx context.Context, o Options, dir string, s *scenario) (_ *fle
 			return nil, err
 		}
 		f.apps, f.appAddrs = append(f.apps, app), append(f.appAddrs, at)
-		beside, err := f.startSidecar(ctx, "greeter-"+name, fmt.Sprintf(
-			"service: {name: greeter, address: %q, meta: {version: %s}}\ninbound: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\n%s",
-			at, name, f.identity("greeter")), "inbound", "admin")
+		beside, err := f.startBeside(ctx, name, at)
 		if err != nil {
 			return nil, err
 		}
@@ -61,18 +61,28 @@ func startFleet(ctx context.Context, o Options, dir string, s *scenario) (_ *fle
 	}
 	for i := range s.clients {
 		name, outbound, admin := "client", o.Outbound, o.Admin
+		if s.clients > 1 {
+			name = fmt.Sprintf("client %d", i+1)
+		}
 		if i > 0 {
-			name, outbound, admin = fmt.Sprintf("client %d", i+1), "127.0.0.1:0", "127.0.0.1:0"
+			outbound, admin = "127.0.0.1:0", "127.0.0.1:0"
 		}
 		client, err := f.startSidecar(ctx, name, fmt.Sprintf(
 			"outbound: {listen: %q}\nadmin: {listen: %q}\nregistry: {file: {path: mesh.yaml}}\n%s",
-			outbound, admin, f.identity(strings.ReplaceAll(name, " ", "-"))), "outbound", "admin")
+			outbound, admin, f.identity(strings.ReplaceAll(name, " ", "-"))+f.control("")), "outbound", "admin")
 		if err != nil {
 			return nil, err
 		}
 		f.clients = append(f.clients, client)
 	}
 	return f, nil
+}
+
+// startBeside starts the sidecar beside a greeter that listens at an address.
+func (f *fleet) startBeside(ctx context.Context, name, at string) (sidecar, error) {
+	return f.startSidecar(ctx, "greeter-"+name, fmt.Sprintf(
+		"service: {name: greeter, id: greeter-%s, address: %q, meta: {version: %s}}\ninbound: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\n%s",
+		name, at, name, f.identity("greeter")+f.control(name)), "inbound", "admin")
 }
 
 func startApp(ctx context.Context, executable, name, listen string) (*process, string, error) {
@@ -169,8 +179,14 @@ func (f *fleet) news() (news []string) {
 	named := strings.NewReplacer(names...)
 	for _, c := range f.clients {
 		for _, story := range c.news() {
+			if strings.HasPrefix(story, "takes ") {
+				story = c.name + " " + story
+			}
 			news = append(news, named.Replace(story))
 		}
+	}
+	for _, s := range f.beside {
+		news = append(news, s.news()...)
 	}
 	return news
 }

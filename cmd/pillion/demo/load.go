@@ -29,6 +29,7 @@ type load struct {
 	now    figures // since second was last called
 	sums   totals
 	places placements
+	seen   sightings
 }
 
 // figures are what happened in some time.
@@ -54,7 +55,7 @@ const rpcTimeout = 5 * time.Second
 const userKey = "user-id"
 
 func startLoad(targets []string, rate, users int) (*load, error) {
-	l := &load{users: users, now: newFigures(), sums: totals{figures: newFigures()}}
+	l := &load{users: users, now: newFigures(), sums: totals{figures: newFigures()}, seen: newSightings()}
 	for _, target := range targets {
 		conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
@@ -100,10 +101,12 @@ func (l *load) call(ctx context.Context, conn *grpc.ClientConn, every, first tim
 		}
 		epoch := l.epoch()
 		start := time.Now()
-		reply, err := client.SayHello(rpc, &helloworld.HelloRequest{Name: name})
+		var trailer metadata.MD
+		reply, err := client.SayHello(rpc, &helloworld.HelloRequest{Name: name}, grpc.Trailer(&trailer))
 		took := time.Since(start)
 		cancel()
 		l.note(user, epoch, reply.GetMessage(), took, err)
+		l.see(sighting{user: user, version: whose(reply.GetMessage(), err), began: start, failed: err != nil, leaked: len(trailer[measureKey]) > 0})
 	}
 }
 

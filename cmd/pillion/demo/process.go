@@ -26,6 +26,7 @@ type process struct {
 	mu      sync.Mutex
 	last    string   // its last line, for when it dies early
 	stories []string // what its policies did that nobody has asked for yet
+	trips   []entry  // how it took its own RPCs off canaries
 }
 
 type said struct{ side, address string }
@@ -75,6 +76,9 @@ func (p *process) hear(line string) {
 	if story != "" && len(p.stories) < maxStories {
 		p.stories = append(p.stories, story)
 	}
+	if e.Msg == tripped && len(p.trips) < maxStories {
+		p.trips = append(p.trips, e)
+	}
 	p.mu.Unlock()
 	switch {
 	case isApp:
@@ -94,6 +98,25 @@ func (p *process) listens(at said) {
 	case p.said <- at:
 	default: // nobody waits for so many
 	}
+}
+
+// tripsOf are the times when it took its own RPCs off a canary in a run.
+func (p *process) tripsOf(canary string, run uint64) (all []entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.trips {
+		if e.Canary == canary && e.Run == run {
+			e.Side = p.name
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// kill ends the process at once, without a chance to say good-bye.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended already
+	<-p.exited
 }
 
 // news returns what the process' policies did since it was last asked.

@@ -29,6 +29,14 @@ type scenario struct {
 	// policies are those in force at first, as the mesh file has them.
 	policies func(pace) string
 	acts     []act
+	// prepare is what is done before the load begins; nil: nothing.
+	prepare func(context.Context, *stage) error
+	// play tells the story instead of acts, one thing after the other as they come to be.
+	play func(context.Context, *stage) error
+	// controlled has the sidecars obey the documents in a folder, and deciders are the
+	// greeters beside whom one may be elected that decides; none: all.
+	controlled bool
+	deciders   []string
 	// note adds figures of its own to those of a second; nil: none.
 	note func(*stage) string
 	// verdict says what came of it.
@@ -88,13 +96,16 @@ var stories = map[string]*scenario{
 	"retry":   &retryStory,
 	"breaker": &breakerStory,
 	"outlier": &outlierStory,
+
+	"canary":     &canaryStory,
+	"experiment": &experimentStory,
 }
 
 // Scenarios are the names of the scenarios that there are beside the plain one, with
 // what each shows, a line each.
 func Scenarios() (lines []string) {
 	for _, name := range ScenarioNames() {
-		lines = append(lines, fmt.Sprintf("%-8s %s", name, stories[name].short))
+		lines = append(lines, fmt.Sprintf("%-10s %s", name, stories[name].short))
 	}
 	return lines
 }

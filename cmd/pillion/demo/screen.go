@@ -38,6 +38,15 @@ func (s *screen) event(what string) {
 	s.recent = s.recent[max(0, len(s.recent)-maxEvents):]
 }
 
+// say says something that stays: above the picture, where there is one.
+func (s *screen) say(text string) {
+	if s.drawn > 0 {
+		fmt.Fprintf(s.out, "\x1b[%dA\x1b[J", s.drawn)
+		s.drawn = 0
+	}
+	fmt.Fprintln(s.out, strings.TrimSuffix(text, "\n"))
+}
+
 // second shows one second of the load: what went to each greeter, and a note.
 func (s *screen) second(at time.Duration, f figures, by map[string]int, note string) {
 	if !s.live {

@@ -2,11 +2,15 @@ package demo
 
 import (
 	"context"
+	"fmt"
 	"time"
+
+	"github.com/pillion-proxy/pillion/control/experiment/report"
 )
 
 // stage is a story while it is told.
 type stage struct {
+	options Options
 	*scenario
 	fleet  *fleet
 	load   *load
@@ -20,6 +24,15 @@ type stage struct {
 
 	// marks are what was counted when acts began, by names of the story's own, and
 	// moves how users moved.
+	// findings are what came so far of a story that is played, and watched is the canary
+	// or experiment that each second tells of.
+	findings []finding
+	watched  string
+	looks    []report.Range // intervals that seconds have told
+
+	start   time.Time
+	seconds <-chan time.Time
+
 	marks map[string]mark
 	moves map[string]moves
 }
@@ -46,18 +59,24 @@ type mark struct {
 
 // tell tells the story. It ends early, without an error, when ctx does.
 func (s *stage) tell(ctx context.Context) error {
-	start := time.Now()
-	acts := s.acts
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for time.Since(start) < time.Duration(s.pace) {
+	s.start, s.seconds = time.Now(), tick.C
+	if s.play != nil {
+		if err := s.play(ctx, s); ctx.Err() == nil {
+			return err
+		}
+		return nil
+	}
+	acts := s.acts
+	for time.Since(s.start) < time.Duration(s.pace) {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-s.seconds:
 		}
 		s.load.settle() // what was changed a second ago is in force
-		for len(acts) > 0 && time.Since(start) >= time.Duration(acts[0].at*float64(s.pace)) {
+		for len(acts) > 0 && time.Since(s.start) >= time.Duration(acts[0].at*float64(s.pace)) {
 			if acts[0].what != "" {
 				s.screen.event(acts[0].what)
 			}
@@ -66,18 +85,63 @@ func (s *stage) tell(ctx context.Context) error {
 			}
 			acts = acts[1:]
 		}
-		s.ask(ctx)
-		for _, story := range s.fleet.news() {
-			s.screen.event(story)
-		}
-		figures := s.load.second()
-		note := ""
-		if s.note != nil {
-			note = s.note(s)
-		}
-		s.screen.second(time.Since(start), figures, s.bars(figures), note)
+		s.second(ctx)
 	}
 	return nil
+}
+
+// second shows what happened since it was last called.
+func (s *stage) second(ctx context.Context) {
+	s.ask(ctx)
+	s.news()
+	figures := s.load.second()
+	note := ""
+	if s.note != nil {
+		note = s.note(s)
+	}
+	s.screen.second(time.Since(s.start), figures, s.bars(figures), note)
+}
+
+// news shows what sidecars said lately.
+func (s *stage) news() {
+	for _, story := range s.fleet.news() {
+		s.screen.event(story)
+	}
+}
+
+// glance is how often is looked whether something has come to be.
+const glance = 50 * time.Millisecond
+
+// until shows the seconds until something is so, which has a limit.
+func (s *stage) until(ctx context.Context, what string, limit time.Duration, so func() bool) error {
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	look := time.NewTicker(glance)
+	defer look.Stop()
+	for !so() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late.C:
+			return fmt.Errorf("%w: after %v still not: %s", ErrNotSo, limit, what)
+		case <-s.seconds:
+			s.second(ctx)
+		case <-look.C:
+			s.news()
+		}
+	}
+	return nil
+}
+
+// finds notes down what came of a part of a story.
+func (s *stage) finds(kept bool, what string, args ...any) {
+	s.findings = append(s.findings, finding{kept, fmt.Sprintf(what, args...)})
+}
+
+// rest shows the seconds of a while.
+func (s *stage) rest(ctx context.Context, while time.Duration) error {
+	over := time.Now().Add(while)
+	return s.until(ctx, "", while+time.Minute, func() bool { return time.Now().After(over) })
 }
 
 // ask asks all sidecars what they have counted.

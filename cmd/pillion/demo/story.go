@@ -14,6 +14,11 @@ type entry struct {
 	Reason, Why, To           string
 	For, After                time.Duration
 	OpenFor                   time.Duration `json:"open_for"`
+	Time                      time.Time
+	Canary, Phase             string // of a canary
+	Run                       uint64
+	Step                      int
+	Weight                    float64
 }
 
 // parseEntry reads a line of a sidecar's log; it is false for any other line.
@@ -23,6 +28,9 @@ func parseEntry(line []byte) (e entry, ok bool) {
 
 // inForce is what a sidecar says when it has taken over its mesh file.
 const inForce = "mesh file is in force"
+
+// tripped is what a sidecar says when its own evidence against a canary is enough.
+const tripped = "canary: this sidecar takes its own RPCs off it for the rest of the step"
 
 // story tells in a few words what a policy has done, "" for what is none of that.
 // Instances are named by their addresses.
@@ -42,6 +50,10 @@ func (e entry) story() string {
 		return fmt.Sprintf("the breaker of %s opens for %v: %s", e.Instance, e.For, e.Why)
 	case "instance's circuit breaker changed":
 		return fmt.Sprintf("the breaker of %s is %s: %s", e.Instance, e.To, e.Why)
+	case tripped:
+		return "takes its own RPCs off canary " + e.Canary + ": " + e.Reason
+	case "canary: transition":
+		return fmt.Sprintf("canary %s: %s, step %d, %.0f %%: %s", e.Canary, e.Phase, e.Step, 100*e.Weight, e.Reason)
 	case "policy is refused, its last good version stays in force if there is one":
 		return "a policy is refused: " + e.Problem
 	}

@@ -53,7 +53,7 @@ type controlled struct {
 
 // openControl opens what the configuration says of the mesh's documents. It returns nil
 // where it says nothing.
-func openControl(s *Sidecar, build string) (*controlled, error) {
+func openControl(s *Sidecar, build string, replaces bool) (*controlled, error) {
 	cfg := s.cfg.GetControl()
 	if cfg == nil {
 		return nil, nil
@@ -65,7 +65,7 @@ func openControl(s *Sidecar, build string) (*controlled, error) {
 	c := &controlled{s: s, store: store}
 	c.hooks = hooks.New(hooks.Options{Store: store, Commands: cfg.GetCommands(), Dial: c.dialService, Logger: s.logger})
 	own := s.cfg.GetService().GetName()
-	id := sidecarID(s.cfg)
+	id := sidecarID(s.cfg, s.listeners[sideOutbound])
 	c.canaries = canary.NewAgent(canary.Options{
 		Changed: func(service string) { c.follower.Changed(service) },
 		Events:  c.events, Metrics: &c.metrics, Logger: s.logger,
@@ -98,6 +98,7 @@ func openControl(s *Sidecar, build string) (*controlled, error) {
 		return nil, fmt.Errorf("control: %w", err)
 	}
 	c.publisher = status.NewPublisher(store, func() *controlv1.SidecarStatus { return c.status(id, own, build) }, s.logger)
+	c.publisher.AtOnce = replaces
 	c.follower.OnChange(c.publisher.Changed)
 	return c, nil
 }
@@ -114,8 +115,9 @@ func openControlStore(cfg *configv1.Control, source *source, logger *slog.Logger
 }
 
 // sidecarID is what the sidecar is called among the sidecars. It is the same after a
-// restart.
-func sidecarID(cfg *configv1.Bootstrap) string {
+// restart, but of a client that listens at a port of the system's choosing (outbound is its
+// listener): there may be several such on a machine.
+func sidecarID(cfg *configv1.Bootstrap, outbound *socket) string {
 	if id := cfg.GetService().GetId(); id != "" {
 		return id
 	}
@@ -124,8 +126,11 @@ func sidecarID(cfg *configv1.Bootstrap) string {
 		host = "unknown"
 	}
 	// Two clients on one machine listen at two places.
-	where := strings.NewReplacer("/", "_", ":", "_").Replace(strings.TrimPrefix(cfg.GetOutbound().GetListen(), "unix://"))
-	return host + "-" + where
+	where := strings.TrimPrefix(cfg.GetOutbound().GetListen(), "unix://")
+	if _, port, err := net.SplitHostPort(where); err == nil && port == "0" && outbound != nil {
+		where = outbound.Addr().String()
+	}
+	return host + "-" + strings.NewReplacer("/", "_", ":", "_").Replace(where)
 }
 
 // join makes the sidecar a member of those that elect one of them.
@@ -277,6 +282,9 @@ func (c *controlled) start() {
 func (c *controlled) leave() {
 	if c == nil {
 		return
+	}
+	if c.s.hasSuccessor() {
+		c.publisher.Succeeded()
 	}
 	if c.stop != nil {
 		c.stop()
