@@ -103,7 +103,7 @@ func (a *Agent) States(name string, states []*controlv1.RunState) {
 	before := s.store
 	s.store = map[string]*controlv1.RunState{}
 	for _, state := range states {
-		if state.GetKind() == string(control.Experiment) {
+		if state.GetKind() == string(control.Experiment) && state.GetNumber() <= control.MaxNumber {
 			s.store[state.GetName()] = state
 		}
 	}
@@ -130,7 +130,7 @@ func (a *Agent) obey(name string, states []*controlv1.RunState, thresholds map[s
 	s := a.service(name)
 	for _, state := range states {
 		experiment := state.GetName()
-		if state.GetKind() != string(control.Experiment) || state.GetService() != name ||
+		if state.GetKind() != string(control.Experiment) || state.GetService() != name || state.GetNumber() > control.MaxNumber ||
 			state.GetNumber() <= max(s.store[experiment].GetNumber(), s.mesh[experiment].GetNumber()) {
 			continue
 		}

@@ -15,8 +15,10 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/ledger"
+	"github.com/pillion-proxy/pillion/control/requests"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
@@ -28,8 +30,6 @@ const (
 	maxRunning = 24
 	// listTimeout bounds the question what else runs.
 	listTimeout = 5 * time.Second
-	// maxLine bounds a reason, in bytes.
-	maxLine = 1000
 )
 
 // decide writes the transition that an experiment is due for, and says whether it has.
@@ -81,7 +81,7 @@ func (l *leading) timeOver(e ledger.Entry, now time.Time) *controlv1.RunState {
 
 func ended(state *controlv1.RunState, reason, by string, now time.Time) *controlv1.RunState {
 	next := proto.CloneOf(state)
-	next.Phase, next.Reason, next.By, next.Since = controlv1.Phase_PHASE_ENDED, line(reason), line(by), timestamppb.New(now)
+	next.Phase, next.Reason, next.By, next.Since = controlv1.Phase_PHASE_ENDED, documents.Line(reason), documents.Line(by), timestamppb.New(now)
 	return next
 }
 
@@ -90,8 +90,13 @@ func ended(state *controlv1.RunState, reason, by string, now time.Time) *control
 func (l *leading) answer(e ledger.Entry, now time.Time) (*controlv1.RunState, error) {
 	q := e.Request
 	var refusal string
+	outdated := requests.Outdated(q, now)
 	switch q.GetAction() {
 	case controlv1.Action_ACTION_START:
+		if outdated != nil {
+			refusal = outdated.Error()
+			break
+		}
 		if d := e.Document; d != nil && d.GetRevision() < q.GetRevision() {
 			return nil, nil // the document that is meant is yet to come
 		}
@@ -118,8 +123,8 @@ func (l *leading) answer(e ledger.Entry, now time.Time) (*controlv1.RunState, er
 	if e.State != nil {
 		next = proto.CloneOf(e.State)
 	}
-	next.Request, next.By = q.GetNumber(), line(q.GetAuthor())
-	next.Reason = line(fmt.Sprintf("%s was refused: %s", verb(q.GetAction()), refusal))
+	next.Request, next.By = q.GetNumber(), documents.Line(q.GetAuthor())
+	next.Reason = documents.Line(fmt.Sprintf("%s was refused: %s", verb(q.GetAction()), refusal))
 	return next, nil
 }
 
@@ -169,7 +174,7 @@ func start(e ledger.Entry, others []*configv1.Experiment, now time.Time) (*contr
 	return &controlv1.RunState{
 		Run: e.State.GetRun() + 1, Revision: e.Document.GetRevision(), Phase: controlv1.Phase_PHASE_RUNNING,
 		Since: timestamppb.New(now), StepSince: timestamppb.New(now), Started: timestamppb.New(now),
-		Reason: line(cmp.Or(q.GetMessage(), "somebody started it")), By: line(q.GetAuthor()), Request: q.GetNumber(), Document: document,
+		Reason: documents.Line(cmp.Or(q.GetMessage(), "somebody started it")), By: documents.Line(q.GetAuthor()), Request: q.GetNumber(), Document: document,
 	}, ""
 }
 
@@ -222,10 +227,4 @@ func (l *leading) final(name string) []byte {
 		return nil
 	}
 	return results
-}
-
-// line makes a line of what somebody says.
-func line(s string) string {
-	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
-	return s[:min(len(s), maxLine)]
 }
