@@ -165,3 +165,54 @@ func TestPublishesWhatChanges(t *testing.T) {
 		want("at the end", kv.ErrNotFound.Error())
 	})
 }
+
+// A process that is replaced leaves its status to the one that takes its place.
+func TestHandsItsStatusOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := memkv.New()
+		started := func(version string, atOnce bool) (*Publisher, func()) {
+			p := NewPublisher(memory.Store(), func() *controlv1.SidecarStatus {
+				return &controlv1.SidecarStatus{Id: "web-1", Service: "web", Version: version}
+			}, slog.New(slog.DiscardHandler))
+			p.AtOnce = atOnce
+			ctx, cancel := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			running.Go(func() { p.Run(ctx) })
+			return p, func() { cancel(); running.Wait() }
+		}
+		there := func(version string) {
+			t.Helper()
+			e, err := memory.Store().Get(t.Context(), control.StatusKey("web", "web-1"))
+			if err != nil || !strings.Contains(string(e.Value), `"`+version+`"`) {
+				t.Errorf("the status of version %s: %s, %v", version, e.Value, err)
+			}
+		}
+		old, endOld := started("1", false)
+		time.Sleep(spread)
+		synctest.Wait()
+		there("1")
+		old.Succeeded()
+		go endOld()
+		time.Sleep(handOver / 2) // the successor takes its time
+		there("1")
+		_, end := started("2", true)
+		synctest.Wait()
+		there("2")
+		time.Sleep(2 * handOver)
+		there("2")
+		end()
+
+		// One whose successor never publishes goes after all.
+		old, endOld = started("3", true)
+		synctest.Wait()
+		old.Succeeded()
+		start := time.Now()
+		endOld()
+		if took := time.Since(start); took != handOver {
+			t.Errorf("it waited for its successor for %v", took)
+		}
+		if e, err := memory.Store().Get(t.Context(), control.StatusKey("web", "web-1")); err == nil {
+			t.Errorf("left behind: %s", e.Value)
+		}
+	})
+}

@@ -1,11 +1,13 @@
 package status
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -25,12 +27,15 @@ const (
 	// told it so.
 	lookEvery = 5 * time.Second
 	// pause is the least time between two statuses of a sidecar. spread is how far those
-	// of many sidecars that changed at once are drawn apart.
+	// of many sidecars that changed at once are drawn apart: each is a write for the
+	// store's servers, while the change itself is still on its way to others.
 	pause  = time.Second
-	spread = 500 * time.Millisecond
+	spread = time.Second
 	// retryBase and retryMost bound the pause after a failure.
 	retryBase = 500 * time.Millisecond
 	retryMost = 30 * time.Second
+	// handOver bounds how long a process waits for its successor to take its status over.
+	handOver = 3 * time.Second
 )
 
 // MaxDocuments bounds the documents that a status lists, those in order last.
@@ -64,11 +69,16 @@ type Publisher struct {
 	Compute func() *controlv1.SidecarStatus
 	// Random draws from 0 to 1. Default: math/rand.
 	Random func() float64
+	// AtOnce has the first status be written without a pause: it takes the place of one
+	// that is there.
+	AtOnce bool
 	Logger *slog.Logger
 
 	changed chan struct{}
+	succeed atomic.Bool
 	session kv.Session
 	said    *controlv1.SidecarStatus
+	written []byte // of said
 	failing string // the last failure, which was logged
 }
 
@@ -85,11 +95,18 @@ func (p *Publisher) Changed() {
 	}
 }
 
-// Run publishes until ctx ends, and then takes the status out of the store.
+// Succeeded says that another process publishes the same status from now on.
+func (p *Publisher) Succeeded() { p.succeed.Store(true) }
+
+// Run publishes until ctx ends, and then takes the status out of the store; or, if it was
+// Succeeded, waits a little until the successor has taken it over.
 func (p *Publisher) Run(ctx context.Context) {
 	defer p.leave()
 	retry := retryBase
 	wait := p.drawn()
+	if p.AtOnce {
+		wait = 0
+	}
 	for {
 		timer := time.NewTimer(wait)
 		select {
@@ -173,7 +190,7 @@ func (p *Publisher) publish(ctx context.Context) error {
 	if err := p.session.Put(ctx, control.StatusKey(now.GetService(), now.GetId()), data); err != nil {
 		return err
 	}
-	p.said = proto.CloneOf(now)
+	p.said, p.written = proto.CloneOf(now), data
 	return nil
 }
 
@@ -190,7 +207,33 @@ func (p *Publisher) leave() {
 	if p.session == nil {
 		return
 	}
+	if p.succeed.Load() {
+		p.awaitSuccessor()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = p.session.Close(ctx) // it ends by itself otherwise
+}
+
+// awaitSuccessor returns once the status is not this process's any more, so that it does
+// not go with its session; or when that takes too long.
+func (p *Publisher) awaitSuccessor() {
+	if p.said == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), handOver)
+	defer cancel()
+	tick := time.NewTicker(handOver / 50)
+	defer tick.Stop()
+	for {
+		e, err := p.Store.Get(ctx, control.StatusKey(p.said.GetService(), p.said.GetId()))
+		if err != nil || !bytes.Equal(e.Value, p.written) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -89,10 +89,13 @@ type Input struct {
 	Now time.Time
 }
 
-// Make makes a plan. The error says that the policies after are wrong, in a line for each.
+// Make makes a plan. The error says that the policies after are wrong that were not before,
+// in a line for each.
 func Make(ctx context.Context, in *Input) (*Plan, error) {
-	before, _ := policy.Compile(in.Policies, nil, policy.Env{}) // what is wrong there holds nowhere
+	before, known := policy.Compile(in.Policies, nil, policy.Env{}) // what is wrong there holds nowhere
 	after, refusals := policy.Compile(in.NewPolicies, nil, policy.Env{})
+	// What was wrong already is not for this change to mend.
+	refusals = slices.DeleteFunc(refusals, func(r policy.Refusal) bool { return slices.Contains(known, r) })
 	if len(refusals) > 0 {
 		var lines []string
 		for _, r := range refusals {

@@ -154,6 +154,12 @@ func TestWrongPoliciesAreAnError(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("error %v", err)
 	}
+	// But it is not the fault of who changes something else.
+	changed := append(policies(t, "policies:\n- name: more\n  service: third\n  timeout: {default: 3s}\n"), twice...)
+	p, err := Make(t.Context(), &Input{Policies: twice, NewPolicies: changed, Before: documents(twice, changed), After: documents(changed, changed)})
+	if err != nil || len(p.Changes) != 1 {
+		t.Errorf("%+v, error %v", p, err)
+	}
 }
 
 func TestFieldsOfNothing(t *testing.T) {

@@ -109,7 +109,7 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	if err = s.awaitIdentity(o.Replaces); err != nil {
 		return nil, err
 	}
-	if s.control, err = openControl(s, o.Build.Version); err != nil {
+	if s.control, err = openControl(s, o.Build.Version, o.Replaces); err != nil {
 		return nil, err
 	}
 	s.source.Source = s.control.follow(s.source.Source)
