@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -261,21 +262,20 @@ func (f *Follower) sorted() []*service {
 // seed returns what the disk holds of services that are about to hold for the first time,
 // together with what holds already; nil: there is nothing of that kind. f.mu is held.
 func (f *Follower) seed() *registry.Policies {
-	var any bool
+	begins := func(s *service) bool { return !s.isTaken && len(s.cached) > 0 }
+	if !slices.ContainsFunc(slices.Collect(maps.Values(f.services)), begins) {
+		return nil
+	}
 	p := f.newPolicies()
 	for _, s := range f.sorted() {
-		if s.isTaken || len(s.cached) == 0 {
+		if !begins(s) {
 			p.add(s, s.docs)
 			continue
 		}
-		any = true
 		p.add(s, s.cached)
 		for key, doc := range s.cached {
 			s.stand[key] = standing{inForce: doc}
 		}
-	}
-	if !any {
-		return nil
 	}
 	return p.Policies
 }

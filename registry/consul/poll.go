@@ -34,6 +34,12 @@ const (
 	quickPause = 50 * time.Millisecond
 	quickMost  = time.Second
 
+	// lagPause is the pause after an answer of a server that has no leader. It doubles to
+	// lagMost: such answers come at once, all queries of all sidecars get them together,
+	// and servers that elect a leader have no time for them.
+	lagPause = 100 * time.Millisecond
+	lagMost  = 2 * time.Second
+
 	failureBase = 100 * time.Millisecond
 	failureMost = 5 * time.Second
 	limitedBase = time.Second
@@ -68,6 +74,7 @@ func (p *poller[T]) run(ctx context.Context) {
 		index   uint64
 		highest uint64 // that was answered
 		hurried = backoff{base: quickPause, most: cmp.Or(p.most, quickMost), random: p.agent.random}
+		lagged  = backoff{base: lagPause, most: lagMost, random: p.agent.random}
 		failed  = backoff{base: failureBase, most: failureMost, random: p.agent.random}
 		limits  = backoff{base: limitedBase, most: limitedMost, random: p.agent.random}
 	)
@@ -112,7 +119,13 @@ func (p *poller[T]) run(ctx context.Context) {
 		index = nextIndex(index, asked.index)
 		if asked.lagging {
 			index = 0
+			if !sleep(ctx, lagged.next()) {
+				return
+			}
+
+			continue
 		}
+		lagged.reset()
 
 		if asked.took < min(quick, asked.waited) {
 			if !sleep(ctx, hurried.next()) {

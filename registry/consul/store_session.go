@@ -79,7 +79,9 @@ func sessionRules() []string { return []string{rule("session", "", "write")} }
 func (s *storeSession) run(ctx context.Context) {
 	defer close(s.ended)
 	failed := backoff{base: 250 * time.Millisecond, most: s.options.TTL / (2 * renewals), random: s.store.agent.random}
-	timer := time.NewTimer(s.pace())
+	// The first one comes at any time: sidecars that begin together, because somebody has
+	// started them all or Consul is back, would go on renewing together.
+	timer := time.NewTimer(time.Duration(s.store.agent.random() * float64(s.pace())))
 	defer timer.Stop()
 	for {
 		select {
