@@ -89,16 +89,26 @@ func (m *Member) welcome(c caller, h *meshv1.Hello) (*meshv1.Hello, error) {
 		if h.GetService() != "" && !m.proves(c.id, h.GetService()) {
 			return nil, status.Errorf(codes.PermissionDenied, "control: %s does not prove to be of service %q", c, h.GetService())
 		}
-		if may := m.o.May; may != nil && !m.proves(c.id, h.GetAbout()) {
-			if err := may(c.id, h.GetAbout()); err != nil {
-				return nil, status.Errorf(codes.PermissionDenied, "control: %s may not speak of service %q: %v", c, h.GetAbout(), err)
-			}
-		}
+	}
+	if err := m.maySpeak(c, h.GetAbout()); err != nil {
+		return nil, err
 	}
 	return &meshv1.Hello{
 		Id: h.GetId(), Service: h.GetService(), About: h.GetAbout(),
 		Process: numberOf(c.id, h.GetId(), h.GetProcess()),
 	}, nil
+}
+
+// maySpeak says why a caller may neither report on a service nor ask about it.
+func (m *Member) maySpeak(c caller, about string) error {
+	may := m.o.May
+	if may == nil || c.id.IsZero() || m.o.Security == nil || m.proves(c.id, about) {
+		return nil
+	}
+	if err := may(c.id, about); err != nil {
+		return status.Errorf(codes.PermissionDenied, "control: %s may not speak of service %q: %v", c, about, err)
+	}
+	return nil
 }
 
 // proves says whether an ID is that of a service's instances.

@@ -33,7 +33,8 @@
 //
 //   - A caller that has proven an identity has to be of the own trust domain, and of the
 //     service that it says it is of. It may say that it is of none. [Options.May] says
-//     more: beside the app itself, who may not call the app may not report on it.
+//     more: beside the app itself, who may not call the app may not report on it, nor ask
+//     what others have.
 //   - A caller that has proven nothing may report where this sidecar has no identity
 //     either, or its inbound port is not strict. Everybody who reaches the port can then
 //     report what he likes, as he could send the app what he likes.

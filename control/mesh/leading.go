@@ -25,7 +25,7 @@ func (s *seat) lead(session kv.Session, leader *controlv1.Leader) (orderly bool)
 	s.seated(st)
 	var own sync.WaitGroup
 	own.Go(func() { s.reportToSelf(ctx, st) })
-	own.Go(func() { s.obeySelf(ctx, st) })
+	own.Go(func() { s.obeySelf(st) })
 
 	why, lost := s.holds(session, leader)
 	log.Info("this sidecar is not elected any more", "reason", why)
@@ -115,17 +115,21 @@ func (s *seat) reportToSelf(ctx context.Context, st *station) {
 	})
 }
 
-// obeySelf has this sidecar do what it has decided.
-func (s *seat) obeySelf(ctx context.Context, st *station) {
+// obeySelf has this sidecar do what it has decided, to the last of it: a roll-back that was
+// decided just before the end, and could not be written, is nowhere else.
+func (s *seat) obeySelf(st *station) {
 	seq := uint64(0)
-	for {
+	for over := false; ; {
 		said, at, changed := st.since(seq)
 		seq = at
 		s.obey(said)
+		if over {
+			return
+		}
 		select {
 		case <-changed:
-		case <-ctx.Done():
-			return
+		case <-st.ended:
+			over = true
 		}
 	}
 }

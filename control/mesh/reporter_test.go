@@ -207,3 +207,21 @@ func TestChunks(t *testing.T) {
 		}
 	})
 }
+
+// What is decided in the last moment is done by all, also by who decided it.
+func TestLastWord(t *testing.T) {
+	simulated(t, func(t *testing.T, r *rig) {
+		s := r.add("elected", nil)
+		s.Set(greeter, true)
+		l := r.elect()
+		other := r.add("other", nil)
+		other.Set(greeter, true)
+		time.Sleep(5 * time.Second)
+		l.last = func() { l.say("new", 7) }
+		s.Close(t.Context())
+		time.Sleep(time.Second)
+		if own, others := s.number("new"), other.number("new"); own != 7 || others != 7 {
+			t.Errorf("who was elected obeys %d, the other %d", own, others)
+		}
+	})
+}

@@ -360,6 +360,7 @@ type leading struct {
 	over   bool
 	inside bool
 	hangs  chan struct{} // unless it is nil, Evidence waits for it
+	last   func()        // unless it is nil, Close calls it
 }
 
 func (s *side) lead(ctx context.Context, _ string, publish func(*meshv1.ReportResponse)) Leading {
@@ -444,6 +445,9 @@ func (l *leading) Results(name string) *meshv1.ResultsResponse {
 
 func (l *leading) Close() {
 	defer l.alone()()
+	if l.last != nil {
+		l.last()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.over = true

@@ -204,11 +204,15 @@ func (a answering) Results(ctx context.Context, q *meshv1.ResultsRequest) (*mesh
 
 // answer answers another sidecar's question.
 func answer[T any](ctx context.Context, m *Member, service, name, kind string, ask func(Leading, string) *T) (*T, error) {
-	if _, err := m.callerOf(ctx); err != nil {
+	c, err := m.callerOf(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if !isName(service) || !isName(name) {
 		return nil, status.Errorf(codes.InvalidArgument, "control: a question about a %s says which service's, and its name", kind)
+	}
+	if err := m.maySpeak(c, service); err != nil {
+		return nil, err
 	}
 	done, err := m.busy.question()
 	if err != nil {

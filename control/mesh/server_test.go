@@ -111,7 +111,7 @@ func TestWhoMayReport(t *testing.T) {
 		"nobody, where it is permissive":   {"/svc/a", Permissive, "", "web", codes.OK, codes.OK},
 		"nobody, where there is no TLS":    {"", Plaintext, "", "web", codes.OK, codes.OK},
 		"who is no ID":                     {"/svc/a", Permissive, "web", "web", codes.Unauthenticated, codes.Unauthenticated},
-		"who may not call the app":         {"/svc/a", Strict, "spiffe://mesh.test/svc/refused", "refused", codes.PermissionDenied, codes.OK},
+		"who may not call the app":         {"/svc/a", Strict, "spiffe://mesh.test/svc/refused", "refused", codes.PermissionDenied, codes.PermissionDenied},
 		"who stands beside it":             {"/svc/a", Strict, "spiffe://mesh.test/svc/" + greeter, greeter, codes.OK, codes.OK},
 	} {
 		t.Run(name, func(t *testing.T) {
