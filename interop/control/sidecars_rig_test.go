@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/kv/dirkv"
 	"github.com/pillion-proxy/pillion/control/status"
@@ -96,26 +97,26 @@ func (r *rig) start(state string) *caller {
 	c := &caller{id: r.service + "-web-" + n, app: r.service + "-web"}
 	outbound, inbound, admin := harness.FreeAddress(r.t), harness.FreeAddress(r.t), harness.FreeAddress(r.t)
 	app := load.StartApp(r.t, c.id, "")
-	control := map[string]any{"recording": map[string]any{"one_in": 1}}
+	follow := map[string]any{"recording": map[string]any{"one_in": 1}}
 	bootstrap := map[string]any{
 		"admin":    map[string]any{"listen": admin},
 		"outbound": map[string]any{"listen": outbound, "default_service": r.service},
 		"inbound":  map[string]any{"listen": inbound},
 		"service":  map[string]any{"name": c.app, "id": c.id, "address": app.Address, "health_check": map[string]any{"disabled": true}},
-		"control":  control, "drain": map[string]any{"timeout": "5s"},
+		"control":  follow, "drain": map[string]any{"timeout": "5s"},
 	}
 	if state != "" {
-		control["state_dir"] = state
+		follow["state_dir"] = state
 	}
 	if r.agent == nil {
-		control["dir"] = r.dir
+		follow["dir"] = r.dir
 		bootstrap["registry"] = map[string]any{"file": map[string]any{"path": r.files.Path}}
 	} else {
 		source := map[string]any{"address": r.agent.Address}
 		if state != "" {
 			source["cache_dir"] = state + "-instances"
 		}
-		control["consul_entries"] = false
+		follow["consul_entries"] = false
 		bootstrap["registry"] = map[string]any{"consul": source}
 	}
 	text, err := json.Marshal(bootstrap)
@@ -137,15 +138,21 @@ func (r *rig) restart(c *caller) {
 	c.Process = harness.Start(r.t, c.command)
 }
 
-// ready starts sidecars and waits until they are ready.
+// ready starts sidecars and waits until they are ready, and have said how they stand.
 func (r *rig) ready(count int) {
 	r.t.Helper()
 
 	for range count {
 		r.start(filepath.Join(r.t.TempDir(), "state"))
 	}
+	store := r.store()
 	for _, c := range r.sidecars {
 		c.AwaitReady(r.t)
+		agents.Eventually(r.t, c.id+" says how it stands", func() bool {
+			_, err := store.Get(r.t.Context(), control.StatusKey(c.app, c.id))
+
+			return err == nil
+		})
 	}
 }
 

@@ -186,11 +186,11 @@ canaries:
 	}
 	before := r.settle(0)
 	store := r.store()
-	missing := 0
+	missing, began := []string{}, time.Now()
 	watching(func() {
 		for _, c := range r.sidecars {
 			if _, err := store.Get(t.Context(), control.StatusKey(c.app, c.id)); err != nil {
-				missing++
+				missing = append(missing, fmt.Sprint(time.Since(began).Round(time.Millisecond), " ", c.id, ": ", err))
 			}
 		}
 	}, func() {
@@ -201,8 +201,8 @@ canaries:
 		time.Sleep(time.Second) // until the last of the old processes has gone
 		all.more(t, "both were upgraded")
 	})
-	if missing > 0 {
-		t.Errorf("%d times a sidecar's status was not there while it was upgraded", missing)
+	if len(missing) > 0 {
+		t.Errorf("%d times a sidecar's status was not there while it was upgraded: %q", len(missing), missing)
 	}
 	after := r.settle(0)
 	if len(after.Sidecars) != 2 || len(after.Runs) != 1 || len(before.Runs) != 1 {
