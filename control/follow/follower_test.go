@@ -1,9 +1,11 @@
 package follow
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -164,6 +166,31 @@ func TestRPCsWaitForPoliciesButNotForever(t *testing.T) {
 		r.store.SetFault(memkv.Fault{})
 		time.Sleep(time.Minute)
 		r.want("own policies are known", r.unknowns(), 0)
+	})
+}
+
+func TestTellsWhoChangedWhat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		r := newRig(t, memkv.New(), func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		r.putTimeout("web", "a", 1, 1)
+		r.start()
+		synctest.Wait()
+		key := control.DocumentKey(control.Policy, "web", "a")
+		r.put(key, []byte(`{"revision":"2","author":"alice","message":"one\nline","policy":{"name":"a","service":"web","timeout":{"default":"2s"}}}`))
+		synctest.Wait()
+		r.put(key, []byte(`{"revision":"3","author":"mallory"}`))
+		synctest.Wait()
+		r.delete(key)
+		synctest.Wait()
+		r.stop()
+		var told []string
+		for line := range strings.Lines(log.String()) {
+			if _, text, is := strings.Cut(line, "audit=true "); is {
+				told = append(told, strings.TrimSpace(text))
+			}
+		}
+		r.want("told", strings.Join(told, "; "), `document=policy/a service=web revision=2 author=alice message="one line"; document=policy/a service=web`)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -384,7 +385,33 @@ func (s *service) note(refused map[string]string) {
 			stand[key] = st
 		}
 	}
+	s.tell(stand)
 	s.stand = stand
+}
+
+// tell logs what of the documents is news since the first time that they were taken. f.mu
+// is held.
+func (s *service) tell(now map[documents.ID]standing) {
+	if !s.isSettled {
+		return
+	}
+	log := func(text string, key documents.ID, attrs ...any) {
+		attrs = append([]any{slog.Bool("audit", true), slog.String("document", key.String()), slog.String("service", s.name)}, attrs...)
+		s.f.o.Logger.Info(text, attrs...)
+	}
+	for _, key := range sortedIDs(now) {
+		doc := now[key].inForce
+		if doc == nil || doc.GetRevision() == s.stand[key].inForce.GetRevision() {
+			continue
+		}
+		log("document is in force", key, slog.Uint64("revision", doc.GetRevision()),
+			slog.String("author", documents.Printable(doc.GetAuthor())), slog.String("message", documents.Printable(doc.GetMessage())))
+	}
+	for _, key := range sortedIDs(s.stand) {
+		if _, stays := now[key]; !stays {
+			log("document is gone", key)
+		}
+	}
 }
 
 // status returns how the documents stand. f.mu is held.
