@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -88,7 +89,24 @@ func TransitionKey(kind Kind, service, name string, n uint64) string {
 func LeaderKey(service string) string { return Root + "leaders/" + inKey(service) }
 
 // StatusPrefix is where sidecars say how they are.
-const StatusPrefix = Root + "status/"
+//
+// Its name shares no first letter with others below Root. Where nothing is below a prefix,
+// Consul wakes those who watch it at each change below the deepest node of its tree of keys
+// that leads there, and sidecars watch much that is not there. Were that node the parent of
+// all statuses, each status would wake each sidecar's watches: a thousand sidecars that
+// say how they are would wake a million. See Anchors.
+const StatusPrefix = Root + "reports/"
+
+// Anchors are keys that sidecars write, so that what is watched and not there is apart from
+// the statuses in Consul's tree of keys, whatever else there is. They say nothing. Those
+// who read what is beside them pass them over.
+func Anchors() []string { return []string{Root + "leaders/" + anchor, Root + "state/" + anchor} }
+
+// anchor stands where services do. None can be called so.
+const anchor = "_"
+
+// IsAnchor says whether a key is one of Anchors.
+func IsAnchor(key string) bool { return slices.Contains(Anchors(), key) }
 
 // StatusKey is where one of them does, a controlv1.SidecarStatus in JSON. A pure client
 // has the service "".

@@ -173,6 +173,9 @@ func (m *Mesh) readRuns(ctx context.Context, store kv.Store) error {
 		}
 	}
 	for _, e := range states {
+		if control.IsAnchor(e.Key) {
+			continue
+		}
 		st := &controlv1.RunState{}
 		if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(e.Value, st) != nil ||
 			e.Key != control.StateKey(control.Kind(st.GetKind()), st.GetService(), st.GetName()) {

@@ -111,7 +111,7 @@ func TestWhoMay(t *testing.T) {
 		}
 		must(t, err)
 		must(t, session.Put(t.Context(), control.StatusKey("greeter", "session"), []byte("{}")))
-		denied(t, "sidecar puts another's status", session.Put(t.Context(), control.StatusKey("orders", "session"), []byte("{}")), `key "pillion/v1/status/orders/session" { policy = "write" }`)
+		denied(t, "sidecar puts another's status", session.Put(t.Context(), control.StatusKey("orders", "session"), []byte("{}")), `key "pillion/v1/reports/orders/session" { policy = "write" }`)
 		if got, err := session.TryLock(t.Context(), control.LeaderKey("orders"), []byte("{}")); !got || err != nil {
 			t.Errorf("sidecar is elected: %v, %v", got, err)
 		}

@@ -11,8 +11,8 @@ key_prefix "pillion/v1/state/" { policy = "write" }
 key_prefix "pillion/v1/transitions/" { policy = "write" }
 key_prefix "pillion/v1/leaders/" { policy = "write" }
 
-# What it says of itself. A sidecar without an app writes below "pillion/v1/status/_/".
-key_prefix "pillion/v1/status/greeter/" { policy = "write" }
+# What it says of itself. A sidecar without an app writes below "pillion/v1/reports/_/".
+key_prefix "pillion/v1/reports/greeter/" { policy = "write" }
 
 # Its status, and its being elected, go with it. With the name of the machine's node,
 # session "NODE", it can end no other machine's sessions.
