@@ -11,7 +11,7 @@
 //	sequential  tests that may be looked at after every RPC
 //	canary      canaries: on each sidecar, and on the one that decides
 //	experiment  experiments: on each sidecar, and where they are pooled and compared
-//	ledger      what an elected sidecar writes of experiments: states and their history
+//	ledger      what an elected sidecar writes: states and their history
 //	requests    people's side of canaries and experiments: asks, waits, reads
 //	hooks       tells others of transitions
 //	mesh        what sidecars say to the one that is elected, and the election

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pillion-proxy/pillion/control/ledger"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
@@ -73,7 +74,7 @@ func (a *Agent) States(service string, states []*controlv1.RunState) {
 	for _, s := range states {
 		if s.GetKind() == kind && s.GetService() == service {
 			seen[s.GetName()] = true
-			if checkState(s) != nil {
+			if ledger.Check(s) != nil {
 				continue // as with one that cannot be read, what held before it stays
 			}
 			r := a.run(service, s.GetName())
@@ -103,7 +104,7 @@ func (a *Agent) Obey(service string, states []*controlv1.RunState, _ map[string]
 	a.mu.Lock()
 	changed := false
 	for _, s := range states {
-		if s.GetKind() != kind || s.GetService() != service || s.GetName() == "" || checkState(s) != nil {
+		if s.GetKind() != kind || s.GetService() != service || s.GetName() == "" || ledger.Check(s) != nil {
 			continue
 		}
 		r := a.run(service, s.GetName())

@@ -26,10 +26,6 @@ type written struct {
 	err error
 }
 
-func (l *leading) book() ledger.Book {
-	return ledger.Book{Store: l.o.Store, Kind: control.Canary, Service: l.service}
-}
-
 // commit writes what a canary is to be, or reads what it is where that is not known, beside
 // the goroutine that decides. l.mu is held.
 func (l *leading) commit(r *led) {
@@ -60,13 +56,13 @@ func (l *leading) commit(r *led) {
 // reload says that the version is not known.
 func (l *leading) write(ctx context.Context, name string, want *controlv1.RunState, version uint64, reload bool) (w written) {
 	if want == nil || reload {
-		w.page, w.err = l.book().Read(ctx, name)
+		w.page, w.err = l.book.Read(ctx, name)
 		w.ours = want != nil && proto.Equal(w.page.State, want)
 		if want == nil || w.err != nil || w.ours || w.page.Version != version {
 			return w
 		}
 	}
-	w.page, w.ours, w.err = l.book().Write(ctx, want, version, nil)
+	w.page, w.ours, w.err = l.book.Write(ctx, want, version, nil)
 	return w
 }
 

@@ -3,7 +3,6 @@ package canary
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -11,12 +10,12 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/hooks"
 	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/ledger"
 	"github.com/pillion-proxy/pillion/control/mesh"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
@@ -54,7 +53,7 @@ func Lead(o LeadOptions) mesh.Lead {
 	}
 	return func(ctx context.Context, service string, publish func(*meshv1.ReportResponse)) mesh.Leading {
 		l := &leading{
-			o: o, service: service, publish: publish, since: now(),
+			o: o, service: service, book: ledger.Book{Store: o.Store, Kind: control.Canary, Service: service}, publish: publish, since: now(),
 			log: o.Logger.With(slog.String("service", service)), wake: make(chan struct{}, 1), canaries: map[string]*led{},
 		}
 		l.ctx, l.cancel = context.WithCancel(ctx)
@@ -68,6 +67,7 @@ func Lead(o LeadOptions) mesh.Lead {
 type leading struct {
 	o       LeadOptions
 	service string
+	book    ledger.Book
 	publish func(*meshv1.ReportResponse)
 	log     *slog.Logger
 	since   time.Time
@@ -78,9 +78,8 @@ type leading struct {
 
 	mu       sync.Mutex
 	canaries map[string]*led
-	// documents and requests are what people have written.
-	documents  map[string]*controlv1.Document
-	requests   map[string]*controlv1.Request
+	// asked is what people have written.
+	asked      map[string]ledger.Asked
 	away       error // why the store cannot be asked; nil: it can
 	complained bool  // that reports are refused
 }
@@ -169,11 +168,11 @@ func (l *leading) run() {
 // load reads the states of the service's canaries; false: there was no time for it.
 func (l *leading) load() bool {
 	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
-		entries, err := l.list()
+		pages, err := l.list()
 		l.mu.Lock()
 		l.away = err
-		for _, e := range entries {
-			l.read(e)
+		for name, p := range pages {
+			l.read(name, p)
 		}
 		l.mu.Unlock()
 		if err == nil {
@@ -187,43 +186,26 @@ func (l *leading) load() bool {
 	}
 }
 
-func (l *leading) list() ([]kv.Entry, error) {
+func (l *leading) list() (map[string]ledger.Page, error) {
 	ctx, cancel := context.WithTimeout(l.ctx, commitTimeout)
 	defer cancel()
-	return l.o.Store.List(ctx, control.StatePrefix(l.service)+kind+"/")
+	return l.book.ReadAll(ctx)
 }
 
 // jitter has not all ask at once that were turned away at once.
 func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // read takes a state over from the store. l.mu is held.
-func (l *leading) read(e kv.Entry) {
-	s, err := readState(e)
-	if err != nil || s.GetKind() != kind || s.GetService() != l.service || control.StateKey(control.Canary, l.service, s.GetName()) != e.Key {
-		l.log.Error("canary: a state in the store cannot be read, and does not hold", slog.String("key", e.Key), slog.Any("error", err))
+func (l *leading) read(name string, p ledger.Page) {
+	if p.Problem != nil {
+		l.log.Error("canary: a state in the store cannot be read, and does not hold", slog.String("canary", name), slog.Any("error", p.Problem))
 		return
 	}
-	r := l.canary(s.GetName())
-	r.stored, r.version = s, e.Version
-	if err := r.adopt(s); err != nil {
-		l.log.Error("canary: its document cannot be read", slog.String("canary", s.GetName()), slog.Any("error", err))
+	r := l.canary(name)
+	r.stored, r.version = p.State, p.Version
+	if err := r.adopt(p.State); err != nil {
+		l.log.Error("canary: its document cannot be read", slog.String("canary", name), slog.Any("error", err))
 	}
-}
-
-func readState(e kv.Entry) (*controlv1.RunState, error) {
-	var s controlv1.RunState
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(e.Value, &s); err != nil {
-		return nil, err
-	}
-	return &s, checkState(&s)
-}
-
-// checkState says why a state cannot be one that an elected sidecar has written.
-func checkState(s *controlv1.RunState) error {
-	if n := max(s.GetNumber(), s.GetRun(), s.GetRequest()); n > control.MaxNumber {
-		return fmt.Errorf("it cannot have come to the number %d", n)
-	}
-	return nil
 }
 
 // canary returns what is known of a canary. l.mu is held.
@@ -238,36 +220,12 @@ func (l *leading) canary(name string) *led {
 
 // people takes over what people have written. It is the store's watch.
 func (l *leading) people(s kv.State) {
-	written, asked := map[string]*controlv1.Document{}, map[string]*controlv1.Request{}
-	for _, e := range s.Entries {
-		k, name, request, ok := control.ParseServiceKey(l.service, e.Key)
-		if !ok || k != control.Canary {
-			continue
-		}
-		var err error
-		if options := (protojson.UnmarshalOptions{DiscardUnknown: true}); request {
-			asked[name] = new(controlv1.Request)
-			if err = options.Unmarshal(e.Value, asked[name]); err == nil {
-				err = checkState(&controlv1.RunState{Request: asked[name].GetNumber()})
-			}
-		} else {
-			written[name] = new(controlv1.Document)
-			err = options.Unmarshal(e.Value, written[name])
-		}
-		if err != nil {
-			l.log.Error("canary: what the store has cannot be read", slog.String("key", e.Key), slog.Any("error", err))
-			if request {
-				delete(asked, name)
-			} else {
-				delete(written, name)
-			}
-		}
-	}
+	asked := l.book.Asked(s.Entries, l.log)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.away = s.Err
 	if s.Known {
-		l.documents, l.requests = written, asked
+		l.asked = asked
 	}
 	l.signal()
 }
@@ -277,8 +235,10 @@ func (l *leading) people(s kv.State) {
 func (l *leading) round(at time.Time) time.Duration {
 	next := time.Hour
 	soon := func(t time.Time) { next = min(next, max(t.Sub(at), time.Millisecond)) }
-	for name := range l.requests {
-		l.canary(name)
+	for name, asked := range l.asked {
+		if asked.Request != nil {
+			l.canary(name)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.canaries)) {
 		r := l.canaries[name]
@@ -306,8 +266,8 @@ func (l *leading) round(at time.Time) time.Duration {
 
 // decide has a request done, or the canary go on. l.mu is held.
 func (l *leading) decide(r *led, at time.Time) {
-	if q := l.requests[r.name]; q.GetNumber() > r.state.GetRequest() {
-		s := r.done(q, l.documents[r.name], l.others(r), at)
+	if asked := l.asked[r.name]; asked.Request.GetNumber() > r.state.GetRequest() {
+		s := r.done(asked, l.others(r), at)
 		if over(s) {
 			l.back(r, s)
 		} else {

@@ -10,16 +10,17 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control/documents"
-	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/ledger"
 	"github.com/pillion-proxy/pillion/control/requests"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
-// done returns the state after a request, which says why where it is refused. others are
-// the canaries of the service that run. doc, which may be nil, is the canary's document.
-func (r *led) done(q *controlv1.Request, doc *controlv1.Document, others []string, at time.Time) *controlv1.RunState {
-	s, err := r.obey(q, doc, others, at)
+// done returns the state after what was asked, which says why where it is refused. others
+// are the canaries of the service that run.
+func (r *led) done(asked ledger.Asked, others []string, at time.Time) *controlv1.RunState {
+	q := asked.Request
+	s, err := r.obey(asked, others, at)
 	if err != nil {
 		s = r.refused(q, err, at)
 	}
@@ -59,7 +60,8 @@ func verb(a controlv1.Action) string {
 }
 
 // obey returns the state after a request, or why it cannot be done.
-func (r *led) obey(q *controlv1.Request, doc *controlv1.Document, others []string, at time.Time) (*controlv1.RunState, error) {
+func (r *led) obey(asked ledger.Asked, others []string, at time.Time) (*controlv1.RunState, error) {
+	q := asked.Request
 	phase, why := r.state.GetPhase(), said(q)
 	var (
 		running = phase == controlv1.Phase_PHASE_RUNNING
@@ -70,7 +72,7 @@ func (r *led) obey(q *controlv1.Request, doc *controlv1.Document, others []strin
 		return nil, err
 	}
 	if q.GetAction() == controlv1.Action_ACTION_START {
-		return r.start(q, doc, others, at)
+		return r.start(asked, others, at)
 	}
 	if (running || paused) && !r.active() && q.GetAction() != controlv1.Action_ACTION_ABORT {
 		return nil, errors.New("its document cannot be read: abort it")
@@ -103,11 +105,14 @@ func (r *led) obey(q *controlv1.Request, doc *controlv1.Document, others []strin
 }
 
 // start returns the state at the beginning of a new run.
-func (r *led) start(q *controlv1.Request, doc *controlv1.Document, others []string, at time.Time) (*controlv1.RunState, error) {
+func (r *led) start(asked ledger.Asked, others []string, at time.Time) (*controlv1.RunState, error) {
+	q, doc := asked.Request, asked.Document
 	c := doc.GetCanary()
 	switch {
 	case Active(r.state.GetPhase()):
 		return nil, fmt.Errorf("it is %s already", PhaseWord(r.state.GetPhase()))
+	case asked.Problem != nil:
+		return nil, fmt.Errorf("its document is wrong: %w", asked.Problem)
 	case c == nil:
 		return nil, errors.New("there is no such document any more")
 	case q.GetRevision() != 0 && q.GetRevision() != doc.GetRevision():
@@ -124,8 +129,8 @@ func (r *led) start(q *controlv1.Request, doc *controlv1.Document, others []stri
 	if err != nil {
 		return nil, err
 	}
-	if most := kv.MaxCommit / 3; len(raw) > most { // it is kept in base64, beside its transition
-		return nil, fmt.Errorf("the document has %d bytes, more than the %d that can be run", len(raw), most)
+	if len(raw) > ledger.MaxBytes {
+		return nil, fmt.Errorf("the document has %d bytes, more than the %d that can be run", len(raw), ledger.MaxBytes)
 	}
 	return &controlv1.RunState{
 		Kind: kind, Name: r.name, Service: r.service, Run: r.state.GetRun() + 1, Number: r.highest + 1, Revision: doc.GetRevision(),

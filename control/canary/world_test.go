@@ -21,6 +21,7 @@ import (
 	"github.com/pillion-proxy/pillion/control/hooks"
 	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/kv/memkv"
+	"github.com/pillion-proxy/pillion/control/ledger"
 	"github.com/pillion-proxy/pillion/control/mesh"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -137,8 +138,8 @@ func (w *world) newSidecar(i int) *sidecar {
 			}
 			var states []*controlv1.RunState
 			for _, e := range state.Entries {
-				one, err := readState(e)
-				if err != nil {
+				one := &controlv1.RunState{}
+				if err := protojson.Unmarshal(e.Value, one); err != nil {
 					w.t.Error(err)
 				}
 				states = append(states, one)
@@ -369,18 +370,11 @@ func (w *world) lastRequest(name string) uint64 {
 
 // state returns what the store has of a canary.
 func (w *world) state(name string) *controlv1.RunState {
-	e, err := w.people.Get(context.Background(), control.StateKey(control.Canary, service, name))
-	if errors.Is(err, kv.ErrNotFound) {
-		return nil
+	p, err := ledger.Book{Store: w.people, Kind: control.Canary, Service: service}.Read(context.Background(), name)
+	if err != nil || p.Problem != nil {
+		w.t.Fatal(err, p.Problem)
 	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	s, err := readState(e)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return s
+	return p.State
 }
 
 // start applies a canary and starts it.

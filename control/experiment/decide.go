@@ -54,8 +54,7 @@ func (l *leading) decide(e ledger.Entry) bool {
 	if next.GetPhase() == controlv1.Phase_PHASE_ENDED && runs(e.State) {
 		results = l.final(e.Name)
 	}
-	transition, key, err := l.ledger.Commit(l.ctx, e, next, results)
-	if err != nil {
+	if err := l.ledger.Commit(l.ctx, e, next, results); err != nil {
 		if !errors.Is(err, ledger.ErrChanged) && l.ctx.Err() == nil {
 			l.log.Warn("experiment: the store does not take a transition; it is tried again", slog.String("experiment", e.Name), slog.Any("error", err))
 		}
@@ -64,10 +63,14 @@ func (l *leading) decide(e ledger.Entry) bool {
 	if entries, _ := l.ledger.Entries(); entries[e.Name].State != nil {
 		l.publish(&meshv1.ReportResponse{States: []*controlv1.RunState{entries[e.Name].State}})
 	}
-	if doc, err := decode(next.GetDocument()); err == nil {
+	return true
+}
+
+// tell tells hooks of a transition that was written.
+func (l *leading) tell(state *controlv1.RunState, transition *controlv1.Transition, key string) {
+	if doc, err := decode(state.GetDocument()); err == nil {
 		l.o.Hooks.Tell(doc.GetHooks(), transition, key)
 	}
-	return true
 }
 
 // timeOver returns the state after the experiment's end; nil: that is still to come.

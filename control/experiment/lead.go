@@ -48,7 +48,7 @@ func Lead(o LeadOptions) mesh.Lead {
 		}
 		l.ctx, l.cancel = context.WithCancel(ctx)
 		l.ledger = ledger.Open(l.ctx, ledger.Options{
-			Store: o.Store, Kind: control.Experiment, Service: service, Changed: l.signal, Logger: l.log,
+			Store: o.Store, Kind: control.Experiment, Service: service, Changed: l.signal, Written: l.tell, Logger: l.log,
 		})
 		l.running.Go(l.run)
 		return l

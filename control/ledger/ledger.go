@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control"
-	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/kv"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
@@ -101,22 +100,9 @@ func (l *Ledger) takeDocuments(s kv.State) {
 	if !s.Known {
 		return
 	}
+	found := l.book.Asked(s.Entries, l.o.Logger)
 	l.mu.Lock()
 	l.served = true
-	found := map[string]Entry{}
-	for _, e := range s.Entries {
-		kind, name, request, ok := control.ParseServiceKey(l.o.Service, e.Key)
-		if !ok || kind != l.o.Kind {
-			continue
-		}
-		one := found[name]
-		if request {
-			one.Request = l.request(e)
-		} else {
-			one.Document, one.Problem = documents.Decode(documents.ID{Kind: kind, Name: name}, e.Value)
-		}
-		found[name] = one
-	}
 	for name, old := range l.entries {
 		now := found[name]
 		old.Document, old.Problem, old.Request = now.Document, now.Problem, now.Request
@@ -124,7 +110,7 @@ func (l *Ledger) takeDocuments(s kv.State) {
 		delete(found, name)
 	}
 	for name, now := range found {
-		l.put(name, now)
+		l.put(name, Entry{Document: now.Document, Problem: now.Problem, Request: now.Request})
 	}
 	l.mu.Unlock()
 	l.o.Changed()
@@ -138,15 +124,6 @@ func (l *Ledger) put(name string, e Entry) {
 		return
 	}
 	l.entries[name] = e
-}
-
-func (l *Ledger) request(e kv.Entry) *controlv1.Request {
-	r := &controlv1.Request{}
-	if err := unmarshal.Unmarshal(e.Value, r); err != nil || r.GetNumber() > control.MaxNumber {
-		l.o.Logger.Warn("a request cannot be read", "key", e.Key, "error", err)
-		return nil
-	}
-	return r
 }
 
 func (l *Ledger) takeStates(s kv.State) {
@@ -211,7 +188,7 @@ var ErrChanged = errors.New("the state was changed by another")
 // After ErrChanged nothing was written; after any other error it is not known, and is
 // found out by the next Commit of the same name, or by following the store. See
 // [Options].Written.
-func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunState, results []byte) (*controlv1.Transition, string, error) {
+func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunState, results []byte) error {
 	next = proto.CloneOf(next)
 	next.Kind, next.Name, next.Service = string(l.o.Kind), from.Name, l.o.Service
 	next.Number = from.State.GetNumber() + 1
@@ -221,14 +198,14 @@ func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunStat
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	if err := l.reread(ctx, from); err != nil {
-		return nil, "", err
+		return err
 	}
 	l.mu.Lock()
 	l.writing[from.Name] = transition(next, results)
 	l.mu.Unlock()
 	now, written, err := l.book.Write(ctx, next, from.version, results)
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", l.o.Store.Describe(), err)
+		return fmt.Errorf("%s: %w", l.o.Store.Describe(), err)
 	}
 	l.mu.Lock()
 	if now.Version == 0 && written {
@@ -242,9 +219,9 @@ func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunStat
 		l.tell(next, t)
 	}
 	if !written {
-		return nil, "", ErrChanged
+		return ErrChanged
 	}
-	return transition(next, results), l.book.transitionKey(next, 0), nil
+	return nil
 }
 
 // reread finds out whether the transition before was written, where that is not known.

@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -24,12 +26,39 @@ const service, name = "shop", "checkout"
 type rig struct {
 	t      *testing.T
 	memory *memkv.Memory
+
+	mu   sync.Mutex
+	told []told
+}
+
+// told is what Options.Written is told.
+type told struct {
+	state      *controlv1.RunState
+	transition *controlv1.Transition
+	key        string
+}
+
+// tellings says of which reasons was told.
+func (r *rig) tellings() (reasons []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, one := range r.told {
+		reasons = append(reasons, one.state.GetReason())
+	}
+	return reasons
 }
 
 // open opens a ledger that is closed with the test.
 func (r *rig) open(store kv.Store) *Ledger {
 	ctx, cancel := context.WithCancel(r.t.Context())
-	l := Open(ctx, Options{Store: store, Kind: control.Experiment, Service: service, Changed: func() {}})
+	l := Open(ctx, Options{
+		Store: store, Kind: control.Experiment, Service: service, Changed: func() {},
+		Written: func(s *controlv1.RunState, transition *controlv1.Transition, key string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.told = append(r.told, told{s, transition, key})
+		},
+	})
 	r.t.Cleanup(func() { cancel(); l.Wait() })
 	synctest.Wait()
 	return l
@@ -70,7 +99,7 @@ func state(reason string, request uint64) *controlv1.RunState {
 
 func test(t *testing.T, f func(t *testing.T, r *rig)) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) { f(t, &rig{t, memkv.New()}) })
+	synctest.Test(t, func(t *testing.T) { f(t, &rig{t: t, memory: memkv.New()}) })
 }
 
 func TestWhatIsAskedIsDoneOnce(t *testing.T) {
@@ -87,10 +116,13 @@ func TestWhatIsAskedIsDoneOnce(t *testing.T) {
 		if !e.Pending() || e.Document.GetRevision() != 3 {
 			t.Fatalf("%+v is known", e)
 		}
-		transition, key, err := l.Commit(t.Context(), e, state("because", 1), []byte("results"))
-		if err != nil {
+		if err := l.Commit(t.Context(), e, state("because", 1), []byte("results")); err != nil {
 			t.Fatal(err)
 		}
+		if got := r.tellings(); !slices.Equal(got, []string{"because"}) || string(r.told[0].state.GetDocument()) != "document" {
+			t.Fatalf("told of %q", got)
+		}
+		transition, key := r.told[0].transition, r.told[0].key
 		if e = r.entry(l); e.Pending() || e.State.GetNumber() != 1 || e.State.GetSince() == nil || string(e.State.GetDocument()) != "document" || transition.GetState().GetNumber() != 1 {
 			t.Errorf("%+v after the commit", e)
 		}
@@ -104,7 +136,7 @@ func TestWhatIsAskedIsDoneOnce(t *testing.T) {
 		if e = r.entry(l); !e.Pending() {
 			t.Error("the second request is not seen")
 		}
-		if _, _, err := l.Commit(t.Context(), e, state("again", 2), nil); err != nil || r.history() != 2 {
+		if err := l.Commit(t.Context(), e, state("again", 2), nil); err != nil || r.history() != 2 {
 			t.Errorf("%v; the history has %d", err, r.history())
 		}
 	})
@@ -115,15 +147,15 @@ func TestWhoIsDeposedWritesNothing(t *testing.T) {
 	test(t, func(t *testing.T, r *rig) {
 		cut := r.memory.Store()
 		old, now := r.open(cut), r.open(r.memory.Store())
-		if _, _, err := now.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); err != nil {
+		if err := now.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		before := r.entry(old)
-		if _, _, err := now.Commit(t.Context(), r.entry(now), state("second", 2), nil); err != nil {
+		if err := now.Commit(t.Context(), r.entry(now), state("second", 2), nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := old.Commit(t.Context(), before, state("mine", 2), nil); !errors.Is(err, ErrChanged) {
+		if err := old.Commit(t.Context(), before, state("mine", 2), nil); !errors.Is(err, ErrChanged) {
 			t.Errorf("%v", err)
 		}
 		if e := r.entry(old); e.State.GetReason() != "second" || r.history() != 2 {
@@ -139,7 +171,7 @@ func TestAnswerIsLost(t *testing.T) {
 		l := r.open(store)
 		away := errors.New("away")
 		store.SetFault(memkv.Fault{Err: away, Unheard: true})
-		if _, _, err := l.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); !errors.Is(err, away) {
+		if err := l.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); !errors.Is(err, away) {
 			t.Fatalf("%v", err)
 		}
 		store.SetFault(memkv.Fault{})
@@ -147,10 +179,48 @@ func TestAnswerIsLost(t *testing.T) {
 		if e := r.entry(l); e.State.GetReason() != "first" {
 			t.Fatalf("%v is known", e.State)
 		}
-		if _, _, err := l.Commit(t.Context(), r.entry(l), state("second", 2), nil); err != nil {
+		if got := r.tellings(); !slices.Equal(got, []string{"first"}) {
+			t.Errorf("told of %q", got)
+		}
+		if err := l.Commit(t.Context(), r.entry(l), state("second", 2), nil); err != nil {
 			t.Errorf("%v", err)
 		}
+		if got := r.tellings(); !slices.Equal(got, []string{"first", "second"}) {
+			t.Errorf("told of %q", got)
+		}
 	})
+}
+
+// Where the answer is lost and the store is not followed meanwhile, the next commit finds
+// out what was written before it writes, and tells of it.
+func TestNextCommitFindsOut(t *testing.T) {
+	for name, f := range map[string]memkv.Fault{"written": {Unheard: true}, "not written": {}} {
+		t.Run(name, func(t *testing.T) {
+			test(t, func(t *testing.T, r *rig) {
+				store := r.memory.Store()
+				l := r.open(store)
+				before := r.entry(l)
+				before.Name = "checkout"
+				f.Err = errors.New("away")
+				store.SetFault(f)
+				if err := l.Commit(t.Context(), before, state("first", 1), nil); !errors.Is(err, f.Err) {
+					t.Fatalf("%v", err)
+				}
+				if err := l.Commit(t.Context(), before, state("again", 1), nil); !errors.Is(err, f.Err) {
+					t.Fatalf("%v", err)
+				}
+				store.SetFault(memkv.Fault{})
+				err := l.Commit(t.Context(), before, state("again", 1), nil)
+				want := []string{"again"}
+				if f.Unheard {
+					want = []string{"first"}
+				}
+				if errors.Is(err, ErrChanged) != f.Unheard || !slices.Equal(r.tellings(), want) || r.entry(l).State.GetReason() != want[0] {
+					t.Errorf("%v; told of %q; known is %v", err, r.tellings(), r.entry(l).State)
+				}
+			})
+		})
+	}
 }
 
 // States that are deleted are begun anew, also where the history is still there.
@@ -158,7 +228,7 @@ func TestStatesThatAreDeleted(t *testing.T) {
 	test(t, func(t *testing.T, r *rig) {
 		l := r.open(r.memory.Store())
 		for range 2 {
-			if _, _, err := l.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); err != nil {
+			if err := l.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait() // a watch may skip what is gone again at once
@@ -193,7 +263,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 			t.Errorf("%+v is known", e)
 		}
 		// A state that nobody can read stands in nobody's way.
-		if _, _, err := l.Commit(t.Context(), r.entry(l), state("first", 1), nil); err != nil || r.entry(l).State.GetReason() != "first" {
+		if err := l.Commit(t.Context(), r.entry(l), state("first", 1), nil); err != nil || r.entry(l).State.GetReason() != "first" {
 			t.Errorf("%v; %v is known", err, r.entry(l).State)
 		}
 	})
