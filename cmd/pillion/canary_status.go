@@ -137,7 +137,7 @@ func lookAtCanaries(ctx context.Context, store kv.Store, out io.Writer) (proto.M
 	}
 	rows := plainTable(lipgloss.NewRenderer(out), "CANARY", "SERVICE", "PHASE", "STEP", "WEIGHT", "SINCE", "REASON")
 	for _, s := range list {
-		rows.Row(s.GetName(), s.GetService(), canary.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()), at(s.GetSince()), documents.Printable(s.GetReason()))
+		rows.Row(documents.Printable(s.GetName()), documents.Printable(s.GetService()), canary.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()), at(s.GetSince()), documents.Printable(s.GetReason()))
 	}
 	return all, rendered(rows), nil
 }
@@ -193,7 +193,7 @@ func canaryText(out io.Writer, e *meshv1.EvidenceResponse, live bool) string {
 	}
 	s := e.GetState()
 	var b strings.Builder
-	fmt.Fprintf(&b, "canary %s of %s: %s\n", s.GetName(), s.GetService(),
+	fmt.Fprintf(&b, "canary %s of %s: %s\n", documents.Printable(s.GetName()), documents.Printable(s.GetService()),
 		r.NewStyle().Foreground(lipgloss.Color(colour[s.GetPhase()])).Bold(true).Render(standing(s)))
 	fact := func(name, text string) { fmt.Fprintf(&b, "%-9s  %s\n", name, text) }
 	fact("run", fmt.Sprintf("%d, of revision %d", s.GetRun(), s.GetRevision()))
@@ -224,7 +224,7 @@ func canaryText(out io.Writer, e *meshv1.EvidenceResponse, live bool) string {
 		b.WriteByte('\n')
 		rows := plainTable(r, "GUARD", "P")
 		for _, g := range e.GetGuards() {
-			rows.Row(g.GetName(), fmt.Sprintf("%.2g", g.GetP()))
+			rows.Row(documents.Printable(g.GetName()), fmt.Sprintf("%.2g", g.GetP()))
 		}
 		b.WriteString(rendered(rows))
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/status"
 )
@@ -164,6 +165,8 @@ func showStatus(out io.Writer, m *status.Mesh, output string) error {
 func statusText(out io.Writer, m *status.Mesh, now time.Time) string {
 	r := lipgloss.NewRenderer(out)
 	good, bad := r.NewStyle().Foreground(lipgloss.Color("2")), r.NewStyle().Foreground(lipgloss.Color("1"))
+	// Whoever may write a status, or a state, may have written anything there.
+	show := documents.Printable
 	var b strings.Builder
 	if len(m.Sidecars) == 0 {
 		b.WriteString("no sidecar follows the documents here (they do with `control: {}` in their bootstraps)\n")
@@ -181,7 +184,7 @@ func statusText(out io.Writer, m *status.Mesh, now time.Time) string {
 			case len(s.Problems) > 0:
 				state = bad.Render("problems")
 			}
-			rows.Row(cmp.Or(s.Service, "-"), s.ID, s.Version, cmp.Or(s.Policies, "-"), strconv.Itoa(s.InForce), certificate(s.CertificateExpires, now, bad), state)
+			rows.Row(cmp.Or(show(s.Service), "-"), show(s.ID), show(s.Version), cmp.Or(show(s.Policies), "-"), strconv.Itoa(s.InForce), certificate(s.CertificateExpires, now, bad), state)
 		}
 		b.WriteString(rendered(rows))
 	}
@@ -189,7 +192,7 @@ func statusText(out io.Writer, m *status.Mesh, now time.Time) string {
 		b.WriteByte('\n')
 		rows := plainTable(r, "DOCUMENT", "SERVICE", "REVISION", "IN FORCE", "BEHIND", "REFUSED")
 		for _, d := range m.Documents {
-			rows.Row(d.Label(), d.Service, strconv.FormatUint(d.Revision, 10), fmt.Sprintf("%d of %d", d.InForce, d.Followers), marked(d.Behind, bad), marked(d.Refused, bad))
+			rows.Row(show(d.Label()), show(d.Service), strconv.FormatUint(d.Revision, 10), fmt.Sprintf("%d of %d", d.InForce, d.Followers), marked(d.Behind, bad), marked(d.Refused, bad))
 		}
 		b.WriteString(rendered(rows))
 	}
@@ -201,31 +204,31 @@ func statusText(out io.Writer, m *status.Mesh, now time.Time) string {
 			if run.Kind == string(control.Canary) {
 				step, weight = number(run.Step), fmt.Sprintf("%g%%", float64(run.Weight)/100)
 			}
-			rows.Row(run.Kind+"/"+run.Name, run.Service, run.Phase, step, weight, run.Since.UTC().Format(time.RFC3339), cmp.Or(run.Elected, "-"), run.Reason)
+			rows.Row(show(run.Kind+"/"+run.Name), show(run.Service), run.Phase, step, weight, run.Since.UTC().Format(time.RFC3339), cmp.Or(show(run.Elected), "-"), show(run.Reason))
 		}
 		b.WriteString(rendered(rows))
 	}
 	for _, s := range m.Sidecars {
-		who := cmp.Or(s.Service, "client") + " " + s.ID
+		who := show(cmp.Or(s.Service, "client") + " " + s.ID)
 		for _, line := range s.Behind {
-			fmt.Fprintf(&b, "%s: has not seen %s\n", who, line)
+			fmt.Fprintf(&b, "%s: has not seen %s\n", who, show(line))
 		}
 		for _, refusal := range s.Refused {
 			kept := "nothing holds in its place"
 			if refusal.InForce > 0 {
 				kept = fmt.Sprintf("revision %d stays in force", refusal.InForce)
 			}
-			fmt.Fprintf(&b, "%s: has refused %s: %s (%s)\n", who, refusal.Document, refusal.Problem, kept)
+			fmt.Fprintf(&b, "%s: has refused %s: %s (%s)\n", who, show(refusal.Document), show(refusal.Problem), kept)
 		}
 		for _, lost := range s.Lost {
-			fmt.Fprintf(&b, "%s: %s revision %d: %s\n", who, lost.Document, lost.InForce, lost.Problem)
+			fmt.Fprintf(&b, "%s: %s revision %d: %s\n", who, show(lost.Document), lost.InForce, show(lost.Problem))
 		}
 		for _, problem := range s.Problems {
-			fmt.Fprintf(&b, "%s: %s\n", who, problem)
+			fmt.Fprintf(&b, "%s: %s\n", who, show(problem))
 		}
 	}
 	for _, key := range m.Unreadable {
-		fmt.Fprintf(&b, "the key %s cannot be read\n", key)
+		fmt.Fprintf(&b, "the key %s cannot be read\n", show(key))
 	}
 	return b.String()
 }

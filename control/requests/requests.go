@@ -164,7 +164,8 @@ func States(ctx context.Context, store kv.Store, kind control.Kind) ([]*controlv
 	var list []*controlv1.RunState
 	for _, e := range entries {
 		state := &controlv1.RunState{}
-		if unmarshal.Unmarshal(e.Value, state) == nil && state.GetKind() == string(kind) {
+		if unmarshal.Unmarshal(e.Value, state) == nil && state.GetKind() == string(kind) &&
+			control.StateKey(kind, state.GetService(), state.GetName()) == e.Key { // another's state says nothing of this one
 			list = append(list, state)
 		}
 	}

@@ -137,7 +137,8 @@ func TestStatesAndHistory(t *testing.T) {
 	if s, err := State(t.Context(), store, subject); s != nil || err != nil {
 		t.Errorf("%v, %v of nothing", s, err)
 	}
-	write(t, store, stateKey(), &controlv1.RunState{Kind: "experiment", Name: "checkout", Number: 2})
+	write(t, store, stateKey(), &controlv1.RunState{Kind: "experiment", Service: "shop", Name: "checkout", Number: 2})
+	write(t, store, control.StateKey(control.Experiment, "mallory", "x"), &controlv1.RunState{Kind: "experiment", Service: "shop", Name: "checkout", Number: 99})
 	write(t, store, control.StateKey(control.Canary, "shop", "c"), &controlv1.RunState{Kind: "canary"})
 	for n := uint64(1); n <= 2; n++ {
 		write(t, store, control.TransitionKey(subject.Kind, subject.Service, subject.Name, n), &controlv1.Transition{State: &controlv1.RunState{Number: n}})

@@ -20,7 +20,7 @@ func policies(t *testing.T, yaml string) []*configv1.Policy {
 	return mesh.GetPolicies()
 }
 
-func documents(list []*configv1.Policy, of []*configv1.Policy) (docs []*Document) {
+func documentsOf(list []*configv1.Policy, of []*configv1.Policy) (docs []*Document) {
 	for _, one := range of {
 		var found *Document
 		for _, p := range list {
@@ -73,7 +73,7 @@ func TestSaysWhatChanges(t *testing.T) {
 		"exact: \"yes\"}]", "exact: \"no\"}]",
 	).Replace(before)
 	old, now := policies(t, before), policies(t, after+"- name: added\n  service: \"*\"\n  timeout: {max: 5s}\n")
-	in := &Input{Policies: old, NewPolicies: now, Before: documents(old, now), After: documents(now, now), Now: time.Unix(0, 0)}
+	in := &Input{Policies: old, NewPolicies: now, Before: documentsOf(old, now), After: documentsOf(now, now), Now: time.Unix(0, 0)}
 	for i := range 200 {
 		in.Recorded = append(in.Recorded, rpc("SayHello", "web", "x-user", string(rune('a'+i%26))+string(rune('a'+i/26))))
 	}
@@ -121,7 +121,7 @@ func TestSaysWhatChanges(t *testing.T) {
 func TestNothingChanges(t *testing.T) {
 	list := policies(t, before)
 	p, err := Make(t.Context(), &Input{
-		Policies: list, NewPolicies: list, Before: documents(list, list), After: documents(list, list),
+		Policies: list, NewPolicies: list, Before: documentsOf(list, list), After: documentsOf(list, list),
 		Recorded: []*adminv1.RecordedRPC{rpc("SayHello", "web", "x-user", "a")},
 	})
 	if err != nil {
@@ -136,7 +136,7 @@ func TestSaysWhatIsNotRemembered(t *testing.T) {
 	old := policies(t, before)
 	now := policies(t, strings.Replace(before, "key: x-beta", "key: x-new", 1))
 	p, err := Make(t.Context(), &Input{
-		Policies: old, NewPolicies: now, Before: documents(old, now), After: documents(now, now),
+		Policies: old, NewPolicies: now, Before: documentsOf(old, now), After: documentsOf(now, now),
 		Recorded: []*adminv1.RecordedRPC{rpc("SayHello", "web", "x-user", "a")},
 	})
 	if err != nil {
@@ -156,7 +156,7 @@ func TestWrongPoliciesAreAnError(t *testing.T) {
 	}
 	// But it is not the fault of who changes something else.
 	changed := append(policies(t, "policies:\n- name: more\n  service: third\n  timeout: {default: 3s}\n"), twice...)
-	p, err := Make(t.Context(), &Input{Policies: twice, NewPolicies: changed, Before: documents(twice, changed), After: documents(changed, changed)})
+	p, err := Make(t.Context(), &Input{Policies: twice, NewPolicies: changed, Before: documentsOf(twice, changed), After: documentsOf(changed, changed)})
 	if err != nil || len(p.Changes) != 1 {
 		t.Errorf("%+v, error %v", p, err)
 	}
@@ -177,5 +177,17 @@ func TestFieldsOfNothing(t *testing.T) {
 				t.Errorf("%s: added %v, deleted %v", p.GetName(), added[i], deleted[i])
 			}
 		}
+	}
+}
+
+// What clients have sent is not obeyed by the terminal of whoever plans.
+func TestHostileRecords(t *testing.T) {
+	p := &Plan{
+		Changes: []*Change{{Kind: "policy", Name: "a\x1b[2J", What: "changed", Fields: []Field{{Path: "x\x1b[2J", Before: "\x1b[2J", After: "\u009b2J"}}}},
+		Moves:   []*Move{{Service: "greeter\x1b[2J", Method: "\x1b]0;owned\a", Caller: "\x1b[2J", Before: "\x1b[2J", After: "\u202e", Example: []string{"x-user: \x1b[2J\r"}}},
+		Moved:   1, Replayed: 1, Unknown: []string{"\x1b[2J"},
+	}
+	if text := Text(io.Discard, p); strings.ContainsAny(text, "\x1b\a\r\u009b\u202e") {
+		t.Errorf("it says %q", text)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/charmbracelet/lipgloss"
+
+	"github.com/pillion-proxy/pillion/control/documents"
 )
 
 // maxShown bounds the moves that people are shown; -o json has more.
@@ -25,23 +27,25 @@ func Text(out io.Writer, p *Plan) string {
 	if len(p.Changes) == 0 {
 		return "nothing changes\n"
 	}
+	// What is remembered is what any client has sent, and documents are anybody's files.
+	show := documents.Printable
 	var b strings.Builder
 	for _, c := range p.Changes {
 		kind := c.Kind
 		if c.Says != "" {
 			kind += " (" + c.Says + ")"
 		}
-		fmt.Fprintf(&b, "%s %s %s: %s%s\n", colours[c.What].Render(c.What), kind, r.NewStyle().Bold(true).Render(c.Name), c.Concerns, sidecars(c.Sidecars))
+		fmt.Fprintf(&b, "%s %s %s: %s%s\n", colours[c.What].Render(c.What), show(kind), r.NewStyle().Bold(true).Render(show(c.Name)), show(c.Concerns), show(sidecars(c.Sidecars)))
 		for _, f := range c.Fields {
 			switch {
 			case f.Before == "" && f.After == "":
-				fmt.Fprintf(&b, "    %s\n", f.Path)
+				fmt.Fprintf(&b, "    %s\n", show(f.Path))
 			case f.Before == "":
-				fmt.Fprintf(&b, "  %s %s: %s\n", colours["added"].Render("+"), f.Path, f.After)
+				fmt.Fprintf(&b, "  %s %s: %s\n", colours["added"].Render("+"), show(f.Path), show(f.After))
 			case f.After == "":
-				fmt.Fprintf(&b, "  %s %s: %s\n", colours["deleted"].Render("-"), f.Path, f.Before)
+				fmt.Fprintf(&b, "  %s %s: %s\n", colours["deleted"].Render("-"), show(f.Path), show(f.Before))
 			default:
-				fmt.Fprintf(&b, "  %s %s: %s -> %s\n", colours["changed"].Render("~"), f.Path, f.Before, f.After)
+				fmt.Fprintf(&b, "  %s %s: %s -> %s\n", colours["changed"].Render("~"), show(f.Path), show(f.Before), show(f.After))
 			}
 		}
 	}
@@ -55,7 +59,7 @@ func Text(out io.Writer, p *Plan) string {
 		fmt.Fprintf(&b, "%s looked at: %d would fare otherwise\n", rpcs(p.Replayed), p.Moved)
 	}
 	if p.Replayed > 0 && len(p.Unknown) > 0 {
-		fmt.Fprintf(&b, "not remembered, because no policy looks at it yet, and so looked at as if they had none: %s\n", strings.Join(p.Unknown, ", "))
+		fmt.Fprintf(&b, "not remembered, because no policy looks at it yet, and so looked at as if they had none: %s\n", show(strings.Join(p.Unknown, ", ")))
 	}
 	if p.Unreadable > 0 {
 		fmt.Fprintf(&b, "%s could not be looked at\n", rpcs(p.Unreadable))
@@ -67,11 +71,11 @@ func Text(out io.Writer, p *Plan) string {
 		}
 		from := ""
 		if m.Caller != "" {
-			from = " from " + m.Caller
+			from = " from " + show(m.Caller)
 		}
-		fmt.Fprintf(&b, "  %s to %s %s%s: %s: %s -> %s\n", rpcs(m.RPCs), m.Service, m.Method, from, m.Aspect, cmp.Or(m.Before, "none"), cmp.Or(m.After, "none"))
+		fmt.Fprintf(&b, "  %s to %s %s%s: %s: %s -> %s\n", rpcs(m.RPCs), show(m.Service), show(m.Method), from, m.Aspect, show(cmp.Or(m.Before, "none")), show(cmp.Or(m.After, "none")))
 		if len(m.Example) > 0 {
-			fmt.Fprintf(&b, "    such as one with %s\n", strings.Join(m.Example, ", "))
+			fmt.Fprintf(&b, "    such as one with %s\n", show(strings.Join(m.Example, ", ")))
 		}
 	}
 	return b.String()
