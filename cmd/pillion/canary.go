@@ -239,7 +239,7 @@ func askCanary(cmd *cobra.Command, name string, action controlv1.Action, timeout
 	}
 	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	s, err := requests.Await(waiting, store, subject, number)
+	s, err := awaitAnswer(waiting, cmd, store, subject, number)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return fmt.Errorf("canary %s: after %v no sidecar has done it yet: does one that calls %s follow these documents? (pillion status says so; the request stays)", name, timeout, service)
 	}

@@ -119,7 +119,7 @@ func askExperiment(cmd *cobra.Command, store kv.Store, s requests.Subject, q *co
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), wait)
 	defer cancel()
-	state, err := requests.Await(ctx, store, s, number)
+	state, err := awaitAnswer(ctx, cmd, store, s, number)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && cmd.Context().Err() == nil:
 		return fmt.Errorf("experiment %s: after %v no sidecar has done it yet: does one that calls %s follow these documents? (pillion status says so; the request stays)", s.Name, wait, s.Service)
