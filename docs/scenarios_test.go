@@ -1,6 +1,8 @@
 package docs_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -9,8 +11,15 @@ import (
 // what it promises.
 func TestScenarios(t *testing.T) {
 	t.Parallel()
-	policies := readPage(t, "policy.md").text
+	pages := readPage(t, "policy.md").text + readPage(t, "canary.md").text + readPage(t, "experiments.md").text
 	for name, shows := range map[string][]string{
+		"canary": {
+			"$ pillion canary start greeter-v2", "step 2, 50 %", "-- canary greeter-v2: promoted", "-- canary greeter-v3: rolled back",
+			"of client 4 takes its own RPCs off canary greeter-v3", "0 back", "which had been elected; no RPC met v3 meanwhile",
+		},
+		"experiment": {
+			"$ pillion experiment plan", "UNITS, ONE LOOK", "users: better", "-o html --save", "✓ that interval covers the 100 %", "✓ of two variants that are alike",
+		},
 		"ab":      {"-- mesh.yaml is edited: 50 % for v2", "users: ", "moved v1→v2", "✓ a user meets the same version"},
 		"retry":   {"-- mesh.yaml is edited: a retry policy", "Unavailable", "the budget refused", "✓ the budget held"},
 		"breaker": {"-- the breaker opens for ", "-- the breaker closes: ", "the breaker is open; ", "✓ while it was open"},
@@ -18,10 +27,11 @@ func TestScenarios(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if !strings.Contains(policies, "`pillion demo --scenario "+name+"`") {
-				t.Error("policy.md does not say that there is this one")
+			if !strings.Contains(pages, "`pillion demo --scenario "+name+"`") {
+				t.Error("no page says that there is this one")
 			}
-			demo := start(t, "demo", "--scenario", name, "--duration", "8s", "--rate", "200")
+			page := filepath.Join(t.TempDir(), "report.html")
+			demo := start(t, "demo", "--scenario", name, "--duration", "8s", "--rate", "200", "--report", page)
 			if err := demo.wait(); err != nil {
 				t.Errorf("it ended with %v", err)
 			}
@@ -30,6 +40,9 @@ func TestScenarios(t *testing.T) {
 				if !strings.Contains(said, what) {
 					t.Errorf("it does not show %q", what)
 				}
+			}
+			if html, err := os.ReadFile(page); name == "experiment" && (err != nil || !strings.Contains(string(html), "</svg>")) {
+				t.Errorf("the report as a page has no plot: %v", err)
 			}
 			if strings.ContainsAny(said, "\x1b✗") {
 				t.Error("its lines are not plain, or something did not come as it should")

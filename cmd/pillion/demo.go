@@ -21,12 +21,13 @@ func newDemoCommand() *cobra.Command {
 sends load, and shows where the RPCs go while an instance ends and comes back.
 It ends by itself, and fails if any RPC failed.
 
-With --scenario it shows what policies do, each in a minute:
+With --scenario it shows what policies, canaries and experiments do, each in about a
+minute:
 
   ` + strings.Join(demo.Scenarios(), "\n  ") + `
 
 Then it says what must have come of it, and fails if that is not so.`,
-		Example: "  pillion demo\n  pillion demo --scenario ab\n  pillion demo --serve --outbound 127.0.0.1:15001",
+		Example: "  pillion demo\n  pillion demo --scenario ab\n  pillion demo --scenario experiment --report report.html\n  pillion demo --serve --outbound 127.0.0.1:15001",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if o.Executable, err = os.Executable(); err != nil {

@@ -57,9 +57,9 @@ func (s *stage) do(ctx context.Context, args ...string) error {
 		}
 	}
 	line := "pillion " + strings.Join(words, " ")
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	limited, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, s.fleet.executable, args...)
+	cmd := exec.CommandContext(limited, s.fleet.executable, args...)
 	cmd.Dir = s.fleet.dir
 	cmd.Env = append(os.Environ(), "PILLION_CONTROL="+s.fleet.folder(), "PILLION_ADMIN="+s.fleet.clients[0].at["admin"])
 	cmd.SysProcAttr = childAttributes()

@@ -67,6 +67,9 @@ func Run(ctx context.Context, o Options) error {
 
 	fmt.Fprintln(o.Out, story.opening)
 	fleet, err := startFleet(ctx, o, dir, story)
+	if err != nil && ctx.Err() != nil {
+		return nil // somebody has ended it already
+	}
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}

@@ -3,6 +3,7 @@ package demo
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -24,6 +25,17 @@ func TestPolicies(t *testing.T) {
 	delete(texts, "")
 	for text := range texts {
 		check(t, text)
+	}
+	for _, d := range []time.Duration{shortest, storyDuration} {
+		for _, text := range []string{pace(d).canary("greeter-v2", "v1", "v2"), experimentDocuments} {
+			f, err := configyaml.ParseDocuments("documents.yaml", []byte(text))
+			if err != nil {
+				t.Fatalf("%v\n%s", err, text)
+			}
+			if _, refused := policy.Compile(f.Effective.GetPolicies(), nil, policy.Env{}); len(refused) > 0 {
+				t.Errorf("%v\n%s", refused, text)
+			}
+		}
 	}
 }
 
@@ -54,11 +66,14 @@ func TestStories(t *testing.T) {
 				t.Errorf("%q: act %q is at %v of it", name, a.what, a.at)
 			}
 		}
+		if (s.play == nil) == (len(s.acts) == 0) {
+			t.Errorf("%q is told by acts, or played: one of both", name)
+		}
 		if name != plain && (s.short == "" || s.note == nil) {
 			t.Errorf("%q does not say what it shows", name)
 		}
 	}
-	if _, err := scenarioOf("abc"); err == nil || !strings.Contains(err.Error(), `"abc": choose one of ab, breaker, outlier, retry`) {
+	if _, err := scenarioOf("abc"); err == nil || !strings.Contains(err.Error(), `"abc": choose one of ab, breaker, canary, experiment, outlier, retry`) {
 		t.Errorf("a story that there is not: %v", err)
 	}
 }
@@ -124,7 +139,12 @@ func TestScreen(t *testing.T) {
 			t.Errorf("%d characters: %q", n, line)
 		}
 	}
-	if live.drawn != len(lines)/2 {
-		t.Errorf("it clears %d lines of %d", live.drawn, len(lines)/2)
+	drawn := live.drawn
+	live.say("$ pillion apply\n")
+	if live.drawn != 0 || !strings.HasSuffix(out.String(), fmt.Sprintf("\x1b[%dA\x1b[J$ pillion apply\n", drawn)) {
+		t.Errorf("what stays is not written instead of the picture: %q", out.String())
+	}
+	if drawn != len(lines)/2 {
+		t.Errorf("it clears %d lines of %d", drawn, len(lines)/2)
 	}
 }

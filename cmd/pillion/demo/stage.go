@@ -29,6 +29,7 @@ type stage struct {
 	findings []finding
 	watched  string
 	looks    []report.Range // intervals that seconds have told
+	claimed  bool           // the last of them shows that the variant is better
 
 	start   time.Time
 	seconds <-chan time.Time

@@ -110,15 +110,18 @@ func (c *canaryPlay) good(ctx context.Context) error {
 	if err := c.rest(ctx, time.Second); err != nil {
 		return err
 	}
-	if err := c.do(ctx, "status", "--wait"); err != nil {
-		return err
-	}
 	c.load.forget()
 	before := c.now(ctx)
 	if err := c.do(ctx, "canary", "start", "greeter-v2", "-m", "the new greeting"); err != nil {
 		return err
 	}
 	c.watched = "greeter-v2"
+	if err := c.rest(ctx, time.Duration(c.pace)/12); err != nil {
+		return err
+	}
+	if err := c.do(ctx, "status"); err != nil {
+		return err
+	}
 	if err := c.reaches(ctx, "greeter-v2", controlv1.Phase_PHASE_PROMOTED); err != nil {
 		return err
 	}
@@ -280,8 +283,10 @@ func (c *canaryPlay) alone(ctx context.Context) error {
 	if run, err = c.run(ctx, "greeter-v3"); err != nil {
 		return err
 	}
-	at := run[len(run)-1].GetSince().AsTime()
-	c.finds(!c.load.sighted().last["v3"].After(at), "back and elected again, after %.0f s, the sidecar of greeter v1 rolled v3 back for all; no RPC met v3 meanwhile", at.Sub(back).Seconds())
+	decided := run[len(run)-1]
+	at := decided.GetSince().AsTime()
+	c.finds(!c.load.sighted().last["v3"].After(at), "%.1f s after the killed sidecar was started again, v3 was rolled back for all by %s, which had been elected; no RPC met v3 meanwhile",
+		at.Sub(back).Seconds(), decided.GetBy())
 	c.watched = ""
 	return nil
 }

@@ -74,7 +74,7 @@ func effect(o Options) float64 {
 	if float64(o.Rate)*o.Duration.Seconds() >= 15_000 {
 		return 0.1
 	}
-	return 0.5
+	return 1
 }
 
 func playExperiment(ctx context.Context, s *stage) error {
@@ -98,7 +98,9 @@ func playExperiment(ctx context.Context, s *stage) error {
 	}
 	s.load.forget()
 	s.watched = experimentName
-	if err := s.rest(ctx, time.Duration(s.pace)*3/4); err != nil {
+	over := time.Now().Add(time.Duration(s.pace) * 3 / 4)
+	enough := func() bool { return time.Now().After(over) && len(s.looks) > 1 && s.claimed }
+	if err := s.until(ctx, "the experiment shows the difference that is built in", time.Duration(s.pace)+patience, enough); err != nil {
 		return err
 	}
 	s.watched = ""
@@ -116,6 +118,9 @@ func playExperiment(ctx context.Context, s *stage) error {
 		return err
 	}
 	if err := s.do(ctx, "experiment", "report", experimentName, "-o", "html", "--save", where); err != nil {
+		if s.options.Report == "" {
+			_ = os.Remove(where) // it is empty
+		}
 		return err
 	}
 	if err := s.do(ctx, "experiment", "report", alikeName); err != nil {
@@ -164,8 +169,8 @@ func (s *stage) compare(ctx context.Context, more float64, seen sightings, where
 		return err
 	}
 	c := a.Measures[revenue].Comparisons[0]
-	s.finds(c.Verdict == report.Better, "users to whom the greeting is %s buy for %s more than the others (%s), by %d users on %d sidecars: %s",
-		sellsMore, inPercent(c.Relative), interval(c.RelativeInterval), a.Units, a.Sidecars, c.Verdict)
+	s.finds(c.Verdict == report.Better, "users to whom the greeting is %s spend %s compared with the others (%s), by %d users: %s",
+		sellsMore, inPercent(c.Relative), interval(c.RelativeInterval), a.Units, c.Verdict)
 	s.finds(float64(c.RelativeInterval.Low) <= more && more <= float64(c.RelativeInterval.High), "that interval covers the %.0f %% that are built in", 100*more)
 	s.finds(narrower(s.looks), "it was looked at %d times, and became narrower: %s at first, then %s", len(s.looks), interval(s.looks[0]), interval(s.looks[len(s.looks)-1]))
 	s.finds(seen.leaked == 0 && seen.rpcs > 0, "of %d RPCs the clients saw %d with what the app had reported to the sidecars", seen.rpcs, seen.leaked)
@@ -209,6 +214,7 @@ func (s *stage) comparison() string {
 	if c.RelativeInterval.Low.Known() && c.RelativeInterval.High.Known() {
 		s.looks = append(s.looks, c.RelativeInterval)
 	}
+	s.claimed = c.Verdict == report.Better
 	return fmt.Sprintf("%s: %s revenue (%s), %d users: %s", sellsMore, inPercent(c.Relative), interval(c.RelativeInterval), a.Units, verdicts[c.Verdict])
 }
 
