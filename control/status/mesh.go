@@ -254,7 +254,7 @@ func (m *Mesh) judge(st *controlv1.SidecarStatus, documents map[string]*Document
 		case has == nil && st.GetLeftOut() > 0: // those that are left out are in order
 			d.InForce++
 			s.InForce++
-		case has == nil || has.GetRevision() < d.Revision:
+		case has == nil || d.Revision != 0 && has.GetRevision() != d.Revision: // a later one is of a store that was lost
 			d.Behind++
 			s.Behind = append(s.Behind, fmt.Sprintf("%s revision %d (has %d)", d.Label(), d.Revision, has.GetRevision()))
 		case has.GetProblem() != "":

@@ -57,6 +57,7 @@ func TestSaysWhoHasWhat(t *testing.T) {
 	both := []string{"*", "greeter"}
 	status("good", both, stands("policy", "greeter", "a", 3, 3, ""), stands("policy", "greeter", "b", 1, 1, ""), stands("policy", "*", "all", 1, 1, ""))
 	status("behind", both, stands("policy", "greeter", "a", 2, 2, ""), stands("policy", "*", "all", 1, 1, ""))
+	status("other store", both, stands("policy", "greeter", "a", 9, 9, "was lost"), stands("policy", "greeter", "b", 1, 1, ""), stands("policy", "*", "all", 1, 1, ""))
 	status("refuses", both, stands("policy", "greeter", "a", 3, 1, "is wrong"), stands("policy", "greeter", "b", 1, 1, ""), stands("policy", "*", "all", 1, 1, ""))
 	status("late", []string{"*"}, stands("policy", "*", "all", 1, 1, ""), stands("policy", "*", "gone", 1, 1, ""), stands("policy", "*", "lost", 2, 2, "was lost"))
 	if err := store.Commit(t.Context(), kv.Op{Key: control.StatusPrefix + "x/y", Value: []byte("{"), Any: true}); err != nil {
@@ -81,6 +82,7 @@ func TestSaysWhoHasWhat(t *testing.T) {
 	check("good", 3, "", 0)
 	check("behind", 1, "policy/a revision 3 (has 2); policy/b revision 1 (has 0)", 0)
 	check("refuses", 2, "", 1)
+	check("other store", 2, "policy/a revision 3 (has 9)", 0)
 	check("late", 1, "policy/gone (was deleted)", 0)
 	if m.Lost() != 1 || by["late"].Lost[0] != (Refusal{"policy/lost", "was lost", 2}) {
 		t.Errorf("lost: %v", by["late"].Lost)
@@ -90,7 +92,7 @@ func TestSaysWhoHasWhat(t *testing.T) {
 	}
 	for _, d := range m.Documents {
 		got := [4]int{d.Followers, d.InForce, d.Behind, d.Refused}
-		want := map[string][4]int{"a": {3, 1, 1, 1}, "b": {3, 2, 1, 0}, "all": {4, 4, 0, 0}, "o": {}}[d.Name]
+		want := map[string][4]int{"a": {4, 1, 2, 1}, "b": {4, 3, 1, 0}, "all": {5, 5, 0, 0}, "o": {}}[d.Name]
 		if got != want {
 			t.Errorf("%s: %v, want %v", d.Name, got, want)
 		}

@@ -157,6 +157,15 @@ func (a *Agent) PID() int { return a.process.PID() }
 // Kill ends the agent as a crash does.
 func (a *Agent) Kill() { a.process.Kill() }
 
+// Forget takes away all that an agent knows which does not run: it comes back empty.
+func (a *Agent) Forget(t testing.TB) {
+	t.Helper()
+
+	if err := os.RemoveAll(filepath.Join(filepath.Dir(a.config), "data")); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Restart ends the agent as a crash does, and starts it again.
 func (a *Agent) Restart(t testing.TB) {
 	t.Helper()

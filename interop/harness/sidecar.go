@@ -172,6 +172,18 @@ func (s *Sidecar) Get(t testing.TB, path string) string {
 	return body
 }
 
+// Ask asks the admin port for a page, whatever the answer is; 0: there is none.
+func (s *Sidecar) Ask(t testing.TB, path string) (code int, body string) {
+	t.Helper()
+
+	code, body, err := s.get(t.Context(), path)
+	if err != nil {
+		return 0, err.Error()
+	}
+
+	return code, body
+}
+
 func (s *Sidecar) get(ctx context.Context, path string) (int, string, error) {
 	// A connection of its own, so that none stays open in the test or the sidecar.
 	transport := &http.Transport{DisableKeepAlives: true}

@@ -90,7 +90,7 @@ func openControl(s *Sidecar, build string, replaces bool) (*controlled, error) {
 		Entries: entries,
 		Store:   store, Own: own, Cache: cache, Agents: []follow.Agent{c.canaries, c.experiments},
 		Refused: func() []registry.RefusedPolicy { return s.policies.refusals() }, Active: func(service string, active bool) { c.member.Set(service, active) },
-		Unknown: func(names []string) { s.policies.setUnknown(names) }, Logger: s.logger,
+		Unknown: c.unknown, Logger: s.logger,
 	})
 	if err := c.join(id, own); err != nil {
 		c.canaries.Close()
@@ -101,6 +101,19 @@ func openControl(s *Sidecar, build string, replaces bool) (*controlled, error) {
 	c.publisher.AtOnce = replaces
 	c.follower.OnChange(c.publisher.Changed)
 	return c, nil
+}
+
+// unknown has everybody refused as long as policies for the app are not known, and says so.
+func (c *controlled) unknown(names []string) {
+	c.s.policies.setUnknown(names)
+	if c.s.listeners[sideInbound] == nil {
+		return
+	}
+	reason := ""
+	if len(names) > 0 {
+		reason = "access policies for the app are not known, so everybody is refused: " + strings.Join(names, ", ")
+	}
+	c.s.ready.Set("documents", reason)
 }
 
 // openControlStore opens the store of the mesh's documents.
