@@ -3,6 +3,7 @@ package experiment
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,9 +45,7 @@ func startMesh(t *testing.T, store kv.Store, flags []string, registry, control m
 	for i := range sidecars {
 		listen := harness.FreeAddress(t)
 		own := map[string]any{"state_dir": filepath.Join(t.TempDir(), "state")}
-		for key, value := range control {
-			own[key] = value
-		}
+		maps.Copy(own, control)
 		m.configs = append(m.configs, harness.Config{
 			Binary: harness.PlainPillion(t), Outbound: true, OutboundListen: listen,
 			Service: "web", App: harness.FreeAddress(t), InboundListen: harness.FreeAddress(t), AdminListen: harness.FreeAddress(t),

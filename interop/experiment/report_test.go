@@ -39,7 +39,8 @@ func differs(a *analysis, want map[string]*sums) string {
 			return fmt.Sprintf("%s: %d units, callers know of %v", v.Name, v.Units, len(s.units))
 		}
 		for _, m := range a.Measures {
-			mean, known := m.Variants[i].Mean, 0.0
+			mean := m.Variants[i].Mean
+			var known float64
 			switch m.Name {
 			case "revenue":
 				known = s.mean()
