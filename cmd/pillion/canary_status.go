@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/charmbracelet/lipgloss"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-proxy/pillion/control"
@@ -46,14 +44,9 @@ last transition.
 A guard's p is the chance of seeing evidence as strong at any time of the run of a canary
 that is as good as it may be. When it is below the guard's part of false_alarm, the canary
 is rolled back.`,
-		Example: "  pillion canary status\n  pillion canary status greeter-v2 --watch",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return oneCanary(cmd, args)
-		},
-		ValidArgsFunction: completeCanaries,
+		Example:           "  pillion canary status\n  pillion canary status greeter-v2 --watch",
+		Args:              atMostOneRun(control.Canary),
+		ValidArgsFunction: completeRuns(control.Canary),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != formTable && output != formJSON {
 				return fmt.Errorf("--output: %q is not known: use table or json", output)
@@ -140,17 +133,6 @@ func lookAtCanaries(ctx context.Context, store kv.Store, out io.Writer) (proto.M
 		rows.Row(documents.Printable(s.GetName()), documents.Printable(s.GetService()), canary.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()), at(s.GetSince()), documents.Printable(s.GetReason()))
 	}
 	return all, rendered(rows), nil
-}
-
-// lastFirst has those that run first, then the others, the last of them first.
-func lastFirst(a, b *controlv1.RunState) int {
-	if x, y := canary.Active(a.GetPhase()), canary.Active(b.GetPhase()); x != y {
-		if x {
-			return -1
-		}
-		return 1
-	}
-	return b.GetSince().AsTime().Compare(a.GetSince().AsTime())
 }
 
 // lookAtCanary returns how one canary stands, as a sidecar says or, without one, the store.
@@ -251,8 +233,8 @@ func newCanaryHistoryCommand() *cobra.Command {
 		Use:               "history NAME",
 		Short:             "Show what became of a canary, when, why and by whom",
 		Example:           "  pillion canary history greeter-v2",
-		Args:              oneCanary,
-		ValidArgsFunction: completeCanaries,
+		Args:              oneRun(control.Canary),
+		ValidArgsFunction: completeRuns(control.Canary),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != formTable && output != formJSON {
 				return fmt.Errorf("--output: %q is not known: use table or json", output)
@@ -272,11 +254,7 @@ func newCanaryHistoryCommand() *cobra.Command {
 			if len(list) == 0 {
 				return fmt.Errorf("canary %q was never started", args[0])
 			}
-			if output == formJSON {
-				return writeTransitions(cmd.OutOrStdout(), list)
-			}
-			_, err = io.WriteString(cmd.OutOrStdout(), transitionsTable(cmd.OutOrStdout(), list))
-			return err
+			return showTransitions(cmd.OutOrStdout(), output, list, transitionsTable)
 		},
 	}
 	addOutputFlag(cmd, &output, formTable)
@@ -296,23 +274,4 @@ func transitionsTable(out io.Writer, list []*controlv1.Transition) string {
 		}
 	}
 	return rendered(rows)
-}
-
-// writeTransitions writes transitions as a JSON array.
-func writeTransitions(out io.Writer, list []*controlv1.Transition) error {
-	var b strings.Builder
-	for i, t := range list {
-		raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(t)
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.Write(raw)
-	}
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	encoder.SetEscapeHTML(false)
-	return encoder.Encode(json.RawMessage("[" + b.String() + "]"))
 }

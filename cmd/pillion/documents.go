@@ -185,23 +185,28 @@ func completeDocuments(cmd *cobra.Command, _ []string, typed string) ([]string, 
 	if err != nil {
 		return nil, directive
 	}
+	return documentNames(cmd, k, kind+"/"), cobra.ShellCompDirectiveNoFileComp
+}
+
+// documentNames returns the names of all documents of a kind, behind a prefix, to complete
+// what is typed; none where the store does not answer.
+func documentNames(cmd *cobra.Command, kind control.Kind, prefix string) (names []string) {
 	d, err := openDocuments(cmd)
 	if err != nil {
-		return nil, directive
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), documentPatience)
 	defer cancel()
 	state, err := d.Load(ctx)
 	if err != nil {
-		return nil, directive
+		return nil
 	}
-	var names []string
 	for _, one := range state.All {
-		if one.ID.Kind == k {
-			names = append(names, kind+"/"+one.ID.Name)
+		if one.ID.Kind == kind {
+			names = append(names, prefix+one.ID.Name)
 		}
 	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return names
 }
 
 // printResult says what has become of documents, or, in a dry run, would.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/experiment/report"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -34,8 +35,8 @@ MEASURE=MEAN,DEVIATION, where the deviation is the standard deviation between un
 --baseline-from takes what the control of another experiment came to, or of this one before.`,
 		Example: `  pillion experiment plan -f checkout-button.yaml --units-per-day 5000 --baseline success=0.99 --baseline latency=0.12,0.08
   pillion experiment plan checkout-button --units-per-day 5000 --baseline-from checkout-aa`,
-		Args:              atMostOneName,
-		ValidArgsFunction: completeExperiments,
+		Args:              atMostOneRun(control.Experiment),
+		ValidArgsFunction: completeRuns(control.Experiment),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != formText && output != formJSON {
 				return fmt.Errorf("--output: %q is not known: use text or json", output)
@@ -86,7 +87,7 @@ MEASURE=MEAN,DEVIATION, where the deviation is the standard deviation between un
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	_ = cmd.RegisterFlagCompletionFunc("baseline-from", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-		return completeExperiments(cmd, nil, typed)
+		return completeRuns(control.Experiment)(cmd, nil, typed)
 	})
 	addOutputFlag(cmd, &output, formText)
 	admin.add(cmd)
@@ -110,21 +111,11 @@ func plannedExperiment(cmd *cobra.Command, files []string, name string) (*config
 	if err != nil {
 		return nil, err
 	}
-	var found *configv1.Experiment
-	for _, one := range d.list {
-		e := one.GetExperiment()
-		if e == nil || name != "" && e.GetName() != name {
-			continue
-		}
-		if found != nil {
-			return nil, fmt.Errorf("the files have the experiments %q and %q: name the one that is planned", found.GetName(), e.GetName())
-		}
-		found = e
+	found, err := runAmong(control.Experiment, d.list, name)
+	if err != nil {
+		return nil, err
 	}
-	if found == nil {
-		return nil, fmt.Errorf("the files have no experiment%s", named(name))
-	}
-	return configyaml.EffectiveExperiment(found), nil
+	return configyaml.EffectiveExperiment(found.GetExperiment()), nil
 }
 
 func hasMeasure(e *configv1.Experiment, name string) bool {

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 	"github.com/charmbracelet/lipgloss"
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-proxy/pillion/control"
@@ -35,8 +33,8 @@ func newExperimentStatusCommand() *cobra.Command {
 		Use:               "status [NAME]",
 		Short:             "Show where experiments stand",
 		Example:           "  pillion experiment status\n  pillion experiment status checkout-button -o json",
-		Args:              atMostOneName,
-		ValidArgsFunction: completeExperiments,
+		Args:              atMostOneRun(control.Experiment),
+		ValidArgsFunction: completeRuns(control.Experiment),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != formTable && output != formJSON {
 				return fmt.Errorf("--output: %q is not known: use table or json", output)
@@ -56,7 +54,10 @@ func newExperimentStatusCommand() *cobra.Command {
 				}
 			}
 			if output == formJSON {
-				return writeStates(cmd.OutOrStdout(), states)
+				for _, s := range states {
+					s.Document = nil // which is bytes to a reader
+				}
+				return writeMessages(cmd.OutOrStdout(), states)
 			}
 			rows := plainTable(lipgloss.NewRenderer(cmd.OutOrStdout()), "EXPERIMENT", "SERVICE", "PHASE", "RUN", "REVISION", "SINCE", "BY", "WHY")
 			for _, s := range states {
@@ -72,28 +73,6 @@ func newExperimentStatusCommand() *cobra.Command {
 	return cmd
 }
 
-// writeStates prints states as a list of JSON, without the documents in them, which are
-// bytes to a reader.
-func writeStates(out io.Writer, states []*controlv1.RunState) error {
-	var b strings.Builder
-	for i, s := range states {
-		s = proto.CloneOf(s)
-		s.Document = nil
-		text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(s)
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.Write(text)
-	}
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	encoder.SetEscapeHTML(false)
-	return encoder.Encode(json.RawMessage("[" + b.String() + "]"))
-}
-
 func newExperimentHistoryCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
@@ -101,8 +80,8 @@ func newExperimentHistoryCommand() *cobra.Command {
 		Short:             "Show what became of an experiment, and what hooks answered",
 		Long:              "Show all transitions of an experiment, the last one first. Who changed its document is what\npillion history shows.",
 		Example:           "  pillion experiment history checkout-button",
-		Args:              oneName,
-		ValidArgsFunction: completeExperiments,
+		Args:              oneRun(control.Experiment),
+		ValidArgsFunction: completeRuns(control.Experiment),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != formTable && output != formJSON {
 				return fmt.Errorf("--output: %q is not known: use table or json", output)
@@ -111,7 +90,7 @@ func newExperimentHistoryCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			state, err := findRun(cmd.Context(), store, args[0])
+			state, err := findRun(cmd.Context(), store, control.Experiment, args[0])
 			if err != nil {
 				return err
 			}
@@ -122,25 +101,23 @@ func newExperimentHistoryCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == formJSON {
-				for _, one := range list {
-					one.Results = nil // which are bytes to a reader: pillion experiment report has them
-				}
-				return writeTransitions(cmd.OutOrStdout(), list)
-			}
-			rows := plainTable(lipgloss.NewRenderer(cmd.OutOrStdout()), "NUMBER", "TIME", "RUN", "PHASE", "BY", "WHY", "HOOKS")
-			for _, one := range slices.Backward(list) {
-				s := one.GetState()
-				rows.Row(strconv.FormatUint(s.GetNumber(), 10), at(s.GetSince()), strconv.FormatUint(s.GetRun(), 10), phaseWord(s.GetPhase()),
-					documents.Printable(s.GetBy()), documents.Printable(s.GetReason()), documents.Printable(strings.Join(one.GetHooks(), "; ")))
-			}
-			_, err = io.WriteString(cmd.OutOrStdout(), rendered(rows))
-			return err
+			return showTransitions(cmd.OutOrStdout(), output, list, experimentTransitions)
 		},
 	}
 	addOutputFlag(cmd, &output, formTable)
 	addStoreFlags(cmd)
 	return cmd
+}
+
+// experimentTransitions lays transitions out for people, the last one first.
+func experimentTransitions(out io.Writer, list []*controlv1.Transition) string {
+	rows := plainTable(lipgloss.NewRenderer(out), "NUMBER", "TIME", "RUN", "PHASE", "BY", "WHY", "HOOKS")
+	for _, one := range slices.Backward(list) {
+		s := one.GetState()
+		rows.Row(strconv.FormatUint(s.GetNumber(), 10), at(s.GetSince()), strconv.FormatUint(s.GetRun(), 10), phaseWord(s.GetPhase()),
+			documents.Printable(s.GetBy()), documents.Printable(s.GetReason()), documents.Printable(strings.Join(one.GetHooks(), "; ")))
+	}
+	return rendered(rows)
 }
 
 func subjectOf(s *controlv1.RunState) requests.Subject {
@@ -168,8 +145,8 @@ What it has come to at its end is in the mesh's store.
 It may be looked at as often as one likes: the figures stay right.`,
 		Example: `  pillion experiment report checkout-button
   pillion experiment report checkout-button -o html --save report.html`,
-		Args:              oneName,
-		ValidArgsFunction: completeExperiments,
+		Args:              oneRun(control.Experiment),
+		ValidArgsFunction: completeRuns(control.Experiment),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != formText && output != formJSON && output != formHTML {
 				return fmt.Errorf("--output: %q is not known: use text, json or html", output)
@@ -214,7 +191,7 @@ func findResults(cmd *cobra.Command, admin *adminFlags, name string) (*configv1.
 	if err != nil {
 		return nil, nil, err
 	}
-	state, err := findRun(cmd.Context(), store, name)
+	state, err := findRun(cmd.Context(), store, control.Experiment, name)
 	switch {
 	case err != nil:
 		return nil, nil, err

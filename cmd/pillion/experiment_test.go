@@ -101,15 +101,21 @@ func (e *experimenter) count(t *testing.T, run uint64) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.leading.Take(&meshv1.Hello{Id: "sidecar-2", Process: 2, About: "shop"}, &meshv1.ReportRequest{Experiments: []*meshv1.ExperimentCounts{counts}})
-	// Results are not computed anew within a second.
+	// The elected sidecar takes over what it has written after others see it in the store, and
+	// does not compute results anew within a second.
 	deadline := time.Now().Add(10 * time.Second)
-	for e.leading.Results("checkout-button").GetVariants()[0].GetUnits() == 0 {
-		if time.Now().After(deadline) {
-			t.Fatal("what was counted does not come to be known")
+	until := func(what string, is func() bool) {
+		for !is() {
+			if time.Now().After(deadline) {
+				t.Fatal(what)
+			}
+			time.Sleep(20 * time.Millisecond)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
+	variants := func() []*meshv1.VariantResults { return e.leading.Results("checkout-button").GetVariants() }
+	until("the run does not come to be known", func() bool { return len(variants()) > 0 })
+	e.leading.Take(&meshv1.Hello{Id: "sidecar-2", Process: 2, About: "shop"}, &meshv1.ReportRequest{Experiments: []*meshv1.ExperimentCounts{counts}})
+	until("what was counted does not come to be known", func() bool { return variants()[0].GetUnits() > 0 })
 }
 
 // What commands say of an experiment from its plan to its report.

@@ -60,7 +60,9 @@ func (l *leading) decide(e ledger.Entry) bool {
 		}
 		return false
 	}
-	if entries, _ := l.ledger.Entries(); entries[e.Name].State != nil {
+	entries, _ := l.ledger.Entries()
+	l.settle(entries) // before others hear of it, and report
+	if entries[e.Name].State != nil {
 		l.publish(&meshv1.ReportResponse{States: []*controlv1.RunState{entries[e.Name].State}})
 	}
 	return true

@@ -165,9 +165,8 @@ func (l *leading) look() {
 	}
 	l.settle(entries)
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
-		if e := entries[name]; l.ctx.Err() == nil && l.decide(e) {
+		if l.ctx.Err() == nil && l.decide(entries[name]) {
 			entries, _ = l.ledger.Entries()
-			l.settle(entries)
 		}
 	}
 	l.observe()
