@@ -100,6 +100,10 @@ race:
 model: ## Play SEEDS (1000) against the model of the data plane, from FIRST (1) on
 	$(GO) test -race -timeout=0 ./proxy/modeltest -run '^TestModel$$' -seeds=$(SEEDS) -first=$(FIRST)
 
+.PHONY: scale
+scale: tool-consul ## Simulate the control side of 100, 300 and 1,000 sidecars with a real Consul, and measure it
+	cd interop && $(interop_env) $(GO) test -count=1 -timeout=20m -v $(TESTFLAGS) ./scale -full
+
 .PHONY: soak
 soak: build race tool-consul ## Churn everything around sidecars for 3m (SOAKFLAGS=-for=4h), and look what is left of it
 	@out=$(cache)/soak/$$(date +%Y%m%d-%H%M%S) && echo "measurements, plots and logs: $$out" && cd interop && \
