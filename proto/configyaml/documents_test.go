@@ -106,7 +106,7 @@ func TestDefaultMeasures(t *testing.T) {
 	e := EffectiveExperiment(&configv1.Experiment{})
 	if m := e.GetMeasures(); len(m) != 2 || m[0].GetName() != "success" || m[0].GetBetter() != "higher" ||
 		m[1].GetName() != "latency" || m[1].GetBetter() != "lower" || m[1].GetLatency().GetCap().AsDuration().String() != "1m0s" ||
-		m[0].GetMinEffect() != 0.005 || m[1].GetMinEffect() != 0.05 {
+		m[0].GetMinEffect() != 0.01 || m[1].GetMinEffect() != 0.05 {
 		t.Errorf("%v", m)
 	}
 	e = EffectiveExperiment(&configv1.Experiment{Measures: []*configv1.Measure{{Of: &configv1.Measure_Reported{Reported: "revenue"}}}})

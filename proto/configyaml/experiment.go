@@ -21,7 +21,7 @@ const (
 	defaultGroupKeyPrefix  = "pillion-experiment-"
 	defaultPerUnit         = "mean"
 	// Of RPCs of which 99 % succeed, 0.05 would be five failures more in each hundred.
-	defaultMinSuccessEffect = 0.005
+	defaultMinSuccessEffect = 0.01
 	defaultMinEffect        = 0.05
 	defaultMaxValue         = 1e12
 	defaultLatencyCap       = time.Minute

@@ -12,7 +12,7 @@ const (
 	defaultFalseAlarm = 0.05
 	defaultPower      = 0.8
 	// The least differences that matter, of success and of all else.
-	defaultMinSuccessEffect = 0.005
+	defaultMinSuccessEffect = 0.01
 	defaultMinEffect        = 0.05
 )
 

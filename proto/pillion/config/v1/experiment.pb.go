@@ -403,7 +403,7 @@ type Measure struct {
 	Better string `protobuf:"bytes,6,opt,name=better,proto3" json:"better,omitempty"`
 	// The least difference that matters, as a part of the control's mean. It says how many
 	// units `plan` asks for, and below which differences a report says that there is none.
-	// Default: 0.005 for `success`, else 0.05.
+	// Default: 0.01 for `success`, else 0.05.
 	MinEffect *float64 `protobuf:"fixed64,7,opt,name=min_effect,json=minEffect,proto3,oneof" json:"min_effect,omitempty"`
 	// Where values are cut off, against a few that outweigh all. Default: 1e12.
 	MaxValue      *float64 `protobuf:"fixed64,8,opt,name=max_value,json=maxValue,proto3,oneof" json:"max_value,omitempty"`
