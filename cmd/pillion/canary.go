@@ -146,13 +146,13 @@ func askCanary(cmd *cobra.Command, name string, action controlv1.Action, timeout
 // standing says where a canary stands, such as "running, step 1 of 3, 10%".
 func standing(s *controlv1.RunState) string {
 	if s.GetRun() == 0 {
-		return canary.PhaseWord(s.GetPhase())
+		return control.PhaseWord(s.GetPhase())
 	}
 	steps := ""
 	if c, err := canary.Document(s); err == nil {
 		steps = fmt.Sprintf(" of %d", len(c.GetSteps()))
 	}
-	return fmt.Sprintf("%s, step %d%s, %s", canary.PhaseWord(s.GetPhase()), s.GetStep(), steps, percent(s.GetWeight()))
+	return fmt.Sprintf("%s, step %d%s, %s", control.PhaseWord(s.GetPhase()), s.GetStep(), steps, percent(s.GetWeight()))
 }
 
 // percent writes a share in 1/10,000.

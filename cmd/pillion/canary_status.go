@@ -130,7 +130,7 @@ func lookAtCanaries(ctx context.Context, store kv.Store, out io.Writer) (proto.M
 	}
 	rows := plainTable(lipgloss.NewRenderer(out), "CANARY", "SERVICE", "PHASE", "STEP", "WEIGHT", "SINCE", "REASON")
 	for _, s := range list {
-		rows.Row(documents.Printable(s.GetName()), documents.Printable(s.GetService()), canary.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()), at(s.GetSince()), documents.Printable(s.GetReason()))
+		rows.Row(documents.Printable(s.GetName()), documents.Printable(s.GetService()), control.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()), at(s.GetSince()), documents.Printable(s.GetReason()))
 	}
 	return all, rendered(rows), nil
 }
@@ -267,7 +267,7 @@ func transitionsTable(out io.Writer, list []*controlv1.Transition) string {
 	rows := plainTable(lipgloss.NewRenderer(out), "TIME", "RUN", "PHASE", "STEP", "WEIGHT", "BY", "REASON")
 	for _, t := range slices.Backward(list) {
 		s := t.GetState()
-		rows.Row(at(s.GetSince()), strconv.FormatUint(s.GetRun(), 10), canary.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()),
+		rows.Row(at(s.GetSince()), strconv.FormatUint(s.GetRun(), 10), control.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()),
 			documents.Printable(s.GetBy()), documents.Printable(s.GetReason()))
 		for _, answer := range t.GetHooks() {
 			rows.Row("", "", "", "", "", "hook", documents.Printable(answer))

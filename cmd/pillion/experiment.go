@@ -105,18 +105,7 @@ pillion experiment report.`,
 
 // experimentStands says where an experiment stands, such as "running, run 1 of revision 3".
 func experimentStands(s *controlv1.RunState) string {
-	return fmt.Sprintf("%s, run %d of revision %d", phaseWord(s.GetPhase()), s.GetRun(), s.GetRevision())
-}
-
-// phaseWord is what people call a phase.
-func phaseWord(p controlv1.Phase) string {
-	switch p {
-	case controlv1.Phase_PHASE_RUNNING:
-		return "running"
-	case controlv1.Phase_PHASE_ENDED:
-		return "ended"
-	}
-	return "not started"
+	return fmt.Sprintf("%s, run %d of revision %d", control.PhaseWord(s.GetPhase()), s.GetRun(), s.GetRevision())
 }
 
 // findExperiment returns an experiment's document.

@@ -61,7 +61,7 @@ func newExperimentStatusCommand() *cobra.Command {
 			}
 			rows := plainTable(lipgloss.NewRenderer(cmd.OutOrStdout()), "EXPERIMENT", "SERVICE", "PHASE", "RUN", "REVISION", "SINCE", "BY", "WHY")
 			for _, s := range states {
-				rows.Row(documents.Printable(s.GetName()), documents.Printable(s.GetService()), phaseWord(s.GetPhase()), strconv.FormatUint(s.GetRun(), 10),
+				rows.Row(documents.Printable(s.GetName()), documents.Printable(s.GetService()), control.PhaseWord(s.GetPhase()), strconv.FormatUint(s.GetRun(), 10),
 					strconv.FormatUint(s.GetRevision(), 10), at(s.GetSince()), documents.Printable(s.GetBy()), documents.Printable(s.GetReason()))
 			}
 			_, err = io.WriteString(cmd.OutOrStdout(), rendered(rows))
@@ -114,7 +114,7 @@ func experimentTransitions(out io.Writer, list []*controlv1.Transition) string {
 	rows := plainTable(lipgloss.NewRenderer(out), "NUMBER", "TIME", "RUN", "PHASE", "BY", "WHY", "HOOKS")
 	for _, one := range slices.Backward(list) {
 		s := one.GetState()
-		rows.Row(strconv.FormatUint(s.GetNumber(), 10), at(s.GetSince()), strconv.FormatUint(s.GetRun(), 10), phaseWord(s.GetPhase()),
+		rows.Row(strconv.FormatUint(s.GetNumber(), 10), at(s.GetSince()), strconv.FormatUint(s.GetRun(), 10), control.PhaseWord(s.GetPhase()),
 			documents.Printable(s.GetBy()), documents.Printable(s.GetReason()), documents.Printable(strings.Join(one.GetHooks(), "; ")))
 	}
 	return rendered(rows)

@@ -134,7 +134,7 @@ func (l *leading) overtaken(r *led, now ledger.Page) {
 // tell tells the log, the metrics and hooks of a transition that was written. l.mu is held.
 func (l *leading) tell(s *controlv1.RunState) {
 	l.log.Info("canary: transition", slog.Bool("audit", true), slog.String("canary", s.GetName()),
-		slog.Uint64("run", s.GetRun()), slog.Uint64("number", s.GetNumber()), slog.String("phase", PhaseWord(s.GetPhase())),
+		slog.Uint64("run", s.GetRun()), slog.Uint64("number", s.GetNumber()), slog.String("phase", control.PhaseWord(s.GetPhase())),
 		slog.Uint64("step", uint64(s.GetStep())), slog.Float64("weight", float64(s.GetWeight())/all),
 		slog.String("by", s.GetBy()), slog.String("reason", s.GetReason()))
 	l.o.Metrics.transition(l.service, s.GetName(), s.GetPhase())

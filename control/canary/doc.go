@@ -21,8 +21,6 @@
 package canary
 
 import (
-	"strings"
-
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
@@ -46,14 +44,6 @@ func PolicyName(name string) string { return configyaml.GeneratedOfCanaries + na
 // Active says whether a run goes on in a phase.
 func Active(p controlv1.Phase) bool {
 	return p == controlv1.Phase_PHASE_RUNNING || p == controlv1.Phase_PHASE_PAUSED
-}
-
-// PhaseWord is what a phase is called in messages and metrics, such as "rolled back".
-func PhaseWord(p controlv1.Phase) string {
-	if p == controlv1.Phase_PHASE_UNSPECIFIED {
-		return "not started"
-	}
-	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(p.String(), "PHASE_"), "_", " "))
 }
 
 // share is which weight the canary has in a state; false: the state says nothing of where

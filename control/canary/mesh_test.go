@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pillion-proxy/pillion/control"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -172,7 +173,7 @@ func TestGoodCanary(t *testing.T) {
 		var story []string
 		for i, one := range list {
 			s := one.GetState()
-			story = append(story, fmt.Sprintf("%d %s %d", s.GetStep(), PhaseWord(s.GetPhase()), s.GetWeight()))
+			story = append(story, fmt.Sprintf("%d %s %d", s.GetStep(), control.PhaseWord(s.GetPhase()), s.GetWeight()))
 			at := s.GetSince().AsTime().Sub(began)
 			if want := time.Duration(i) * 20 * time.Second; at < want || at > want+time.Second {
 				t.Errorf("transition %d was after %v", i+1, at)

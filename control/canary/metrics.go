@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pillion-proxy/pillion/control"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -83,7 +84,7 @@ func (m *Metrics) hold(service, canary string, phase controlv1.Phase, weight uin
 		m.held = map[label]gauge{}
 	}
 	if len(m.held) < maxLabels || m.held[label{service, canary}] != (gauge{}) {
-		m.held[label{service, canary}] = gauge{weight, PhaseWord(phase)}
+		m.held[label{service, canary}] = gauge{weight, control.PhaseWord(phase)}
 	}
 }
 
@@ -111,7 +112,7 @@ func (m *Metrics) transition(service, canary string, phase controlv1.Phase) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	bump(&m.transitions, transitionLabel{label{service, canary}, PhaseWord(phase)})
+	bump(&m.transitions, transitionLabel{label{service, canary}, control.PhaseWord(phase)})
 }
 
 func bump[L comparable](counts *map[L]uint64, l L) {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/ledger"
 	"github.com/pillion-proxy/pillion/control/requests"
@@ -36,27 +37,8 @@ func (r *led) refused(q *controlv1.Request, why error, at time.Time) *controlv1.
 		s = &controlv1.RunState{Kind: kind, Name: r.name, Service: r.service, Since: timestamppb.New(at)}
 	}
 	s.Number, s.By = r.highest+1, documents.Line(q.GetAuthor())
-	s.Reason = documents.Line(verb(q.GetAction()) + " was refused: " + why.Error()) // as package requests reads it
+	s.Reason = requests.Refusal(q, why)
 	return s
-}
-
-// verb is what an action is called in commands.
-func verb(a controlv1.Action) string {
-	switch a {
-	case controlv1.Action_ACTION_START:
-		return "start"
-	case controlv1.Action_ACTION_PAUSE:
-		return "pause"
-	case controlv1.Action_ACTION_RESUME:
-		return "resume"
-	case controlv1.Action_ACTION_PROMOTE:
-		return "promote"
-	case controlv1.Action_ACTION_PROMOTE_FULLY:
-		return "promote --fully"
-	case controlv1.Action_ACTION_ABORT:
-		return "abort"
-	}
-	return fmt.Sprintf("action %d", a)
 }
 
 // obey returns the state after a request, or why it cannot be done.
@@ -66,7 +48,7 @@ func (r *led) obey(asked ledger.Asked, others []string, at time.Time) (*controlv
 	var (
 		running = phase == controlv1.Phase_PHASE_RUNNING
 		paused  = phase == controlv1.Phase_PHASE_PAUSED
-		is      = fmt.Errorf("it is %s", PhaseWord(phase))
+		is      = fmt.Errorf("it is %s", control.PhaseWord(phase))
 	)
 	if err := requests.Outdated(q, at); err != nil {
 		return nil, err
@@ -110,7 +92,7 @@ func (r *led) start(asked ledger.Asked, others []string, at time.Time) (*control
 	c := doc.GetCanary()
 	switch {
 	case Active(r.state.GetPhase()):
-		return nil, fmt.Errorf("it is %s already", PhaseWord(r.state.GetPhase()))
+		return nil, fmt.Errorf("it is %s already", control.PhaseWord(r.state.GetPhase()))
 	case asked.Problem != nil:
 		return nil, fmt.Errorf("its document is wrong: %w", asked.Problem)
 	case c == nil:
@@ -141,4 +123,4 @@ func (r *led) start(asked ledger.Asked, others []string, at time.Time) (*control
 }
 
 // said is what somebody said who asked for something.
-func said(q *controlv1.Request) string { return cmp.Or(q.GetMessage(), verb(q.GetAction())) }
+func said(q *controlv1.Request) string { return cmp.Or(q.GetMessage(), requests.Verb(q.GetAction())) }

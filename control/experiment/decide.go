@@ -129,13 +129,8 @@ func (l *leading) answer(e ledger.Entry, now time.Time) (*controlv1.RunState, er
 		next = proto.CloneOf(e.State)
 	}
 	next.Request, next.By = q.GetNumber(), documents.Line(q.GetAuthor())
-	next.Reason = documents.Line(fmt.Sprintf("%s was refused: %s", verb(q.GetAction()), refusal))
+	next.Reason = requests.Refusal(q, errors.New(refusal))
 	return next, nil
-}
-
-// verb is what an action is called in commands.
-func verb(a controlv1.Action) string {
-	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(a.String(), "ACTION_"), "_", " "))
 }
 
 // start returns the state at the beginning of a new run, or why it cannot begin.

@@ -253,6 +253,6 @@ func (l *Ledger) reread(ctx context.Context, from Entry) error {
 func (l *Ledger) tell(s *controlv1.RunState, t *controlv1.Transition) {
 	l.o.Logger.Info("transition", slog.Bool("audit", true), slog.String("kind", s.GetKind()), slog.String("name", s.GetName()),
 		slog.String("service", s.GetService()), slog.Uint64("run", s.GetRun()), slog.Uint64("number", s.GetNumber()),
-		slog.String("phase", s.GetPhase().String()), slog.String("by", s.GetBy()), slog.String("reason", s.GetReason()))
+		slog.String("phase", control.PhaseWord(s.GetPhase())), slog.String("by", s.GetBy()), slog.String("reason", s.GetReason()))
 	l.o.Written(s, t, l.book.transitionKey(s, 0))
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/kv"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
@@ -126,13 +127,32 @@ func Outdated(q *controlv1.Request, now time.Time) error {
 	return nil
 }
 
+// refused is between what was asked and why it is not done, in the reason of a state.
+const refused = " was refused: "
+
+// Refusal is the reason of a state that is the answer to a request that was refused.
+func Refusal(q *controlv1.Request, why error) string {
+	return documents.Line(Verb(q.GetAction()) + refused + why.Error())
+}
+
 // Refused says why a request was refused that a state is the answer to; "": it was done.
 func Refused(state *controlv1.RunState) string {
-	verb, why, ok := strings.Cut(state.GetReason(), " was refused: ")
+	verb, why, ok := strings.Cut(state.GetReason(), refused)
 	if !ok || strings.Contains(verb, ":") {
 		return ""
 	}
 	return why
+}
+
+// Verb is what an action is called in commands.
+func Verb(a controlv1.Action) string {
+	if a == controlv1.Action_ACTION_PROMOTE_FULLY {
+		return "promote --fully"
+	}
+	if _, known := controlv1.Action_name[int32(a)]; !known {
+		return fmt.Sprintf("action %d", a)
+	}
+	return strings.ToLower(strings.TrimPrefix(a.String(), "ACTION_"))
 }
 
 // State returns where it stands; nil: it never ran.

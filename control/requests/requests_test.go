@@ -155,3 +155,18 @@ func TestStatesAndHistory(t *testing.T) {
 		t.Errorf("%v, %v", s, err)
 	}
 }
+
+// What is said of a refusal is found again.
+func TestRefusalsAreFound(t *testing.T) {
+	t.Parallel()
+	for action, want := range map[controlv1.Action]string{
+		controlv1.Action_ACTION_START:         "start was refused: it\u2026 is: running",
+		controlv1.Action_ACTION_PROMOTE_FULLY: "promote --fully was refused: it\u2026 is: running",
+		controlv1.Action(77):                  "action 77 was refused: it\u2026 is: running",
+	} {
+		got := Refusal(&controlv1.Request{Action: action}, errors.New("it\u2026 is: running"))
+		if got != want || Refused(&controlv1.RunState{Reason: got}) != "it\u2026 is: running" {
+			t.Errorf("%v: %q", action, got)
+		}
+	}
+}

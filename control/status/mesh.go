@@ -185,7 +185,7 @@ func (m *Mesh) readRuns(ctx context.Context, store kv.Store) error {
 		if m.service == "" || st.GetService() == m.service {
 			m.Runs = append(m.Runs, &Run{
 				Kind: st.GetKind(), Name: st.GetName(), Service: st.GetService(), Step: st.GetStep(), Weight: st.GetWeight(),
-				Phase: strings.ToLower(strings.TrimPrefix(st.GetPhase().String(), "PHASE_")), Since: st.GetSince().AsTime(),
+				Phase: control.PhaseWord(st.GetPhase()), Since: st.GetSince().AsTime(),
 				Reason: st.GetReason(), Elected: elected[control.LeaderKey(st.GetService())],
 			})
 		}

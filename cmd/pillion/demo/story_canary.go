@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/pillion-proxy/pillion/control"
-	"github.com/pillion-proxy/pillion/control/canary"
 	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/requests"
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
@@ -313,13 +312,13 @@ func (c *canaryPlay) run(ctx context.Context, name string) ([]*controlv1.RunStat
 // reaches waits until a canary is in a phase. One that ends in another one never will be.
 func (c *canaryPlay) reaches(ctx context.Context, name string, phase controlv1.Phase) error {
 	var other error
-	err := c.until(ctx, fmt.Sprintf("canary %s is %s", name, canary.PhaseWord(phase)), patience, func() bool {
+	err := c.until(ctx, fmt.Sprintf("canary %s is %s", name, control.PhaseWord(phase)), patience, func() bool {
 		s, err := requests.State(ctx, c.store, subject(name))
 		if err != nil || s.GetPhase() == controlv1.Phase_PHASE_RUNNING {
 			return false // a file that is being written may be read half a moment later
 		}
 		if s.GetPhase() != phase {
-			other = fmt.Errorf("%w: canary %s is %s: %s", ErrNotSo, name, canary.PhaseWord(s.GetPhase()), s.GetReason())
+			other = fmt.Errorf("%w: canary %s is %s: %s", ErrNotSo, name, control.PhaseWord(s.GetPhase()), s.GetReason())
 		}
 		return true
 	})
@@ -386,7 +385,7 @@ func evidenceTold(e *meshv1.EvidenceResponse) string {
 	}
 	t := e.GetTally()
 	if phase := e.GetState().GetPhase(); phase != controlv1.Phase_PHASE_RUNNING {
-		return "canary " + canary.PhaseWord(phase)
+		return "canary " + control.PhaseWord(phase)
 	}
 	return fmt.Sprintf("canary %g %%: %d of %d RPCs failed, stable %d of %d, p %.2g",
 		float64(e.GetState().GetWeight())/100, t.GetCanaryFailures(), t.GetCanaryRpcs(), t.GetStableFailures(), t.GetStableRpcs(), p)
