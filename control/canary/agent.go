@@ -185,7 +185,7 @@ func (a *Agent) settle(r *run) bool {
 	doc := r.doc
 	if s != nil && s.GetPhase() != controlv1.Phase_PHASE_UNSPECIFIED {
 		var err error
-		if doc, err = readDocument(s); err != nil {
+		if doc, err = Document(s); err != nil {
 			if r.refused != s.GetNumber() {
 				r.refused = s.GetNumber()
 				a.o.Logger.Error("canary: a state cannot be obeyed, what held before it stays",

@@ -138,7 +138,7 @@ func (l *leading) tell(s *controlv1.RunState) {
 		slog.Uint64("step", uint64(s.GetStep())), slog.Float64("weight", float64(s.GetWeight())/all),
 		slog.String("by", s.GetBy()), slog.String("reason", s.GetReason()))
 	l.o.Metrics.transition(l.service, s.GetName(), s.GetPhase())
-	if doc, err := readDocument(s); err == nil {
+	if doc, err := Document(s); err == nil {
 		l.o.Hooks.Tell(doc.GetHooks(), &controlv1.Transition{State: s}, control.TransitionKey(control.Canary, l.service, s.GetName(), s.GetNumber()))
 	}
 }

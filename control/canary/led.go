@@ -53,7 +53,7 @@ func (r *led) adopt(s *controlv1.RunState) (problem error) {
 	r.highest = max(r.highest, s.GetNumber())
 	doc, err := r.doc, error(nil)
 	if s.GetPhase() != controlv1.Phase_PHASE_UNSPECIFIED {
-		if doc, err = readDocument(s); err != nil {
+		if doc, err = Document(s); err != nil {
 			doc = nil
 		}
 	}

@@ -19,8 +19,9 @@ const firstOrder = 2000
 // others. Those that ended first are left out.
 const maxPolicies = 16
 
-// readDocument returns the document that a state runs, with its defaults, checked.
-func readDocument(s *controlv1.RunState) (*configv1.Canary, error) {
+// Document returns the canary that a state runs, with its defaults, checked. States in the
+// history have none.
+func Document(s *controlv1.RunState) (*configv1.Canary, error) {
 	var c configv1.Canary
 	if err := proto.Unmarshal(s.GetDocument(), &c); err != nil {
 		return nil, fmt.Errorf("its document cannot be read: %w", err)
