@@ -129,7 +129,7 @@ func (b Book) Write(ctx context.Context, next *controlv1.RunState, version uint6
 	case readErr == nil && proto.Equal(now.State, next):
 		return now, true, nil
 	case err == nil && readErr != nil:
-		return Page{State: next}, true, nil
+		return Page{State: next}, true, nil //nolint:nilerr // it was written, of a version that is not known
 	case err == nil, errors.As(err, new(*kv.ConflictError)):
 		return now, false, readErr
 	}
