@@ -56,7 +56,7 @@ func TestDocumentCommands(t *testing.T) {
 			t.Errorf("%s says:\n%s\nand not\n%s", line, got, want)
 		}
 	}
-	if want := []string{"apply", "get", "diff", "apply", "rollback", "history", "delete"}; !slices.Equal(ran, want) {
+	if want := []string{"apply", "get", "diff", "plan", "apply", "rollback", "history", "delete"}; !slices.Equal(ran, want) {
 		t.Errorf("the page shows %q, not %q", ran, want)
 	}
 }

@@ -38,6 +38,7 @@ func limits(t *testing.T) map[string]string {
 			Service: &configv1.Service{Port: proto.Uint32(1)}, Outbound: &configv1.Outbound{}, Inbound: &configv1.Inbound{},
 			Admin: &configv1.Admin{}, AccessLog: &configv1.AccessLog{}, Registry: registry,
 			Overload: &configv1.Overload{AdaptiveConcurrency: &configv1.AdaptiveConcurrency{}}, Policies: &configv1.PolicyFiles{},
+			Control:  &configv1.Control{},
 			Identity: &configv1.Identity{Source: &configv1.Identity_Dev{Dev: &configv1.DevIdentity{}}},
 		}).ProtoReflect())
 	}

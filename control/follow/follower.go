@@ -214,8 +214,19 @@ func (f *Follower) handOver(update func(*registry.Policies)) {
 		s.take()
 	}
 	now := f.gather(services)
+	unknown := f.unknowns()
+	tell := f.o.Unknown != nil && !slices.Equal(unknown, f.unknown)
+	f.unknown = unknown
 	f.mu.Unlock()
+	// Everybody is refused before it could be thought that there is nothing, and until what
+	// there is is in force.
+	if tell && len(unknown) > 0 {
+		f.o.Unknown(unknown)
+	}
 	update(now)
+	if tell && len(unknown) == 0 {
+		f.o.Unknown(nil)
+	}
 	refused := map[string]string{}
 	for _, r := range f.o.Refused() {
 		if refused[r.Policy] == "" {
@@ -226,14 +237,8 @@ func (f *Follower) handOver(update func(*registry.Policies)) {
 	for _, s := range services {
 		s.note(refused)
 	}
-	unknown := f.unknowns()
-	tell := !slices.Equal(unknown, f.unknown)
-	f.unknown = unknown
 	changed := f.changed
 	f.mu.Unlock()
-	if tell && f.o.Unknown != nil {
-		f.o.Unknown(unknown)
-	}
 	for _, s := range services {
 		if s.isTaken && !s.isSettled {
 			s.isSettled = true

@@ -157,15 +157,25 @@ func TestRPCsWaitForPoliciesButNotForever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, memkv.New(), nil)
 		r.store.SetFault(memkv.Fault{Err: errors.New("away")})
+		r.putTimeout("web", "a", 1, 1)
 		start := time.Now()
 		r.start()
 		defer r.stop()
 		r.f.Await(t.Context(), "web")
 		r.want("waited", time.Since(start), defaultPatience)
 		r.want("own policies are unknown", r.unknowns(), 1)
+		r.mu.Lock()
+		r.want("times that policies came while everybody was refused", len(r.refusing), r.handed)
+		r.mu.Unlock()
 		r.store.SetFault(memkv.Fault{})
 		time.Sleep(time.Minute)
 		r.want("own policies are known", r.unknowns(), 0)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		// Nobody slips in before, nor in between.
+		if n := len(r.refusing); n < 2 || r.refusing[0] != "0" || r.refusing[n-1] != "1" {
+			t.Errorf("refused while so many policies were handed over: %v", r.refusing)
+		}
 	})
 }
 

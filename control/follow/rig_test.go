@@ -35,6 +35,7 @@ type rig struct {
 	handed    int
 	generated int // policies of others
 	unknown   []string
+	refusing  []string // each time that policies came while the app's own were not known, what came
 	active    map[string]bool
 }
 
@@ -76,6 +77,9 @@ func (r *rig) take(now *registry.Policies) {
 	}
 	r.set = set
 	r.handed++
+	if len(r.unknown) > 0 {
+		r.refusing = append(r.refusing, fmt.Sprint(len(now.List)))
+	}
 	r.generated = 0
 	for _, g := range now.Generated {
 		r.generated += len(g.List)

@@ -108,6 +108,9 @@ func TestSidecarsInAnOutage(t *testing.T) {
 	if code, said := page(t, fresh.Admin, "/ready"); code != http.StatusServiceUnavailable || !strings.Contains(said, "documents: access policies for the app are not known") {
 		t.Errorf("it does not say so: /ready %d %s", code, said)
 	}
+	// Its successor would know no more, so there is none.
+	fresh.Signal(t, hangup)
+	fresh.Await(t, "the upgrade failed.*access policy .*not known")
 
 	agent.Start(t)
 	began = time.Now()
