@@ -218,8 +218,8 @@ func (f *Follower) handOver(update func(*registry.Policies)) {
 	tell := f.o.Unknown != nil && !slices.Equal(unknown, f.unknown)
 	f.unknown = unknown
 	f.mu.Unlock()
-	// Everybody is refused before it could be thought that there is nothing, and until what
-	// there is is in force.
+	// Everybody is refused before it could be thought that there is nothing, and until all
+	// that was found is in force.
 	if tell && len(unknown) > 0 {
 		f.o.Unknown(unknown)
 	}

@@ -61,7 +61,7 @@ type service struct {
 	wantsEntries, watchingEntries bool
 	entries                       *registry.Policies // nil: nothing was said yet
 
-	watchingStates context.CancelFunc // nil: they are not watched
+	watchingStates bool
 
 	absent map[part]*absent // what the store had, and has not any more
 	asking bool             // about that
@@ -102,10 +102,9 @@ func (s *service) watch(ctx context.Context) {
 	timer := time.AfterFunc(patience, s.resort)
 	defer timer.Stop()
 	watchStates := func() {
-		if s.watchingStates == nil {
-			below, cancel := context.WithCancel(ctx)
-			s.watchingStates = cancel
-			states.Go(func() { s.f.o.Store.Watch(below, control.StatePrefix(s.name), s.readStates) })
+		if !s.watchingStates {
+			s.watchingStates = true
+			states.Go(func() { s.f.o.Store.Watch(ctx, control.StatePrefix(s.name), s.readStates) })
 		}
 	}
 	s.watchEntries(ctx)
@@ -130,7 +129,7 @@ func (s *service) resort() {
 		if s.cached == nil {
 			s.assumed = true
 		}
-		s.err = cmp.Or(s.err, error(fmt.Errorf("%s: no answer yet about service %q", s.f.o.Store.Describe(), s.name)))
+		s.err = cmp.Or(s.err, fmt.Errorf("%s: no answer yet about service %q", s.f.o.Store.Describe(), s.name))
 	}
 	s.f.mu.Unlock()
 	s.know()
