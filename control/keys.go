@@ -2,7 +2,6 @@ package control
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -102,11 +101,21 @@ const StatusPrefix = Root + "reports/"
 // who read what is beside them pass them over.
 func Anchors() []string { return []string{Root + "leaders/" + anchor, Root + "state/" + anchor} }
 
-// anchor stands where services do. None can be called so.
+// anchor stands where services do, and below them kinds. None can be called so.
 const anchor = "_"
 
-// IsAnchor says whether a key is one of Anchors.
-func IsAnchor(key string) bool { return slices.Contains(Anchors(), key) }
+// ServiceAnchors are keys that sidecars write which are about to watch the states and the
+// lock of a service. While there is nothing but them, Consul counts what is below the
+// prefixes from when they were written. Without them it has nothing to count from, and
+// answers such watches at each change of anything in its KV.
+func ServiceAnchors(service string) []string {
+	return []string{StatePrefix(service) + anchor, LeaderKey(service) + "/" + anchor}
+}
+
+// IsAnchor says whether a key is one of Anchors or ServiceAnchors.
+func IsAnchor(key string) bool {
+	return strings.HasSuffix(key, "/"+anchor) && (strings.HasPrefix(key, Root+"leaders/") || strings.HasPrefix(key, Root+"state/"))
+}
 
 // StatusKey is where one of them does, a controlv1.SidecarStatus in JSON. A pure client
 // has the service "".

@@ -104,7 +104,10 @@ func (s *service) watch(ctx context.Context) {
 	watchStates := func() {
 		if !s.watchingStates {
 			s.watchingStates = true
-			states.Go(func() { s.f.o.Store.Watch(ctx, control.StatePrefix(s.name), s.readStates) })
+			states.Go(func() {
+				control.Anchor(ctx, s.f.o.Store, control.ServiceAnchors(s.name))
+				s.f.o.Store.Watch(ctx, control.StatePrefix(s.name), s.readStates)
+			})
 		}
 	}
 	s.watchEntries(ctx)
@@ -220,6 +223,9 @@ func (s *service) readStates(st kv.State) {
 	}
 	var states []*controlv1.RunState
 	for _, e := range st.Entries {
+		if control.IsAnchor(e.Key) {
+			continue
+		}
 		state := &controlv1.RunState{}
 		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(e.Value, state); err != nil ||
 			e.Key != control.StateKey(control.Kind(state.GetKind()), s.name, state.GetName()) {

@@ -167,9 +167,27 @@ func (m *Member) Close(ctx context.Context) {
 		<-s.over
 	}
 	m.stop()
-	m.server.Stop()
+	m.serveLast(ctx)
 	_ = m.inside.Close()
 	m.running.Wait()
+}
+
+// serveLast ends the server once all have heard the last words, or when that takes too
+// long.
+func (m *Member) serveLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastWords)
+	defer cancel()
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		m.server.GracefulStop()
+	}()
+	select {
+	case <-heard:
+	case <-ctx.Done():
+		m.server.Stop()
+		<-heard
+	}
 }
 
 // clone is for what is kept of others' messages.

@@ -128,6 +128,9 @@ const (
 	// linger is how long a service stays active after it was said not to be: hooks are
 	// still answered, and those who looked the last time see how it ended.
 	linger = 10 * time.Second
+	// lastWords is how long it may take at the end until those who report have heard what
+	// was decided last.
+	lastWords = 500 * time.Millisecond
 	// storeTimeout bounds each question to the store.
 	storeTimeout = 5 * time.Second
 )

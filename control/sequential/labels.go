@@ -134,6 +134,7 @@ func (t *Labels) weigh() []float64 {
 
 // close has the next RPCs begin a block of their own.
 func (t *Labels) close() {
+	t.peak = max(t.peak, t.LogE())
 	floats.Add(t.logs, t.weigh())
 	t.extra = [len(labelsAlternatives)]float64{}
 	t.open = LabelCounts{Share: t.open.Share, Together: t.open.Together}

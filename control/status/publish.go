@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -181,7 +180,7 @@ func (p *Publisher) publish(ctx context.Context) error {
 			return err
 		}
 		p.session = s
-		p.anchor(ctx)
+		control.Anchor(ctx, p.Store, control.Anchors())
 	}
 	written := proto.CloneOf(now)
 	written.Time = timestamppb.Now()
@@ -194,16 +193,6 @@ func (p *Publisher) publish(ctx context.Context) error {
 	}
 	p.said, p.written = proto.CloneOf(now), data
 	return nil
-}
-
-// anchor writes the anchors, if nobody has yet. Without them the store has more to do, and
-// nothing else is wrong.
-func (p *Publisher) anchor(ctx context.Context) {
-	for _, key := range control.Anchors() {
-		if _, err := p.Store.Get(ctx, key); errors.Is(err, kv.ErrNotFound) {
-			_ = p.Store.Commit(ctx, kv.Op{Key: key, Value: []byte("{}")})
-		}
-	}
 }
 
 // fail logs a failure that is not the last one.
