@@ -66,7 +66,7 @@ func (e *election) stand(changed <-chan struct{}) {
 		return
 	case <-timer.C:
 	}
-	if err := e.try(); err != nil && e.ctx.Err() == nil {
+	if err := e.try(changed); err != nil && e.ctx.Err() == nil {
 		e.failures++
 		if _, now := e.look(); now == changed {
 			e.complain("nobody is elected: " + err.Error())
@@ -95,17 +95,44 @@ func (e *election) nobody(changed <-chan struct{}) {
 // errTaken says that somebody else was faster; there is nothing wrong with that.
 var errTaken = errors.New("the lock is held or cannot be taken yet")
 
-// try tries the lock, and leads if it gets it. The error says why it does not.
-func (e *election) try() error {
-	store := e.m.o.Store
+// free says whether nobody holds the lock, and how long the store took to say so.
+func (e *election) free() (is bool, took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(e.ctx, storeTimeout)
 	defer cancel()
-	switch _, err := store.Get(ctx, e.key); {
+	began := time.Now()
+	_, err = e.m.o.Store.Get(ctx, e.key)
+	took = time.Since(began)
+	switch {
 	case err == nil:
-		return nil // the watch will tell
+		return false, took, nil // the watch will tell
 	case !errors.Is(err, kv.ErrNotFound):
-		return fmt.Errorf("the lock cannot be read: %w", err)
+		return false, took, fmt.Errorf("the lock cannot be read: %w", err)
 	}
+	return true, took, nil
+}
+
+// try tries the lock, and leads if it gets it. The error says why it does not. changed is
+// closed when something else is known.
+func (e *election) try(changed <-chan struct{}) error {
+	store := e.m.o.Store
+	isFree, took, err := e.free()
+	if more := waitForSlow(e.m.o.Random(), took); isFree && more > 0 {
+		timer := time.NewTimer(more)
+		defer timer.Stop()
+		select {
+		case <-changed:
+			return nil
+		case <-e.ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		isFree, _, err = e.free()
+	}
+	if err != nil || !isFree {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, storeTimeout)
+	defer cancel()
 	leader, err := e.m.card(ctx)
 	if err != nil {
 		return err

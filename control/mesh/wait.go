@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"math"
+	"math/bits"
 	"time"
 )
 
@@ -29,6 +30,16 @@ func waitToTry(random float64, failures int) time.Duration {
 	most = min(most, maxWindow)
 	x := 1 - random // from (0, 1]
 	return max(0, time.Duration(float64(most)*(1+math.Log(x)/math.Log(crowd))))
+}
+
+// waitForSlow draws how much longer a candidate waits where the store took so long to
+// answer that in a tenth of the window nobody's success can have spread: as if the window
+// were ten times as long as that. 0: it is fast enough.
+func waitForSlow(random float64, took time.Duration) time.Duration {
+	if took <= window/10 {
+		return 0
+	}
+	return waitToTry(random, bits.Len64(uint64(10*took/window)))
 }
 
 // backOff is how long is waited before the elected sidecar is connected to again, after
