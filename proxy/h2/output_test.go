@@ -432,7 +432,7 @@ func TestReaderGoesOnOnceTheOutputIsTaken(t *testing.T) {
 			if err := r.take(1000); err != nil {
 				t.Fatal(err)
 			}
-			r.room(len(r.end.in.buf) + 8000)
+			r.room(r.end.in.size() + 8000)
 			synctest.Wait()
 		}
 		if after := r.unread(); after >= before {
@@ -443,10 +443,7 @@ func TestReaderGoesOnOnceTheOutputIsTaken(t *testing.T) {
 
 // unread is how many bytes the engine has not read yet.
 func (r *rig) unread() int {
-	l := r.engine.in
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.buf)
+	return r.engine.in.size()
 }
 
 // A peer that takes little, but some, keeps its connection.

@@ -29,6 +29,13 @@ func newLink() *link {
 	return l
 }
 
+// size is how many bytes are on their way.
+func (l *link) size() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.buf)
+}
+
 // put appends what there is room for.
 func (l *link) put(p []byte) (int, error) {
 	if l.werr != nil {
