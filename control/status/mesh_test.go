@@ -134,7 +134,7 @@ func TestPublishesWhatChanges(t *testing.T) {
 				t.Errorf("%s: %q is published, want %q", what, got, version)
 			}
 		}
-		time.Sleep(spread)
+		time.Sleep(2 * spread)
 		synctest.Wait()
 		want("at first", "1")
 		commits := memory.Commits()
@@ -146,12 +146,12 @@ func TestPublishesWhatChanges(t *testing.T) {
 		version = "2"
 		mu.Unlock()
 		p.Changed()
-		time.Sleep(pause + spread)
+		time.Sleep(pause + 2*spread)
 		synctest.Wait()
 		want("after a change", "2")
 
 		store.Lose(p.session)
-		time.Sleep(2 * pause)
+		time.Sleep(2*pause + 2*spread)
 		synctest.Wait()
 		want("after the session was lost", "2")
 
@@ -190,7 +190,7 @@ func TestHandsItsStatusOver(t *testing.T) {
 			}
 		}
 		old, endOld := started("1", false)
-		time.Sleep(spread)
+		time.Sleep(2 * spread)
 		synctest.Wait()
 		there("1")
 		old.Succeeded()

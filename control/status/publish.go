@@ -136,8 +136,11 @@ func (p *Publisher) Run(ctx context.Context) {
 	}
 }
 
-// drawn is a pause that differs from sidecar to sidecar.
-func (p *Publisher) drawn() time.Duration { return time.Duration(p.Random() * float64(spread)) }
+// drawn is a pause that differs from sidecar to sidecar. It is never short: what many
+// sidecars write holds up those who have not heard yet of what all write about.
+func (p *Publisher) drawn() time.Duration {
+	return spread/2 + time.Duration(p.Random()*float64(spread))
+}
 
 // lost is closed when the session is.
 func (p *Publisher) lost() <-chan struct{} {
