@@ -72,6 +72,7 @@ type Follower struct {
 	ctx      context.Context // of WatchPolicies; nil: it was not called yet
 	watching sync.WaitGroup
 	services map[string]*service
+	released []string // services that were not told yet not to be active any more
 	unknown  []string
 	changed  []func() // are told that Documents has changed
 }
@@ -128,6 +129,7 @@ func (f *Follower) release(s *service) {
 		return
 	}
 	delete(f.services, s.name)
+	f.released = append(f.released, s.name)
 	s.isOver = true
 	if s.stop != nil {
 		s.stop()
@@ -237,8 +239,14 @@ func (f *Follower) handOver(update func(*registry.Policies)) {
 	for _, s := range services {
 		s.note(refused)
 	}
-	changed := f.changed
+	changed, released := f.changed, f.released
+	f.released = nil
 	f.mu.Unlock()
+	if f.o.Active != nil {
+		for _, name := range released {
+			f.o.Active(name, false) // those that are followed again are told below
+		}
+	}
 	for _, s := range services {
 		if s.isTaken && !s.isSettled {
 			s.isSettled = true

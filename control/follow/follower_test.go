@@ -179,6 +179,27 @@ func TestRPCsWaitForPoliciesButNotForever(t *testing.T) {
 	})
 }
 
+// Nobody is to elect or report for a service that is not used any more.
+func TestServicesThatAreNotUsedAreNotActive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memkv.New(), nil)
+		r.start()
+		defer r.stop()
+		key := control.DocumentKey(control.Canary, "greeter", "new")
+		r.put(key, []byte(`{"revision":"1","canary":{"name":"new","service":"greeter","stable":"v1","canary":"v2","steps":[{"weight":1000}]}}`))
+		r.putState(&controlv1.RunState{Kind: "canary", Name: "new", Service: "greeter", Number: 1, Run: 1, Phase: controlv1.Phase_PHASE_RUNNING})
+		release := r.f.Follow("greeter")
+		synctest.Wait()
+		r.want("active while it is used", r.isActive("greeter"), true)
+		release()
+		synctest.Wait()
+		r.want("active when it is not used any more", r.isActive("greeter"), false)
+		defer r.f.Follow("greeter")()
+		synctest.Wait()
+		r.want("active when it is used again", r.isActive("greeter"), true)
+	})
+}
+
 func TestTellsWhoChangedWhat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
