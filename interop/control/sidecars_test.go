@@ -198,7 +198,9 @@ canaries:
 			c.upgrade(t)
 			all.more(t, c.id+" was upgraded")
 		}
-		time.Sleep(time.Second) // until the last of the old processes has gone
+		for _, c := range r.sidecars {
+			agents.Eventually(t, c.id+"'s old process has gone", func() bool { return strings.Contains(c.Output(), `"msg":"stopped"`) })
+		}
 		all.more(t, "both were upgraded")
 	})
 	if len(missing) > 0 {
