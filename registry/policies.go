@@ -28,7 +28,8 @@ type Policies struct {
 	Generated []*Policies
 }
 
-// RefusedPolicy is a version of a policy that does not hold because it is wrong.
+// RefusedPolicy is a version of a policy that does not hold because it is wrong, or a part
+// of one that does not while the rest of it does.
 type RefusedPolicy struct {
 	// Policy is the policy's name, as far as it could be read.
 	Policy string
@@ -39,6 +40,9 @@ type RefusedPolicy struct {
 	// Access says that it refuses callers, or may be meant to: until there is a version
 	// that holds, nobody is to be let in that it might have refused.
 	Access bool
+	// Partial says that it is a part alone that does not hold, the one that Problem names:
+	// what Consul's configuration entries say and a sidecar does not do.
+	Partial bool
 }
 
 // PolicySource is where policies are found.

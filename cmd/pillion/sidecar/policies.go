@@ -178,7 +178,11 @@ func (p *policies) close() {
 // log says what is refused, where that is news. p.mu is held.
 func (p *policies) log(refused []registry.RefusedPolicy) {
 	for _, r := range refused {
-		if !slices.Contains(p.refused, r) {
+		switch {
+		case slices.Contains(p.refused, r):
+		case r.Partial:
+			p.logger.Warn("a part of a policy is not obeyed, the rest of it is", "policy", r.Policy, "problem", r.Problem)
+		default:
 			p.logger.Error("policy is refused, its last good version stays in force if there is one", "policy", r.Policy, "problem", r.Problem)
 		}
 	}

@@ -28,10 +28,10 @@ func (p *policies) note(set *policy.Set, refused []registry.RefusedPolicy, now t
 	}
 	for _, r := range refused {
 		st := states[r.Policy]
-		switch st.state {
-		case adminv1.PolicyState_POLICY_STATE_UNSPECIFIED:
+		switch {
+		case st.state == adminv1.PolicyState_POLICY_STATE_UNSPECIFIED:
 			st.state = adminv1.PolicyState_POLICY_STATE_REFUSED
-		case adminv1.PolicyState_POLICY_STATE_IN_FORCE:
+		case st.state == adminv1.PolicyState_POLICY_STATE_IN_FORCE && !r.Partial:
 			st.state = adminv1.PolicyState_POLICY_STATE_KEPT
 		}
 		st.problems = append(st.problems, r.Problem)
@@ -69,12 +69,13 @@ func (p *policies) Policies() *adminv1.Policies {
 	return out
 }
 
-// count returns how many policies are in force, and how many were refused.
+// count returns how many policies are in force, and how many were refused. One of which a
+// part alone is not obeyed is in force.
 func (p *policies) count() (version string, inForce, refused int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, st := range p.states {
-		if len(st.problems) > 0 {
+		if st.state != adminv1.PolicyState_POLICY_STATE_IN_FORCE {
 			refused++
 		}
 	}

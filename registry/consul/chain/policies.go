@@ -198,7 +198,7 @@ func (t *translation) addRoute(rules []*configv1.RouteRule) {
 		return
 	}
 	if len(rules) > maxRules {
-		t.refusef(t.service, kindRoute, "its routes take %d rules, and there may be %d at most: none is in force", len(rules), maxRules)
+		t.refuseAllf(t.service, kindRoute, "its routes take %d rules, and there may be %d at most: none is in force", len(rules), maxRules)
 		return
 	}
 	t.add(t.service, kindRoute, &configv1.Policy{Kind: &configv1.Policy_Route{Route: &configv1.RoutePolicy{Rules: rules}}})
@@ -208,15 +208,24 @@ func (t *translation) addRoute(rules []*configv1.RouteRule) {
 func (t *translation) add(service, kind string, p *configv1.Policy) {
 	p.Name, p.Service = policyName(service, kind), service
 	if problem := misfit(p); problem != "" {
-		t.refusef(service, kind, "entries for service %q: %s: none of this policy is in force", service, problem)
+		t.refuseAllf(service, kind, "entries for service %q: %s: none of this policy is in force", service, problem)
 		return
 	}
 	t.result.Policies = append(t.result.Policies, configyaml.EffectivePolicy(p))
 }
 
-// refusef reports something that Consul has an Envoy do, and Pillion does not.
+// refusef reports a part of a policy that Consul has an Envoy obey, and Pillion does not.
 func (t *translation) refusef(service, kind, format string, args ...any) {
-	r := registry.RefusedPolicy{Policy: policyName(service, kind), Service: service, Problem: cut("Consul's "+oneLine(fmt.Sprintf(format, args...)), 1000)}
+	t.refuse(service, kind, true, fmt.Sprintf(format, args...))
+}
+
+// refuseAllf reports a policy of which Pillion obeys nothing.
+func (t *translation) refuseAllf(service, kind, format string, args ...any) {
+	t.refuse(service, kind, false, fmt.Sprintf(format, args...))
+}
+
+func (t *translation) refuse(service, kind string, partial bool, problem string) {
+	r := registry.RefusedPolicy{Policy: policyName(service, kind), Service: service, Problem: cut("Consul's "+oneLine(problem), 1000), Partial: partial}
 	if !slices.Contains(t.result.Refused, r) {
 		t.result.Refused = append(t.result.Refused, r)
 	}

@@ -75,7 +75,7 @@ func TestRoutesThatCannotBeTold(t *testing.T) {
 			"router:a": {"Type": "router", "Routes": [{"Definition": {"Match": {"HTTP": `+match+`}}, "NextNode": "resolver:b"}, {"Definition": {}, "NextNode": "resolver:a"}]}`,
 			targetA+`, "b": {"Service": "b", "Datacenter": "dc1"}`)
 		r := c.Policies("a", "")
-		if len(r.Refused) != 1 || !strings.Contains(r.Refused[0].Problem, want) || !strings.Contains(r.Refused[0].Problem, `service-router "a": routes[0].match`) {
+		if len(r.Refused) != 1 || !strings.Contains(r.Refused[0].Problem, want) || !r.Refused[0].Partial || !strings.Contains(r.Refused[0].Problem, `service-router "a": routes[0].match`) {
 			t.Errorf("%.60s: refused is %+v, want %q", match, r.Refused, want)
 		}
 		if got := where(compiled(t, r), "a", "/x.Y/Z"); got != "a/" {
@@ -103,7 +103,7 @@ func TestBeyondTheBounds(t *testing.T) {
 		"no service's name here":    route("", `"Service": "b/../c"`),
 		`"any" is no subset's name`: route("", `"Service": "b", "ServiceSubset": "any"`),
 	} {
-		if len(r.Refused) != 1 || !strings.Contains(r.Refused[0].Problem, want) {
+		if len(r.Refused) != 1 || !strings.Contains(r.Refused[0].Problem, want) || r.Refused[0].Partial != strings.Contains(r.Refused[0].Problem, "end UNAVAILABLE") {
 			t.Errorf("%s: refused is %+v", want, r.Refused)
 		}
 		for _, p := range r.Policies {
