@@ -70,8 +70,11 @@ func CheckOps(ops []Op) error {
 		if err := CheckValue(op.Key, op.Value); err != nil {
 			return err
 		}
+		if op.Holder != "" && (op.Value != nil || op.Version != 0 || op.Any) {
+			return fmt.Errorf("key %q cannot be changed where it is to be held", op.Key)
+		}
 		if seen[op.Key] {
-			return fmt.Errorf("key %q is to be changed twice at once", op.Key)
+			return fmt.Errorf("key %q stands twice in one commit", op.Key)
 		}
 		seen[op.Key] = true
 		size += len(op.Key) + len(op.Value)

@@ -45,7 +45,7 @@ type State struct {
 	Known bool
 }
 
-// Op is one part of a Commit.
+// Op is one part of a Commit: it changes a key, or, with Holder, is a condition alone.
 type Op struct {
 	Key string
 	// Value is what the key is to have; nil: it is deleted.
@@ -54,6 +54,9 @@ type Op struct {
 	Version uint64
 	// Any says that Version does not matter.
 	Any bool
+	// Holder is the ID of the session that must hold the key, by TryLock; nothing is
+	// written to it, and the fields above are not set. Empty: the op is a change.
+	Holder string
 }
 
 // ErrNotFound says that there is no such key.
@@ -66,8 +69,12 @@ var ErrDenied = errors.New("permission denied")
 // ErrLost says that a session has ended.
 var ErrLost = errors.New("the session has ended")
 
-// ConflictError says that keys had not the versions that a Commit asked for. Nothing was
+// ErrNotHeld says that a lock is not held that must be, as others may hold it. Nothing was
 // written.
+var ErrNotHeld = errors.New("the lock is not held any more")
+
+// ConflictError says that keys had not the versions, or the holders, that a Commit asked
+// for. Nothing was written.
 type ConflictError struct{ Keys []string }
 
 func (e *ConflictError) Error() string {
@@ -134,6 +141,8 @@ func (o SessionOptions) WithDefaults() SessionOptions {
 // takes it over; a Commit to such a key changes nothing about that. A key is for Put or for
 // TryLock, never for both. After Done all but Close fails with ErrLost.
 type Session interface {
+	// ID tells it from all others of the store's: see [Op].Holder.
+	ID() string
 	// Put writes a key that is deleted when the session ends. It takes it over from a
 	// session that wrote it before, such as that of the same program before a restart.
 	Put(ctx context.Context, key string, value []byte) error

@@ -25,7 +25,11 @@ func (s *Store) Commit(ctx context.Context, ops ...kv.Op) error {
 	}
 	var rules []string
 	for _, op := range ops[:min(len(ops), 3)] {
-		rules = append(rules, keyRule(op.Key, "write", false))
+		access := "write"
+		if op.Holder != "" {
+			access = "read"
+		}
+		rules = append(rules, keyRule(op.Key, access, false))
 	}
 	if op := ops[0]; len(ops) == 1 && op.Value != nil {
 		return s.call(ctx, what, rules, func(ctx context.Context) error { return s.put(ctx, op) })
@@ -36,7 +40,7 @@ func (s *Store) Commit(ctx context.Context, ops ...kv.Op) error {
 		keys  []string // of the parts
 	)
 	add := func(verb api.KVOp, op kv.Op) {
-		part := &api.KVTxnOp{Verb: verb, Key: op.Key, Index: op.Version}
+		part := &api.KVTxnOp{Verb: verb, Key: op.Key, Index: op.Version, Session: op.Holder}
 		if verb == api.KVSet || verb == api.KVCAS {
 			part.Value = op.Value
 		}
@@ -44,6 +48,8 @@ func (s *Store) Commit(ctx context.Context, ops ...kv.Op) error {
 	}
 	for _, op := range ops {
 		switch {
+		case op.Holder != "":
+			add(api.KVCheckSession, op)
 		case op.Value == nil && op.Any:
 			add(api.KVDelete, op)
 		case op.Value == nil && op.Version == 0:

@@ -212,6 +212,9 @@ func (s *storeSession) call(ctx context.Context, what, needs string, do func(ctx
 	return err
 }
 
+// ID implements kv.Session.
+func (s *storeSession) ID() string { return s.id }
+
 // Put implements kv.Session.
 func (s *storeSession) Put(ctx context.Context, key string, value []byte) error {
 	for {

@@ -172,6 +172,9 @@ func (s *session) take(c *change, key string, value []byte) {
 	c.own(key, s.id)
 }
 
+// ID implements kv.Session.
+func (s *session) ID() string { return s.id }
+
 // Put implements kv.Session.
 func (s *session) Put(ctx context.Context, key string, value []byte) error {
 	if err := check(key, value); err != nil {

@@ -192,6 +192,12 @@ func (s *Store) Commit(ctx context.Context, ops ...kv.Op) error {
 	return s.change(ctx, func(c *change) error {
 		var conflicts []string
 		for _, op := range ops {
+			if op.Holder != "" {
+				if c.meta.Owned[op.Key] != op.Holder {
+					conflicts = append(conflicts, op.Key)
+				}
+				continue
+			}
 			version, err := c.version(op.Key)
 			if err != nil && !op.Any {
 				return err
@@ -204,7 +210,9 @@ func (s *Store) Commit(ctx context.Context, ops ...kv.Op) error {
 			return &kv.ConflictError{Keys: conflicts}
 		}
 		for _, op := range ops {
-			c.set(op.Key, op.Value)
+			if op.Holder == "" {
+				c.set(op.Key, op.Value)
+			}
 		}
 		return nil
 	})

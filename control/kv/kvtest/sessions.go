@@ -15,6 +15,8 @@ var sessionCases = []Case{
 	{"keys go with their session", keysGo},
 	{"a lock is one session's", lockIsExclusive},
 	{"a lock is never held twice", lockIsNeverHeldTwice},
+	{"a commit on the condition of a lock", heldCommit},
+	{"who was deposed writes nothing", deposedWritesNothing},
 	{"a lost session", lostSession},
 	{"a session that cannot be renewed", notRenewed},
 }
@@ -159,6 +161,76 @@ func lockIsNeverHeldTwice(t *testing.T, r Rig) {
 	all.Wait()
 	if got := turns.Load(); got != 15 {
 		t.Errorf("%d turns", got)
+	}
+}
+
+func heldCommit(t *testing.T, r Rig) {
+	ctx := t.Context()
+	first, second := session(t, r.A, kv.SessionOptions{}), session(t, r.B, kv.SessionOptions{})
+	if first.ID() == "" || first.ID() == second.ID() {
+		t.Fatalf("sessions %q and %q", first.ID(), second.ID())
+	}
+	held := func(s kv.Session) kv.Op { return kv.Op{Key: "p/l", Holder: s.ID()} }
+	conflict(t, r.A.Commit(ctx, held(first)), "p/l") // it is not even there
+	set(t, r.A, "p/l", "x")
+	conflict(t, r.A.Commit(ctx, held(first), kv.Op{Key: "p/a", Value: []byte("1")}), "p/l") // nobody holds it
+	lock(t, first, "p/l", "first", true)
+	before := version(t, r.B, "p/l")
+	must(t, r.A.Commit(ctx, held(first)))
+	must(t, r.A.Commit(ctx, kv.Op{Key: "p/a", Value: []byte("1")}, held(first)))
+	// Who commits does not matter, just who holds it.
+	must(t, r.B.Commit(ctx, kv.Op{Key: "p/a", Value: []byte("2"), Any: true}, held(first)))
+	conflict(t, r.A.Commit(ctx, held(second), kv.Op{Key: "p/a", Any: true}), "p/l")
+	conflict(t, r.A.Commit(ctx, kv.Op{Key: "p/a", Value: []byte("3")}, held(second)), "p/a", "p/l")
+	equal(t, "the value", get(t, r.B, "p/a"), "2")
+	if equal(t, "the lock", get(t, r.B, "p/l"), "first"); version(t, r.B, "p/l") != before {
+		t.Error("a condition has changed the lock")
+	}
+	for _, op := range []kv.Op{{Value: []byte("x")}, {Any: true}, {Version: 1}} {
+		op.Key, op.Holder = "p/l", first.ID()
+		if err := r.A.Commit(ctx, op); err == nil || errors.As(err, new(*kv.ConflictError)) {
+			t.Errorf("%+v: %v", op, err)
+		}
+	}
+}
+
+// Between its reading and its writing another takes the lock: without the fence both would
+// be written, as each has a key of its own.
+func deposedWritesNothing(t *testing.T, r Rig) {
+	ctx := t.Context()
+	for name, depose := range map[string]func(first kv.Session){
+		"given back": func(first kv.Session) { must(t, first.Unlock(ctx, "p/l")) },
+		"taken away": func(kv.Session) { must(t, r.B.Commit(ctx, kv.Op{Key: "p/l", Any: true})) },
+		"lost": func(first kv.Session) {
+			if r.Lose == nil {
+				must(t, first.Close(ctx))
+				return
+			}
+			r.Lose(t, first)
+		},
+	} {
+		first, second := session(t, r.A, kv.SessionOptions{}), session(t, r.B, kv.SessionOptions{})
+		lock(t, first, "p/l", "first", true)
+		old, now := kv.Fence(r.A, "p/l", first), kv.Fence(r.B, "p/l", second)
+		set(t, r.B, "p/first", "before")
+		read := version(t, old, "p/first")
+		if err := now.Commit(ctx, kv.Op{Key: "p/second", Value: []byte("too early")}); !errors.Is(err, kv.ErrNotHeld) {
+			t.Errorf("%s: before it is elected: %v", name, err)
+		}
+		depose(first)
+		eventually(t, "the lock is taken", func() bool {
+			got, err := second.TryLock(ctx, "p/l", []byte("second"))
+			must(t, err)
+			return got
+		})
+		must(t, now.Commit(ctx, kv.Op{Key: "p/second", Value: []byte(name), Any: true}))
+		if err := old.Commit(ctx, kv.Op{Key: "p/first", Value: []byte(name), Version: read}); !errors.Is(err, kv.ErrNotHeld) {
+			t.Errorf("%s: %v", name, err)
+		}
+		equal(t, name, get(t, r.A, "p/first"), "before")
+		equal(t, name, get(t, r.A, "p/second"), name)
+		must(t, second.Unlock(ctx, "p/l"))
+		must(t, r.B.Commit(ctx, kv.Op{Key: "p/second", Any: true}))
 	}
 }
 

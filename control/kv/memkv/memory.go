@@ -18,6 +18,7 @@ type Memory struct {
 	// mu guards all of this, and of the Stores and sessions too.
 	mu      sync.Mutex
 	version uint64
+	begun   int // sessions
 	commits int
 	keys    []string // in order
 	entries map[string]*entry
@@ -61,14 +62,18 @@ func (m *Memory) list(prefix string) []kv.Entry {
 	return found
 }
 
-// conflicts are the keys that have not the versions they are to have. mu is held.
+// conflicts are the keys that have not the versions, or holders, they are to have. mu is
+// held.
 func (m *Memory) conflicts(ops []kv.Op) (keys []string) {
 	for _, op := range ops {
-		version := uint64(0)
+		version, holder := uint64(0), ""
 		if e := m.entries[op.Key]; e != nil {
 			version = e.version
+			if e.session != nil {
+				holder = e.session.id
+			}
 		}
-		if !op.Any && op.Version != version {
+		if op.Holder != holder && op.Holder != "" || op.Holder == "" && !op.Any && op.Version != version {
 			keys = append(keys, op.Key)
 		}
 	}
@@ -82,6 +87,8 @@ func (m *Memory) change(ops ...kv.Op) {
 	for _, op := range ops {
 		e := m.entries[op.Key]
 		switch {
+		case op.Holder != "":
+			continue
 		case op.Value == nil && e == nil, op.Value != nil && e != nil && bytes.Equal(e.value, op.Value):
 			continue
 		case op.Value == nil:

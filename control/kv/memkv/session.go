@@ -3,6 +3,7 @@ package memkv
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 // that has not worked for a TTL, and lost after two, as with Consul.
 type session struct {
 	store   *Store
+	id      string
 	options kv.SessionOptions
 	done    chan struct{}
 	closing sync.Once // of done
@@ -30,7 +32,8 @@ func (s *Store) Session(ctx context.Context, o kv.SessionOptions) (kv.Session, e
 	if !do {
 		return nil, err
 	}
-	made := &session{store: s, options: o.WithDefaults(), done: make(chan struct{}), renewed: time.Now()}
+	s.memory.begun++
+	made := &session{store: s, id: strconv.Itoa(s.memory.begun), options: o.WithDefaults(), done: make(chan struct{}), renewed: time.Now()}
 	made.timer = time.AfterFunc(made.options.TTL/3, made.tick)
 	if err != nil {
 		made.giveUp() // nobody has heard of it: it lives until its time is over
@@ -85,6 +88,9 @@ func (s *session) take(key string, value []byte) {
 	s.store.memory.change(kv.Op{Key: key, Value: value, Any: true})
 	s.store.memory.entries[key].session = s
 }
+
+// ID implements kv.Session.
+func (s *session) ID() string { return s.id }
 
 // Put implements kv.Session.
 func (s *session) Put(ctx context.Context, key string, value []byte) error {
