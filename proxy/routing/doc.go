@@ -50,7 +50,8 @@ type Options struct {
 	// MaxWaiting bounds the RPCs that wait for one of them. Default 10000.
 	MaxWaiting int
 	// NotFoundTTL is how long "there is no such service" is believed, unless the
-	// registry says otherwise before. Default 2 s.
+	// registry says otherwise before. RPCs that have somewhere else to go do not wait
+	// for it to be asked again. Default 2 s.
 	NotFoundTTL time.Duration
 	Logger      *slog.Logger
 }
@@ -63,7 +64,8 @@ const (
 	// Registries allow less; callers would not.
 	maxName = 255
 	// unansweredTTL is how long a service is still watched of which the registry
-	// has said nothing in time, while no RPC asks for it.
+	// has said nothing in time, while no RPC asks for it; and how long it is
+	// remembered that nobody answers a name, where RPCs go to the default destination.
 	unansweredTTL = time.Minute
 )
 

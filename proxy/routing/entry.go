@@ -105,9 +105,11 @@ func (e *entry) giveUpAfter(d time.Duration) {
 }
 
 // outdated says that the entry is to be forgotten: nobody asked for a while, or
-// "there is none" was believed long enough. watched says that the registry will
+// "there is none" was believed long enough. keepNone is how long an entry is kept for
+// which there is none, and nobody asks: what is told, or asked in the background, then
+// holds nobody up. 0: nothing of that kind is. watched says that the registry will
 // still tell what it has not told in time.
-func (e *entry) outdated(now time.Time, o *Options, watched bool) bool {
+func (e *entry) outdated(now time.Time, o *Options, keepNone time.Duration, watched bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.used.Swap(false) {
@@ -120,7 +122,7 @@ func (e *entry) outdated(now time.Time, o *Options, watched bool) bool {
 		if watched && e.timedOut.Load() {
 			return now.Sub(e.lastUsed) >= unansweredTTL
 		}
-		return now.Sub(e.noneAt) >= o.NotFoundTTL
+		return now.Sub(e.noneAt) >= o.NotFoundTTL && (keepNone == 0 || now.Sub(e.lastUsed) >= keepNone)
 	default:
 		return now.Sub(e.lastUsed) >= o.IdleTimeout
 	}
@@ -202,8 +204,12 @@ type name struct {
 	stale       atomic.Bool // it was asked too long ago; the sweep sees that
 }
 
-func (n *name) age(now time.Time) {
-	if !n.stale.Load() && now.UnixNano()-n.askedAt.Load() > int64(answeringTTL) {
+func (n *name) age(now time.Time, o *Options) {
+	ttl := answeringTTL
+	if n.state.Load() == stateNone {
+		ttl = o.NotFoundTTL
+	}
+	if !n.stale.Load() && now.UnixNano()-n.askedAt.Load() > int64(ttl) {
 		n.stale.Store(true)
 	}
 }

@@ -357,15 +357,21 @@ func (r *Router) forget(now time.Time) {
 	}
 	t := r.tables.Load()
 	services, fewer := t.services.without(func(_ string, s *service) bool {
-		if !s.outdated(now, &r.opts, true) || s.declared || s.inFlight() > 0 {
+		if !s.outdated(now, &r.opts, 2*sweepEvery, true) || s.declared || s.inFlight() > 0 {
 			return false
 		}
 		r.leaving = append(r.leaving, s)
 		return true
 	})
+	// Where there is a default destination, RPCs have where to go while the registry is
+	// asked again. Else they would fail, and so they wait for what it says.
+	var keepNone time.Duration
+	if r.opts.Default != "" {
+		keepNone = unansweredTTL
+	}
 	names, forgotten := t.names.without(func(_ string, n *name) bool {
-		n.age(now)
-		return n.outdated(now, &r.opts, false)
+		n.age(now, &r.opts)
+		return n.outdated(now, &r.opts, keepNone, false)
 	})
 	if fewer || forgotten {
 		r.tables.Store(&tables{services: services, names: names})

@@ -226,6 +226,41 @@ func TestNoneIsForgotten(t *testing.T) {
 	})
 }
 
+// RPCs that go to the default destination are never held up for what the registry would
+// say anew of their name, or of their authority, which may take as long as it is away.
+func TestNoneIsRefreshedInTheBackground(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{Default: "fallback"})
+		c := r.route("elsewhere", sayHello)
+		r.source.tell(t, "fallback", true)
+		r.source.tell(t, "elsewhere", false)
+		c.want("fallback by default")
+		hold := make(chan struct{})
+		r.source.set(func() { r.source.hold = hold })
+		for range 100 {
+			time.Sleep(time.Second)
+			r.route("elsewhere", sayHello).want("fallback by default")
+		}
+		time.Sleep(30 * time.Second)
+		r.route("localhost", sayHello).want("fallback by default") // one now and then
+		if n := r.source.askedFor("helloworld.Greeter"); n < 20 {
+			t.Errorf("who answers was asked %d times in two minutes", n)
+		}
+		if _, times := r.source.watching("elsewhere"); times != 1 {
+			t.Errorf("watched %d times", times)
+		}
+
+		// What it says then holds.
+		r.source.set(func() { r.source.answering["helloworld.Greeter"] = []string{"greeter"} })
+		close(hold)
+		synctest.Wait()
+		d := r.route("localhost", sayHello)
+		d.want("waits")
+		r.source.tell(t, "greeter", true)
+		d.want("greeter by grpc service")
+	})
+}
+
 func TestAnAnswerIsRefreshedInTheBackground(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newRig(t, Options{})
