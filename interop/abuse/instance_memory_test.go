@@ -37,7 +37,7 @@ func TestAllBadInstancesAtOnce(t *testing.T) {
 		services[serviceOf(badService, i)] = harness.Service{Endpoints: harness.Endpoints(running[i].Address)}
 	}
 	sidecar := harness.StartSidecar(t, harness.Config{
-		Binary: harness.PlainPillion(t), Outbound: true, Mesh: harness.NewMesh(t, services), Settings: tune,
+		Binary: harness.PlainPillion(t), Outbound: true, Mesh: harness.NewMesh(t, services), Settings: hasty,
 	})
 	others := load.Start(t, load.Dial(t, sidecar.Outbound, grpc.WithAuthority(wellService)),
 		load.Options{PerSecond: 50, StreamEvery: 10, MayBeSlow: true})

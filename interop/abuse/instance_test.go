@@ -41,9 +41,10 @@ func startInstance(t testing.TB, instance attack.Instance) *attack.Running {
 	return running
 }
 
-// tune is what keeps the tests of bad instances short: what is waited for in vain
-// is waited for briefly.
-var tune = map[string]any{"connections": map[string]any{"connect_timeout": "2s"}}
+// hasty is what keeps the tests of bad instances short: what is waited for in vain
+// is waited for briefly. Instances that do begin have the default, for on a busy machine
+// they may take seconds for it.
+var hasty = map[string]any{"connections": map[string]any{"connect_timeout": "2s"}}
 
 // Whatever an instance does, it costs the RPCs to it and no others; and each of
 // those ends with a status that says which instance did what.
@@ -60,11 +61,14 @@ func TestBadInstances(t *testing.T) {
 		services[serviceOf(badService, i)] = harness.Service{Endpoints: harness.Endpoints(running[i].Address)}
 		services[serviceOf(mixedService, i)] = harness.Service{Endpoints: harness.Endpoints(running[i].Address, good.Address)}
 	}
-	sidecar := harness.StartSidecar(t, harness.Config{
-		Outbound: true, Mesh: harness.NewMesh(t, services), Settings: tune,
-	})
-	others := load.Start(t, load.Dial(t, sidecar.Outbound, grpc.WithAuthority(wellService)),
-		load.Options{PerSecond: 50, StreamEvery: 10})
+	mesh := harness.NewMesh(t, services)
+	patient := harness.StartSidecar(t, harness.Config{Outbound: true, Mesh: mesh})
+	impatient := harness.StartSidecar(t, harness.Config{Outbound: true, Mesh: mesh, Settings: hasty})
+	startOthers := func(sidecar *harness.Sidecar) *load.Load {
+		return load.Start(t, load.Dial(t, sidecar.Outbound, grpc.WithAuthority(wellService)),
+			load.Options{PerSecond: 50, StreamEvery: 10})
+	}
+	besidePatient, besideImpatient := startOthers(patient), startOthers(impatient)
 
 	// Most of them wait most of the time, so that more than there are processors
 	// can be faced at a time.
@@ -76,6 +80,10 @@ func TestBadInstances(t *testing.T) {
 		facing.Go(func() {
 			defer func() { <-places }()
 			t.Run(instance.Name, func(t *testing.T) {
+				sidecar, others := patient, besidePatient
+				if instance.Waited {
+					sidecar, others = impatient, besideImpatient
+				}
 				bad := load.Dial(t, sidecar.Outbound, grpc.WithAuthority(serviceOf(badService, i)), grpc.WithDisableRetry())
 				faceAlone(t, bad, instance, running[i])
 				mixed := load.Dial(t, sidecar.Outbound, grpc.WithAuthority(serviceOf(mixedService, i)), grpc.WithDisableRetry())
@@ -87,7 +95,8 @@ func TestBadInstances(t *testing.T) {
 		})
 	}
 	facing.Wait()
-	others.End(t)
+	besidePatient.End(t)
+	besideImpatient.End(t)
 }
 
 func serviceOf(kind string, i int) string {

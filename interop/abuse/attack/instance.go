@@ -48,6 +48,9 @@ type Instance struct {
 	// service: the bad one provably processes nothing.
 	Elsewhere bool
 
+	// Waited says that the sidecar has to wait until its connect timeout to tell.
+	Waited bool
+
 	// Life is after how long each connection is closed at the latest. 0: not at all.
 	Life time.Duration
 

@@ -23,18 +23,19 @@ func says(text string) func(net.Conn) {
 
 // instancesThatNeverBegin never come to be ready for RPCs, or end at once.
 func instancesThatNeverBegin() []Instance {
+	const silence = "SETTINGS_TIMEOUT"
 	never := func(name, offence string, onConn func(net.Conn)) Instance {
 		return Instance{
 			Name: name, onConn: onConn, Codes: []codes.Code{codes.Unavailable},
-			Own: true, Says: offence, Elsewhere: true,
+			Own: true, Says: offence, Elsewhere: true, Waited: offence == silence,
 		}
 	}
 
 	return []Instance{
 		never("closes after accepting", "", func(net.Conn) {}),
 		never("resets after accepting", "", abort),
-		never("says nothing", "SETTINGS", drain),
-		never("says nothing and reads nothing", "SETTINGS", func(conn net.Conn) {
+		never("says nothing", silence, drain),
+		never("says nothing and reads nothing", silence, func(conn net.Conn) {
 			// It reads one byte of what comes, and waits for the end in vain.
 			one := make([]byte, 1)
 			for _, err := conn.Read(one); err == nil; _, err = conn.Read(one) {
