@@ -178,9 +178,15 @@ func canaryText(out io.Writer, e *meshv1.EvidenceResponse, live bool) string {
 	fmt.Fprintf(&b, "canary %s of %s: %s\n", documents.Printable(s.GetName()), documents.Printable(s.GetService()),
 		r.NewStyle().Foreground(lipgloss.Color(colour[s.GetPhase()])).Bold(true).Render(standing(s)))
 	fact := func(name, text string) { fmt.Fprintf(&b, "%-9s  %s\n", name, text) }
-	fact("run", fmt.Sprintf("%d, of revision %d", s.GetRun(), s.GetRevision()))
-	fact("since", at(s.GetSince())+", by "+documents.Printable(cmp.Or(s.GetBy(), "-")))
-	fact("because", documents.Printable(s.GetReason()))
+	if s.GetRun() > 0 {
+		fact("run", fmt.Sprintf("%d, of revision %d", s.GetRun(), s.GetRevision()))
+		fact("since", at(s.GetSince())+", by "+documents.Printable(cmp.Or(s.GetBy(), "-")))
+		fact("because", documents.Printable(s.GetReason()))
+	}
+	if s.GetRefusal() != nil {
+		when, who, why := occurrence(s)
+		fact("then", fmt.Sprintf("%s (%s, by %s)", why, when, cmp.Or(who, "-")))
+	}
 	if w := e.GetWaiting(); w != "" {
 		if e.GetNext() != nil {
 			w += ", until " + at(e.GetNext())
@@ -267,8 +273,8 @@ func transitionsTable(out io.Writer, list []*controlv1.Transition) string {
 	rows := plainTable(lipgloss.NewRenderer(out), "TIME", "RUN", "PHASE", "STEP", "WEIGHT", "BY", "REASON")
 	for _, t := range slices.Backward(list) {
 		s := t.GetState()
-		rows.Row(at(s.GetSince()), strconv.FormatUint(s.GetRun(), 10), control.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()),
-			documents.Printable(s.GetBy()), documents.Printable(s.GetReason()))
+		when, who, why := occurrence(s)
+		rows.Row(when, strconv.FormatUint(s.GetRun(), 10), control.PhaseWord(s.GetPhase()), number(s.GetStep()), percent(s.GetWeight()), who, why)
 		for _, answer := range t.GetHooks() {
 			rows.Row("", "", "", "", "", "hook", documents.Printable(answer))
 		}

@@ -59,6 +59,10 @@ func newExperimentStatusCommand() *cobra.Command {
 				}
 				return writeMessages(cmd.OutOrStdout(), states)
 			}
+			if len(states) == 0 {
+				_, err = io.WriteString(cmd.OutOrStdout(), "no experiment was started yet\n")
+				return err
+			}
 			rows := plainTable(lipgloss.NewRenderer(cmd.OutOrStdout()), "EXPERIMENT", "SERVICE", "PHASE", "RUN", "REVISION", "SINCE", "BY", "WHY")
 			for _, s := range states {
 				rows.Row(documents.Printable(s.GetName()), documents.Printable(s.GetService()), control.PhaseWord(s.GetPhase()), strconv.FormatUint(s.GetRun(), 10),
@@ -114,8 +118,9 @@ func experimentTransitions(out io.Writer, list []*controlv1.Transition) string {
 	rows := plainTable(lipgloss.NewRenderer(out), "NUMBER", "TIME", "RUN", "PHASE", "BY", "WHY", "HOOKS")
 	for _, one := range slices.Backward(list) {
 		s := one.GetState()
-		rows.Row(strconv.FormatUint(s.GetNumber(), 10), at(s.GetSince()), strconv.FormatUint(s.GetRun(), 10), control.PhaseWord(s.GetPhase()),
-			documents.Printable(s.GetBy()), documents.Printable(s.GetReason()), documents.Printable(strings.Join(one.GetHooks(), "; ")))
+		when, who, why := occurrence(s)
+		rows.Row(strconv.FormatUint(s.GetNumber(), 10), when, strconv.FormatUint(s.GetRun(), 10), control.PhaseWord(s.GetPhase()),
+			who, why, documents.Printable(strings.Join(one.GetHooks(), "; ")))
 	}
 	return rendered(rows)
 }

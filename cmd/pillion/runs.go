@@ -145,8 +145,8 @@ func askRun(cmd *cobra.Command, store kv.Store, s requests.Subject, q *controlv1
 	if err != nil {
 		return fmt.Errorf("%s %s: asked for, but whether it is done is not known: %w", s.Kind, s.Name, err)
 	}
-	if requests.Refused(state) != "" {
-		return fmt.Errorf("%s %s: %s", s.Kind, s.Name, documents.Printable(state.GetReason()))
+	if why := requests.Refused(state); why != "" {
+		return fmt.Errorf("%s %s: %s", s.Kind, s.Name, why)
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s: %s\n", s.Kind, s.Name, standing(state))
 	return err
@@ -194,6 +194,15 @@ func lastFirst(a, b *controlv1.RunState) int {
 		return 1
 	}
 	return b.GetSince().AsTime().Compare(a.GetSince().AsTime())
+}
+
+// occurrence says of a transition when it was, who was behind it, and why: of a request
+// that was refused, those of the refusal.
+func occurrence(s *controlv1.RunState) (when, who, why string) {
+	if refused := requests.Refused(s); refused != "" {
+		return at(s.GetRefusal().GetTime()), documents.Printable(s.GetRefusal().GetAuthor()), refused
+	}
+	return at(s.GetSince()), documents.Printable(s.GetBy()), documents.Printable(s.GetReason())
 }
 
 // showTransitions shows what became of a canary or an experiment: in JSON, or as a table.

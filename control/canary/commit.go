@@ -9,6 +9,7 @@ import (
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/ledger"
+	"github.com/pillion-proxy/pillion/control/requests"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -131,8 +132,14 @@ func (l *leading) overtaken(r *led, now ledger.Page) {
 	}
 }
 
-// tell tells the log, the metrics and hooks of a transition that was written. l.mu is held.
+// tell tells the log, the metrics and hooks of a transition that was written. Of a request
+// that was refused the log alone is told: nothing has changed. l.mu is held.
 func (l *leading) tell(s *controlv1.RunState) {
+	if why := requests.Refused(s); why != "" {
+		l.log.Info("canary: a request was refused", slog.Bool("audit", true), slog.String("canary", s.GetName()),
+			slog.Uint64("number", s.GetNumber()), slog.String("by", s.GetRefusal().GetAuthor()), slog.String("reason", why))
+		return
+	}
 	l.log.Info("canary: transition", slog.Bool("audit", true), slog.String("canary", s.GetName()),
 		slog.Uint64("run", s.GetRun()), slog.Uint64("number", s.GetNumber()), slog.String("phase", control.PhaseWord(s.GetPhase())),
 		slog.Uint64("step", uint64(s.GetStep())), slog.Float64("weight", float64(s.GetWeight())/all),

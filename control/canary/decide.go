@@ -23,6 +23,7 @@ const notByChance = 0.05
 func (r *led) next(phase controlv1.Phase, reason, by string, at time.Time) *controlv1.RunState {
 	s := proto.CloneOf(r.state)
 	s.Number, s.Phase, s.Reason, s.By, s.Since = r.highest+1, phase, documents.Line(reason), documents.Line(by), timestamppb.New(at)
+	s.Refusal = nil
 	if weight, ok := share(s); ok {
 		s.Weight = weight
 	}

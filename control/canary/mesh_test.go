@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/requests"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -216,6 +217,7 @@ func TestRequests(t *testing.T) {
 		w.elect(nil)
 		do := func(action controlv1.Action, phase controlv1.Phase, step uint32, reason string) {
 			t.Helper()
+			before, at := w.state("greeter-v2"), time.Now()
 			n := w.ask("greeter-v2", action)
 			w.until(2*time.Second, "the request to be done", func() bool { return w.state("greeter-v2").GetRequest() == n })
 			var s *controlv1.RunState // just after the request: it may have gone on since
@@ -224,7 +226,14 @@ func TestRequests(t *testing.T) {
 					s = one.GetState()
 				}
 			}
-			if s.GetPhase() != phase || s.GetStep() != step || s.GetReason() != reason || s.GetBy() != "ann" {
+			said, by := s.GetReason(), s.GetBy()
+			if s.GetRefusal() != nil { // which leaves alone what the state says of itself
+				said, by = requests.Refused(s), s.GetRefusal().GetAuthor()
+				if s.GetReason() != before.GetReason() || s.GetBy() != before.GetBy() || s.GetRefusal().GetTime().AsTime().Before(at) {
+					t.Errorf("%v was refused of %v: %v", action, before, s)
+				}
+			}
+			if s.GetPhase() != phase || s.GetStep() != step || said != reason || by != "ann" {
 				t.Errorf("after %v: %v", action, s)
 			}
 		}
@@ -272,7 +281,7 @@ func TestRequests(t *testing.T) {
 		w.apply(other)
 		n := w.ask("other", start)
 		w.until(time.Second, "the other to be refused", func() bool { return w.state("other").GetRequest() == n })
-		if why := w.state("other").GetReason(); why != `start was refused: the canary "greeter-v2" of this service runs, and only one can` {
+		if why := requests.Refused(w.state("other")); why != `start was refused: the canary "greeter-v2" of this service runs, and only one can` {
 			t.Errorf("the other was refused because %q", why)
 		}
 		do(promote, running, 3, "promote")

@@ -29,15 +29,13 @@ func (r *led) done(asked ledger.Asked, others []string, at time.Time) *controlv1
 	return s
 }
 
-// refused returns the state after a request that is refused: as it was, but for the
-// reason.
+// refused returns the state after a request that is refused: as it was, with why.
 func (r *led) refused(q *controlv1.Request, why error, at time.Time) *controlv1.RunState {
 	s := proto.CloneOf(r.state)
 	if s == nil {
 		s = &controlv1.RunState{Kind: kind, Name: r.name, Service: r.service, Since: timestamppb.New(at)}
 	}
-	s.Number, s.By = r.highest+1, documents.Line(q.GetAuthor())
-	s.Reason = requests.Refusal(q, why)
+	s.Number, s.Refusal = r.highest+1, requests.Refusal(q, why, at)
 	return s
 }
 

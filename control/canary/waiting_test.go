@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/requests"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
@@ -95,7 +96,7 @@ func TestOldAndEndlessRequests(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		w.elect(nil)
 		w.until(time.Second, "the answer", func() bool { return w.state(c.GetName()).GetRequest() == 1 })
-		if s := w.state(c.GetName()); s.GetRun() != 0 || !strings.Contains(s.GetReason(), "ask again") {
+		if s := w.state(c.GetName()); s.GetRun() != 0 || !strings.Contains(requests.Refused(s), "ask again") {
 			t.Errorf("it stands at %v", s)
 		}
 		key := control.RequestKey(control.Canary, service, c.GetName())

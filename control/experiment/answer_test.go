@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control/ledger"
+	"github.com/pillion-proxy/pillion/control/requests"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -19,14 +20,14 @@ func TestOldAndLongRequests(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	ago := timestamppb.New(now.Add(-2 * time.Hour))
 	s, err := (&leading{}).answer(ledger.Entry{Name: "buttons", Request: &controlv1.Request{Number: 3, Action: controlv1.Action_ACTION_START, Time: ago}}, now)
-	if err != nil || s.GetRequest() != 3 || runs(s) || !strings.Contains(s.GetReason(), "ask again") {
+	if err != nil || s.GetRequest() != 3 || runs(s) || !strings.Contains(requests.Refused(s), "ask again") {
 		t.Errorf("it stands at %v: %v", s, err)
 	}
 	s, err = (&leading{}).answer(ledger.Entry{
 		Name: "buttons", State: &controlv1.RunState{Phase: controlv1.Phase_PHASE_RUNNING, Request: 3},
 		Request: &controlv1.Request{Number: 4, Action: controlv1.Action_ACTION_STOP, Time: ago, Message: "x" + strings.Repeat("é", 600) + "\x1b[31m"},
 	}, now)
-	if err != nil || s.GetRequest() != 4 || runs(s) || !utf8.ValidString(s.GetReason()) || strings.Contains(s.GetReason(), "\x1b") {
+	if err != nil || s.GetRequest() != 4 || runs(s) || !utf8.ValidString(requests.Refused(s)) || strings.Contains(requests.Refused(s), "\x1b") {
 		t.Errorf("it stands at %v: %v", s, err)
 	}
 }

@@ -68,8 +68,11 @@ func (l *leading) decide(e ledger.Entry) bool {
 	return true
 }
 
-// tell tells hooks of a transition that was written.
+// tell tells hooks of a transition that was written; a request that was refused is none.
 func (l *leading) tell(state *controlv1.RunState, transition *controlv1.Transition, key string) {
+	if state.GetRefusal() != nil {
+		return
+	}
 	if doc, err := decode(state.GetDocument()); err == nil {
 		l.o.Hooks.Tell(doc.GetHooks(), transition, key)
 	}
@@ -87,6 +90,7 @@ func (l *leading) timeOver(e ledger.Entry, now time.Time) *controlv1.RunState {
 func ended(state *controlv1.RunState, reason, by string, now time.Time) *controlv1.RunState {
 	next := proto.CloneOf(state)
 	next.Phase, next.Reason, next.By, next.Since = controlv1.Phase_PHASE_ENDED, documents.Line(reason), documents.Line(by), timestamppb.New(now)
+	next.Refusal = nil
 	return next
 }
 
@@ -128,8 +132,7 @@ func (l *leading) answer(e ledger.Entry, now time.Time) (*controlv1.RunState, er
 	if e.State != nil {
 		next = proto.CloneOf(e.State)
 	}
-	next.Request, next.By = q.GetNumber(), documents.Line(q.GetAuthor())
-	next.Reason = requests.Refusal(q, errors.New(refusal))
+	next.Request, next.Refusal = q.GetNumber(), requests.Refusal(q, errors.New(refusal), now)
 	return next, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/kv/memkv"
+	"github.com/pillion-proxy/pillion/control/requests"
 	"github.com/pillion-proxy/pillion/control/sequential"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
@@ -80,7 +81,7 @@ func TestLifeOfAnExperiment(t *testing.T) {
 		s := w.sidecar(Options{})
 		w.elect(LeadOptions{})
 		if state := w.ask("checkout", controlv1.Action_ACTION_START, 1); state.GetPhase() != controlv1.Phase_PHASE_UNSPECIFIED ||
-			!strings.Contains(state.GetReason(), "start was refused: there is no such document") {
+			!strings.Contains(requests.Refused(state), "start was refused: there is no such document") {
 			t.Fatalf("%v", state)
 		}
 		w.running(document(t, "checkout"))
@@ -94,7 +95,7 @@ func TestLifeOfAnExperiment(t *testing.T) {
 			{controlv1.Action_ACTION_START, "running already"},
 			{controlv1.Action_ACTION_PROMOTE, "promote was refused: an experiment can be started and stopped"},
 		} {
-			if state := w.ask("checkout", c.action, 1); state.GetPhase() != controlv1.Phase_PHASE_RUNNING || !strings.Contains(state.GetReason(), c.why) {
+			if state := w.ask("checkout", c.action, 1); state.GetPhase() != controlv1.Phase_PHASE_RUNNING || !strings.Contains(requests.Refused(state), c.why) {
 				t.Errorf("%v: %v", c.action, state)
 			}
 		}
@@ -119,7 +120,7 @@ func TestLifeOfAnExperiment(t *testing.T) {
 		if now := w.results("checkout"); now.GetState().GetPhase() != controlv1.Phase_PHASE_ENDED || now.GetVariants()[0].GetUnits() != results.GetVariants()[0].GetUnits() {
 			t.Errorf("the results after the end are %v", now)
 		}
-		if state := w.ask("checkout", controlv1.Action_ACTION_STOP, 0); !strings.Contains(state.GetReason(), "it does not run") {
+		if state := w.ask("checkout", controlv1.Action_ACTION_STOP, 0); !strings.Contains(requests.Refused(state), "it does not run") {
 			t.Errorf("%v", state)
 		}
 		if state := w.ask("checkout", controlv1.Action_ACTION_START, 1); state.GetRun() != 2 || state.GetPhase() != controlv1.Phase_PHASE_RUNNING {
@@ -147,7 +148,7 @@ func TestStartsThatAreRefused(t *testing.T) {
 		}
 		w.running(document(t, "first", layer(0, 5000)))
 		w.apply(document(t, "second", layer(4999, 10_000)), 1)
-		if state := w.ask("second", controlv1.Action_ACTION_START, 1); !strings.Contains(state.GetReason(), `"first", which is running`) {
+		if state := w.ask("second", controlv1.Action_ACTION_START, 1); !strings.Contains(requests.Refused(state), `"first", which is running`) {
 			t.Errorf("%v", state)
 		}
 		// Also where the other one is of another service.
@@ -158,11 +159,11 @@ func TestStartsThatAreRefused(t *testing.T) {
 			Kind: "experiment", Name: "elsewhere", Service: "search", Number: 1, Phase: controlv1.Phase_PHASE_RUNNING, Document: raw,
 		})
 		w.apply(document(t, "third", layer(5000, 9001)), 1)
-		if state := w.ask("third", controlv1.Action_ACTION_START, 1); !strings.Contains(state.GetReason(), `"elsewhere", which is running`) {
+		if state := w.ask("third", controlv1.Action_ACTION_START, 1); !strings.Contains(requests.Refused(state), `"elsewhere", which is running`) {
 			t.Errorf("%v", state)
 		}
 		w.apply(document(t, "fourth", layer(5000, 9000)), 7)
-		if state := w.ask("fourth", controlv1.Action_ACTION_START, 6); !strings.Contains(state.GetReason(), "revision 6 was meant, but the document is at 7") {
+		if state := w.ask("fourth", controlv1.Action_ACTION_START, 6); !strings.Contains(requests.Refused(state), "revision 6 was meant, but the document is at 7") {
 			t.Errorf("%v", state)
 		}
 		// What is asked before its document is seen waits for it.
@@ -175,13 +176,13 @@ func TestStartsThatAreRefused(t *testing.T) {
 			t.Errorf("%v", state)
 		}
 		w.apply(document(t, "late", func(e *configv1.Experiment) { e.End = timestamppb.New(time.Now().Add(-time.Hour)) }), 1)
-		if state := w.ask("late", controlv1.Action_ACTION_START, 1); !strings.Contains(state.GetReason(), "it ended at") {
+		if state := w.ask("late", controlv1.Action_ACTION_START, 1); !strings.Contains(requests.Refused(state), "it ended at") {
 			t.Errorf("%v", state)
 		}
 		wrong := document(t, "wrong")
 		wrong.Variants[0].Weight = 1
 		w.apply(wrong, 1)
-		if state := w.ask("wrong", controlv1.Action_ACTION_START, 1); !strings.Contains(state.GetReason(), "its document is wrong") {
+		if state := w.ask("wrong", controlv1.Action_ACTION_START, 1); !strings.Contains(requests.Refused(state), "its document is wrong") {
 			t.Errorf("%v", state)
 		}
 	})

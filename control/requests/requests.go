@@ -126,21 +126,21 @@ func Outdated(q *controlv1.Request, now time.Time) error {
 	return nil
 }
 
-// refused is between what was asked and why it is not done, in the reason of a state.
-const refused = " was refused: "
-
-// Refusal is the reason of a state that is the answer to a request that was refused.
-func Refusal(q *controlv1.Request, why error) string {
-	return documents.Line(Verb(q.GetAction()) + refused + why.Error())
+// Refusal is what the state after a request says that was refused, and when.
+func Refusal(q *controlv1.Request, why error, at time.Time) *controlv1.Refusal {
+	return &controlv1.Refusal{
+		Action: q.GetAction(), Author: documents.Line(q.GetAuthor()), Reason: documents.Line(why.Error()), Time: timestamppb.New(at),
+	}
 }
 
-// Refused says why a request was refused that a state is the answer to; "": it was done.
+// Refused says on one line that a request was refused which a state is the answer to, and
+// why; "": it was done.
 func Refused(state *controlv1.RunState) string {
-	verb, why, ok := strings.Cut(state.GetReason(), refused)
-	if !ok || strings.Contains(verb, ":") {
+	r := state.GetRefusal()
+	if r == nil {
 		return ""
 	}
-	return why
+	return documents.Line(Verb(r.GetAction()) + " was refused: " + r.GetReason())
 }
 
 // Verb is what an action is called in commands.

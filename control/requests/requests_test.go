@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,13 +97,13 @@ func TestAnswersAreAwaited(t *testing.T) {
 		store := memkv.New().Store()
 		time.AfterFunc(3*time.Second, func() {
 			write(t, store, stateKey()+"-other", &controlv1.RunState{Request: 9})
-			write(t, store, stateKey(), &controlv1.RunState{Request: 1, Reason: "start was refused: it is running already"})
+			write(t, store, stateKey(), &controlv1.RunState{Request: 1, Refusal: &controlv1.Refusal{Action: controlv1.Action_ACTION_START, Reason: "it is running already"}})
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), Patience)
 		defer cancel()
 		before := time.Now()
 		state, err := Await(ctx, store, subject, 1)
-		if err != nil || Refused(state) != "it is running already" || time.Since(before) != 3*time.Second {
+		if err != nil || Refused(state) != "start was refused: it is running already" || time.Since(before) != 3*time.Second {
 			t.Errorf("%v, %v after %v", state, err, time.Since(before))
 		}
 		if state, err := Await(ctx, store, subject, 2); !errors.Is(err, context.DeadlineExceeded) || state.GetRequest() != 1 {
@@ -118,14 +119,11 @@ func TestAnswersAreAwaited(t *testing.T) {
 	})
 }
 
+// Whatever people say when they ask for something, that is no refusal.
 func TestWhatIsSaidIsNoRefusal(t *testing.T) {
 	t.Parallel()
-	for reason, want := range map[string]string{
-		"":                      "",
-		"stop was refused: no":  "no",
-		"Ann: it was refused: ": "",
-	} {
-		if got := Refused(&controlv1.RunState{Reason: reason}); got != want {
+	for _, reason := range []string{"", "stop was refused: no", "Ann: it was refused: "} {
+		if got := Refused(&controlv1.RunState{Reason: reason}); got != "" {
 			t.Errorf("%q: %q", reason, got)
 		}
 	}
@@ -156,17 +154,24 @@ func TestStatesAndHistory(t *testing.T) {
 	}
 }
 
-// What is said of a refusal is found again.
-func TestRefusalsAreFound(t *testing.T) {
+// A refusal says what was refused, to whom, why and when, in text that may be shown.
+func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for action, want := range map[controlv1.Action]string{
 		controlv1.Action_ACTION_START:         "start was refused: it\u2026 is: running",
 		controlv1.Action_ACTION_PROMOTE_FULLY: "promote --fully was refused: it\u2026 is: running",
 		controlv1.Action(77):                  "action 77 was refused: it\u2026 is: running",
 	} {
-		got := Refusal(&controlv1.Request{Action: action}, errors.New("it\u2026 is: running"))
-		if got != want || Refused(&controlv1.RunState{Reason: got}) != "it\u2026 is: running" {
-			t.Errorf("%v: %q", action, got)
+		at := time.Unix(1, 0)
+		got := Refusal(&controlv1.Request{Action: action, Author: "ann\x1b[1m"}, errors.New("it\u2026 is:\x1b running"), at)
+		if said := Refused(&controlv1.RunState{Refusal: got}); said != want {
+			t.Errorf("%v: %q", action, said)
 		}
+		if got.GetAuthor() != "ann [1m" || !got.GetTime().AsTime().Equal(at) {
+			t.Errorf("%v: %v", action, got)
+		}
+	}
+	if n := len(Refusal(&controlv1.Request{}, errors.New(strings.Repeat("x", 1<<20)), time.Now()).GetReason()); n > 1000 {
+		t.Errorf("a reason has %d bytes", n)
 	}
 }

@@ -296,7 +296,10 @@ type RunState struct {
 	// The document as it runs, so that changing or deleting it does not change a run.
 	Document []byte `protobuf:"bytes,17,opt,name=document,proto3" json:"document,omitempty"`
 	// What was counted in the run when the state was written.
-	Tally         *Tally `protobuf:"bytes,18,opt,name=tally,proto3" json:"tally,omitempty"`
+	Tally *Tally `protobuf:"bytes,18,opt,name=tally,proto3" json:"tally,omitempty"`
+	// Why the last request was refused; none: it was done. Nothing else in the state is of
+	// that request but its number: it stands as it stood before.
+	Refusal       *Refusal `protobuf:"bytes,19,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -457,6 +460,86 @@ func (x *RunState) GetTally() *Tally {
 	return nil
 }
 
+func (x *RunState) GetRefusal() *Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
+// Refusal says why something that was asked was not done.
+type Refusal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was asked.
+	Action Action `protobuf:"varint,1,opt,name=action,proto3,enum=pillion.control.v1.Action" json:"action,omitempty"`
+	// Who asked, as they say.
+	Author string `protobuf:"bytes,2,opt,name=author,proto3" json:"author,omitempty"`
+	// Why it was not done, on one line.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it was refused.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_pillion_control_v1_canary_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Refusal) GetAction() Action {
+	if x != nil {
+		return x.Action
+	}
+	return Action_ACTION_UNSPECIFIED
+}
+
+func (x *Refusal) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *Refusal) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Refusal) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 // GuardState is what a guard's sequential test has come to.
 type GuardState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -472,7 +555,7 @@ type GuardState struct {
 
 func (x *GuardState) Reset() {
 	*x = GuardState{}
-	mi := &file_pillion_control_v1_canary_proto_msgTypes[2]
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +567,7 @@ func (x *GuardState) String() string {
 func (*GuardState) ProtoMessage() {}
 
 func (x *GuardState) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_control_v1_canary_proto_msgTypes[2]
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +580,7 @@ func (x *GuardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuardState.ProtoReflect.Descriptor instead.
 func (*GuardState) Descriptor() ([]byte, []int) {
-	return file_pillion_control_v1_canary_proto_rawDescGZIP(), []int{2}
+	return file_pillion_control_v1_canary_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *GuardState) GetName() string {
@@ -544,7 +627,7 @@ type Tally struct {
 
 func (x *Tally) Reset() {
 	*x = Tally{}
-	mi := &file_pillion_control_v1_canary_proto_msgTypes[3]
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +639,7 @@ func (x *Tally) String() string {
 func (*Tally) ProtoMessage() {}
 
 func (x *Tally) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_control_v1_canary_proto_msgTypes[3]
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +652,7 @@ func (x *Tally) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tally.ProtoReflect.Descriptor instead.
 func (*Tally) Descriptor() ([]byte, []int) {
-	return file_pillion_control_v1_canary_proto_rawDescGZIP(), []int{3}
+	return file_pillion_control_v1_canary_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Tally) GetStableRpcs() uint64 {
@@ -636,7 +719,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_pillion_control_v1_canary_proto_msgTypes[4]
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +731,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_control_v1_canary_proto_msgTypes[4]
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +744,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_pillion_control_v1_canary_proto_rawDescGZIP(), []int{4}
+	return file_pillion_control_v1_canary_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Transition) GetState() *RunState {
@@ -706,7 +789,7 @@ type Leader struct {
 
 func (x *Leader) Reset() {
 	*x = Leader{}
-	mi := &file_pillion_control_v1_canary_proto_msgTypes[5]
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +801,7 @@ func (x *Leader) String() string {
 func (*Leader) ProtoMessage() {}
 
 func (x *Leader) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_control_v1_canary_proto_msgTypes[5]
+	mi := &file_pillion_control_v1_canary_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +814,7 @@ func (x *Leader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leader.ProtoReflect.Descriptor instead.
 func (*Leader) Descriptor() ([]byte, []int) {
-	return file_pillion_control_v1_canary_proto_rawDescGZIP(), []int{5}
+	return file_pillion_control_v1_canary_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Leader) GetId() string {
@@ -787,7 +870,7 @@ const file_pillion_control_v1_canary_proto_rawDesc = "" +
 	"\x06author\x18\x03 \x01(\tR\x06author\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12.\n" +
 	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
-	"\brevision\x18\x06 \x01(\x04R\brevision\"\xd9\x04\n" +
+	"\brevision\x18\x06 \x01(\x04R\brevision\"\x90\x05\n" +
 	"\bRunState\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -808,7 +891,13 @@ const file_pillion_control_v1_canary_proto_rawDesc = "" +
 	"\arequest\x18\x0f \x01(\x04R\arequest\x126\n" +
 	"\x06guards\x18\x10 \x03(\v2\x1e.pillion.control.v1.GuardStateR\x06guards\x12\x1a\n" +
 	"\bdocument\x18\x11 \x01(\fR\bdocument\x12/\n" +
-	"\x05tally\x18\x12 \x01(\v2\x19.pillion.control.v1.TallyR\x05tally\"J\n" +
+	"\x05tally\x18\x12 \x01(\v2\x19.pillion.control.v1.TallyR\x05tally\x125\n" +
+	"\arefusal\x18\x13 \x01(\v2\x1b.pillion.control.v1.RefusalR\arefusal\"\x9d\x01\n" +
+	"\aRefusal\x122\n" +
+	"\x06action\x18\x01 \x01(\x0e2\x1a.pillion.control.v1.ActionR\x06action\x12\x16\n" +
+	"\x06author\x18\x02 \x01(\tR\x06author\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"J\n" +
 	"\n" +
 	"GuardState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -867,34 +956,38 @@ func file_pillion_control_v1_canary_proto_rawDescGZIP() []byte {
 }
 
 var file_pillion_control_v1_canary_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pillion_control_v1_canary_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_pillion_control_v1_canary_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_pillion_control_v1_canary_proto_goTypes = []any{
 	(Phase)(0),                    // 0: pillion.control.v1.Phase
 	(Action)(0),                   // 1: pillion.control.v1.Action
 	(*Request)(nil),               // 2: pillion.control.v1.Request
 	(*RunState)(nil),              // 3: pillion.control.v1.RunState
-	(*GuardState)(nil),            // 4: pillion.control.v1.GuardState
-	(*Tally)(nil),                 // 5: pillion.control.v1.Tally
-	(*Transition)(nil),            // 6: pillion.control.v1.Transition
-	(*Leader)(nil),                // 7: pillion.control.v1.Leader
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*Refusal)(nil),               // 4: pillion.control.v1.Refusal
+	(*GuardState)(nil),            // 5: pillion.control.v1.GuardState
+	(*Tally)(nil),                 // 6: pillion.control.v1.Tally
+	(*Transition)(nil),            // 7: pillion.control.v1.Transition
+	(*Leader)(nil),                // 8: pillion.control.v1.Leader
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_pillion_control_v1_canary_proto_depIdxs = []int32{
 	1,  // 0: pillion.control.v1.Request.action:type_name -> pillion.control.v1.Action
-	8,  // 1: pillion.control.v1.Request.time:type_name -> google.protobuf.Timestamp
+	9,  // 1: pillion.control.v1.Request.time:type_name -> google.protobuf.Timestamp
 	0,  // 2: pillion.control.v1.RunState.phase:type_name -> pillion.control.v1.Phase
-	8,  // 3: pillion.control.v1.RunState.since:type_name -> google.protobuf.Timestamp
-	8,  // 4: pillion.control.v1.RunState.step_since:type_name -> google.protobuf.Timestamp
-	8,  // 5: pillion.control.v1.RunState.started:type_name -> google.protobuf.Timestamp
-	4,  // 6: pillion.control.v1.RunState.guards:type_name -> pillion.control.v1.GuardState
-	5,  // 7: pillion.control.v1.RunState.tally:type_name -> pillion.control.v1.Tally
-	3,  // 8: pillion.control.v1.Transition.state:type_name -> pillion.control.v1.RunState
-	8,  // 9: pillion.control.v1.Leader.since:type_name -> google.protobuf.Timestamp
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	9,  // 3: pillion.control.v1.RunState.since:type_name -> google.protobuf.Timestamp
+	9,  // 4: pillion.control.v1.RunState.step_since:type_name -> google.protobuf.Timestamp
+	9,  // 5: pillion.control.v1.RunState.started:type_name -> google.protobuf.Timestamp
+	5,  // 6: pillion.control.v1.RunState.guards:type_name -> pillion.control.v1.GuardState
+	6,  // 7: pillion.control.v1.RunState.tally:type_name -> pillion.control.v1.Tally
+	4,  // 8: pillion.control.v1.RunState.refusal:type_name -> pillion.control.v1.Refusal
+	1,  // 9: pillion.control.v1.Refusal.action:type_name -> pillion.control.v1.Action
+	9,  // 10: pillion.control.v1.Refusal.time:type_name -> google.protobuf.Timestamp
+	3,  // 11: pillion.control.v1.Transition.state:type_name -> pillion.control.v1.RunState
+	9,  // 12: pillion.control.v1.Leader.since:type_name -> google.protobuf.Timestamp
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_pillion_control_v1_canary_proto_init() }
@@ -908,7 +1001,7 @@ func file_pillion_control_v1_canary_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pillion_control_v1_canary_proto_rawDesc), len(file_pillion_control_v1_canary_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
