@@ -54,6 +54,8 @@ type PolicyOptions struct {
 	MaxConcurrent int
 	// MaxPending bounds those that wait for one of them to end.
 	MaxPending int
+	// Together has all methods of a destination share one circuit.
+	Together bool
 	// Changed is told of each transition of each breaker, as New says.
 	Changed func(Key, Transition)
 	// Before is what the policy was until now, nil for nothing. Where Trip is the
@@ -62,7 +64,8 @@ type PolicyOptions struct {
 }
 
 // Policy makes circuits that all obey the same rules, one for each method of each
-// destination. It is safe for concurrent use.
+// destination, or with PolicyOptions.Together one for each destination. It is safe for
+// concurrent use.
 type Policy struct {
 	// Name is the policy's.
 	Name string
@@ -84,7 +87,7 @@ func NewPolicy(o PolicyOptions) *Policy {
 	p := &Policy{Name: o.Name, o: o}
 	circuits := map[Key]*Circuit{}
 	p.other = p.newCircuit(Other)
-	if before != nil && o.Trip != nil && before.o.Trip != nil && *o.Trip == *before.o.Trip {
+	if before != nil && o.Together == before.o.Together && o.Trip != nil && before.o.Trip != nil && *o.Trip == *before.o.Trip {
 		for key, c := range *before.circuits.Load() {
 			circuits[key] = p.newCircuit(key)
 			circuits[key].breaker = c.breaker
@@ -122,6 +125,9 @@ func (p *Policy) Restricts() bool {
 // Circuit returns the circuit of a service's method, which it makes where there is
 // none. The strings need be valid during the call alone.
 func (p *Policy) Circuit(service, path string) *Circuit {
+	if p.o.Together {
+		path = ""
+	}
 	if c := p.first.Load(); c != nil && c.key.Path == path && c.key.Service == service {
 		return c
 	}

@@ -36,6 +36,37 @@ func TestWhatCountsAsFailure(t *testing.T) {
 	}
 }
 
+// Together, the methods of a service are one circuit, which no other policy has had.
+func TestCircuitsOfAllMethods(t *testing.T) {
+	t.Parallel()
+	o := PolicyOptions{Name: "all", Trip: &Trip{ConsecutiveFailures: 1}, MaxConcurrent: 1, Together: true}
+	p := NewPolicy(o)
+	a := p.Circuit("greeter", "/g.G/A")
+	if a != p.Circuit("greeter", "/g.G/B") || a == p.Circuit("other", "/g.G/A") {
+		t.Fatal("circuits are not one for each service")
+	}
+	r := enter(a, start)
+	if enter(p.Circuit("greeter", "/g.G/B"), start).verdict != Full {
+		t.Error("another method has room of its own")
+	}
+	if got := p.Look("greeter", "/g.G/C", start); got.UnderWay != 1 {
+		t.Errorf("%+v", got)
+	}
+	r.place.Leave(start, Failure, 0).Tell()
+	for k := range p.Circuits(start) {
+		if got := k.String(); got != "greeter" && got != "other" {
+			t.Errorf("a circuit is called %q", got)
+		}
+	}
+	o.Before = p
+	if o.Together = false; enter(NewPolicy(o).Circuit("greeter", "/g.G/A"), start).verdict != Admitted {
+		t.Error("a method has taken over the breaker of all")
+	}
+	if o.Together = true; enter(NewPolicy(o).Circuit("greeter", "/g.G/A"), start).verdict != Refused {
+		t.Error("the breaker did not stay")
+	}
+}
+
 func TestCircuitsAreApart(t *testing.T) {
 	t.Parallel()
 	var told []string

@@ -35,6 +35,7 @@ func (p *problems) compileBreaker(m *configv1.CircuitBreakerPolicy, inbound bool
 		Failures:      p.codes(field+".failure_codes", m.GetFailureCodes()),
 		MaxConcurrent: int(m.GetMaxConcurrent()),
 		MaxPending:    int(m.GetMaxPending()),
+		Together:      m.GetTogether(),
 		Before:        before,
 		Changed: func(key breaker.Key, t breaker.Transition) {
 			if logger != nil {

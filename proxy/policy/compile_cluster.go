@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"time"
+
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/balance"
 	"github.com/pillion-proxy/pillion/proxy/breaker"
@@ -36,6 +38,7 @@ type balancing struct {
 	reports    balance.ReportOptions
 	panic      int
 	subsetSize int
+	connect    time.Duration
 	locality   *upstream.Locality
 	slowStart  *upstream.SlowStart
 	failover   []Target
@@ -60,6 +63,7 @@ func (c clusterParts) policy() *upstream.Policy {
 	}
 	if b := c.balancing; b != nil {
 		p.Balance, p.Reports, p.PanicPercent, p.SubsetSize = b.options, b.reports, b.panic, b.subsetSize
+		p.ConnectTimeout = b.connect
 		p.Locality, p.SlowStart = b.locality, b.slowStart
 	}
 	if b := c.breaker; b != nil {
@@ -103,6 +107,7 @@ func (p *problems) compileBalancing(m *configv1.LoadBalancingPolicy) *balancing 
 		},
 		panic:      int(m.GetPanicThreshold()),
 		subsetSize: int(m.GetSubsetSize()),
+		connect:    m.GetConnectTimeout().AsDuration(),
 		hash:       p.compileHashKey("load_balancing.hash", m.GetHash()),
 	}
 	if l := m.GetLocality(); l != nil {

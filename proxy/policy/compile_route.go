@@ -51,9 +51,13 @@ func (p *problems) compileRule(field, name string, m *configv1.RouteRule) Rule {
 		Response:  p.compileChange(field+".response", m.GetResponse(), "", ""),
 		Authority: m.GetAuthority(),
 		Mirror:    p.compileMirror(field+".mirror", m.GetMirror()),
+		Yields:    m.GetYields(),
 	}
 	if m.GetAction() == nil && rule.Timeout == 0 && rule.Request == nil && rule.Response == nil && rule.Authority == "" && rule.Mirror == nil && m.GetTimeouts() == nil && m.GetRetry() == nil {
 		p.addf(field, `does nothing: write to, split, status, timeout, request, response, authority, mirror, timeouts or retry ("to: {}" has RPCs go where they were addressed to)`)
+	}
+	if m.GetYields() && m.GetSplit() == nil && m.GetTo().GetSubset() == "" {
+		p.addf(field+".yields", "means nothing where the rule chooses no subset: leave it out")
 	}
 	switch action := m.GetAction().(type) {
 	case *configv1.RouteRule_To:

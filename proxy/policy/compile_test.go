@@ -115,6 +115,7 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 - {name: ring, service: s7, subsets: {subsets: {a: {fallback: b}, b: {fallback: a}, c: {fallback: d}, any: {}}, default: e}}
 - {name: fault, service: s8, fault: {delay: {fraction: 1}, abort: {fraction: 1}}}
 - {name: max, service: s9, timeout: {default: 3s, max: 2s}}
+- {name: yields, service: s11, route: {rules: [{yields: true, to: {service: x}}, {yields: true, to: {subset: any}}]}}
 - {name: mirror, service: s10, route: {rules: [{status: {code: OK}, mirror: {to: {service: x}}}]}}
 `))
 	want := map[string][]string{
@@ -135,6 +136,7 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 		"ring":    {`subsets.subsets["a"].fallback`, `subsets.subsets["any"]`, `subsets.subsets["b"].fallback`, `subsets.subsets["c"].fallback`, "subsets.default"},
 		"fault":   {"fault.delay.for", "fault.abort.status"},
 		"max":     {"timeout.default"},
+		"yields":  {"route.rules[0].yields"},
 		"mirror":  {"route.rules[0].mirror"},
 	}
 	got := map[string][]string{}

@@ -36,6 +36,8 @@ type Rule struct {
 	Authority string
 	// Mirror sends copies to somewhere else; nil: none.
 	Mirror *Mirror
+	// Yields has split policies of the service go before the rule's choice of a part of it.
+	Yields bool
 
 	match           *Match
 	service, subset string
@@ -107,9 +109,9 @@ func (d *Decision) send(rpc *RPC, dice *dice, number uint64, t *Trace) {
 	d.Subset = d.Rule.subset
 }
 
-// placed says that a part of the service is chosen already.
+// placed says that a part of the service is chosen for good.
 func (d *Decision) placed() bool {
-	return d.Subset != ""
+	return d.Subset != "" && (d.Rule == nil || !d.Rule.Yields)
 }
 
 // join sends the RPC where a group goes.

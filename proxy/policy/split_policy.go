@@ -137,8 +137,12 @@ func (p *splitPolicy) passedOver(placed bool, room int) string {
 	return ""
 }
 
-// place sends the RPC where a group of a split policy goes.
+// place sends the RPC where a group of a split policy goes. Where its rule has yielded, it
+// is in none of the rule's groups.
 func (d *Decision) place(g *Group) {
+	if d.Subset != "" {
+		d.Group = nil
+	}
 	d.Subset = g.subset
 	if g.service != "" {
 		d.Service = g.service

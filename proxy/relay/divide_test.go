@@ -121,6 +121,12 @@ func TestSplitPoliciesDivideRPCs(t *testing.T) {
 			request: []string{"x", "1"}, host: "v1", app: map[string]string{"pillion-group": "", "x-variant": "blue"}, told: []string{"experiment.e/blue OK"}, group: "blue"},
 		{name: "nor behind a split to one", yaml: canaryOf(0, 10000, "") + `- {name: r, service: greeter, route: {rules: [{split: {destinations: [{weight: 10000, group: g, subset: v1}]}}]}}`,
 			host: "v1", app: map[string]string{"pillion-group": "g"}, group: "g"},
+		{name: "but behind one that yields", yaml: canaryOf(0, 10000, "") + `- {name: r, service: greeter, route: {rules: [{yields: true, request: {set: {x-r: "1"}}, split: {destinations: [{weight: 10000, group: g, subset: v1, request: {set: {x-g: "1"}}}]}}]}}`,
+			host: "v2", app: map[string]string{"pillion-group": "canary", "x-r": "1", "x-g": ""}, told: []string{"canary.c/canary OK"}, group: "canary", log: "r/1"},
+		{name: "behind one that yields to nobody", yaml: strings.Replace(canaryOf(0, 10000, ""), "split: {order: 2000,", "split: {order: 2000, match: {metadata: [{key: x, present: true}]},", 1) + `- {name: r, service: greeter, route: {rules: [{yields: true, split: {destinations: [{weight: 10000, group: g, subset: v1, request: {set: {x-g: "1"}}}]}}]}}`,
+			host: "v1", app: map[string]string{"pillion-group": "g", "x-g": "1"}, group: "g", log: "r/1"},
+		{name: "behind a part that yields", yaml: canaryOf(0, 10000, "") + `- {name: r, service: greeter, route: {rules: [{yields: true, to: {subset: v1}}]}}`,
+			host: "v2", app: map[string]string{"pillion-group": "canary"}, told: []string{"canary.c/canary OK"}, group: "canary"},
 		{name: "behind a split that only names", yaml: canaryOf(0, 10000, "") + `- {name: r, service: greeter, route: {rules: [{split: {destinations: [{weight: 10000, group: g}]}}]}}`,
 			host: "v2", app: map[string]string{"pillion-group": "g"}, told: []string{"canary.c/canary OK"}, group: "g,canary"},
 		{name: "of the service where a route leads", yaml: canaryOf(0, 10000, "") + `

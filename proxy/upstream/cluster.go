@@ -67,7 +67,7 @@ func (c *Cluster) Configure(p *Policy) {
 	effective := c.effective(p).withSubsetsOf(c.configured)
 	c.configured = p
 	for _, in := range t.instances {
-		in.measure(effective)
+		in.obey(effective)
 	}
 	now := time.Now()
 	c.weighAt = now
@@ -132,7 +132,7 @@ func (c *Cluster) update(endpoints []registry.Endpoint, stale, last bool) {
 				continue
 			}
 			in.secureWith(security)
-			in.measure(before.policy)
+			in.obey(before.policy)
 			if c.known { // what was there when this sidecar came is not new
 				in.warming.since = now
 			}

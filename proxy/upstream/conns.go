@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,10 +61,21 @@ func (in *Instance) wantsConn() bool {
 	return len(conns) < in.opts.MaxConns
 }
 
+// obey takes over what a policy says of each instance.
+func (in *Instance) obey(p *Policy) {
+	in.connect.Store(int64(p.ConnectTimeout))
+	in.measure(p)
+}
+
+// connectTimeout bounds the opening of a connection.
+func (in *Instance) connectTimeout() time.Duration {
+	return cmp.Or(time.Duration(in.connect.Load()), in.opts.ConnectTimeout)
+}
+
 // dial makes a connection in the background. in.mu is held.
 func (in *Instance) dial() {
 	in.dialing = true
-	ctx, cancel := context.WithTimeout(context.Background(), in.opts.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), in.connectTimeout())
 	in.cancel = cancel
 	if len(*in.conns.Load()) == 0 {
 		in.slowly = time.AfterFunc(in.opts.SlowConnect, in.connectsSlowly)

@@ -88,6 +88,28 @@ func TestConnectTimeoutCoversTheDial(t *testing.T) {
 	})
 }
 
+// A policy's bound goes before the options', for instances that come later as well.
+func TestConnectTimeoutOfAPolicy(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		r := newRig(t, Options{ConnectTimeout: 3 * time.Second}, "a:1")
+		within := func(address string, bound time.Duration) {
+			t.Helper()
+			r.net.Listen(address).Delay = time.Hour
+			c := r.call(r.instance(address))
+			time.Sleep(bound - 1)
+			c.want("waits")
+			time.Sleep(time.Nanosecond)
+			c.want("connecting to " + address + ": context deadline exceeded")
+		}
+		r.cluster.Configure(&Policy{ConnectTimeout: time.Second})
+		within("a:1", time.Second)
+		r.update("a:1", "b:1", "c:1")
+		within("b:1", time.Second)
+		r.cluster.Configure(nil)
+		within("c:1", 3*time.Second)
+	})
+}
+
 func TestASecondConnectionOnlyAtTheStreamLimit(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		r := newRig(t, Options{MaxConns: 2}, "a:1")

@@ -35,6 +35,7 @@ type Instance struct {
 	reasons  atomic.Uint32 // a Reason: what it is blocked for
 	judge    atomic.Pointer[judge]
 	measures atomic.Pointer[measures]
+	connect  atomic.Int64          // the policy's ConnectTimeout
 	loads    atomic.Pointer[loads] // what its RPCs count in; nil: nothing
 	warming  warming
 	avoided  atomic.Bool // in back-off

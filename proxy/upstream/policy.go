@@ -29,6 +29,8 @@ type Policy struct {
 	// SubsetSize is how many instances of each kind (a subset's, near and far) this
 	// sidecar uses; 0: all.
 	SubsetSize int
+	// ConnectTimeout bounds the opening of a connection; 0: what the options say.
+	ConnectTimeout time.Duration
 	// SlowStart gives instances that are new their share by and by; nil: at once.
 	SlowStart *SlowStart
 	// Subsets are parts of the instances, by name.

@@ -162,7 +162,7 @@ type PolicyStatus struct {
 	// Whether it holds.
 	State PolicyState `protobuf:"varint,7,opt,name=state,proto3,enum=pillion.admin.v1.PolicyState" json:"state,omitempty"`
 	// What is wrong with it, on one line for each problem, with file, line, column and
-	// field; empty in POLICY_STATE_IN_FORCE.
+	// field; in POLICY_STATE_IN_FORCE, what of it is not obeyed.
 	Problems []string `protobuf:"bytes,8,rep,name=problems,proto3" json:"problems,omitempty"`
 	// When it got into this state.
 	Since         *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=since,proto3" json:"since,omitempty"`

@@ -65,9 +65,12 @@ type LoadBalancingPolicy struct {
 	SubsetSize *uint32 `protobuf:"varint,10,opt,name=subset_size,json=subsetSize,proto3,oneof" json:"subset_size,omitempty"`
 	// Gives a new instance its share of RPCs by and by. Not with "ring_hash", "maglev"
 	// and "pick_first", which send RPCs where they belong.
-	SlowStart     *SlowStart `protobuf:"bytes,11,opt,name=slow_start,json=slowStart,proto3" json:"slow_start,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SlowStart *SlowStart `protobuf:"bytes,11,opt,name=slow_start,json=slowStart,proto3" json:"slow_start,omitempty"`
+	// How long opening a connection to one of the instances may take.
+	// Default: `connections.connect_timeout`.
+	ConnectTimeout *durationpb.Duration `protobuf:"bytes,12,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *LoadBalancingPolicy) Reset() {
@@ -173,6 +176,13 @@ func (x *LoadBalancingPolicy) GetSubsetSize() uint32 {
 func (x *LoadBalancingPolicy) GetSlowStart() *SlowStart {
 	if x != nil {
 		return x.SlowStart
+	}
+	return nil
+}
+
+func (x *LoadBalancingPolicy) GetConnectTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ConnectTimeout
 	}
 	return nil
 }
@@ -393,7 +403,7 @@ var File_pillion_config_v1_policy_balancing_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_policy_balancing_proto_rawDesc = "" +
 	"\n" +
-	"(pillion/config/v1/policy_balancing.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a$pillion/config/v1/policy_route.proto\"\xa0\x06\n" +
+	"(pillion/config/v1/policy_balancing.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a$pillion/config/v1/policy_route.proto\"\xf7\x06\n" +
 	"\x13LoadBalancingPolicy\x12~\n" +
 	"\x06policy\x18\x01 \x01(\tBf\xbaHcraR\x00R\vround_robinR\rleast_requestR\x14weighted_round_robinR\tring_hashR\x06maglevR\x04ewmaR\x06randomR\n" +
 	"pick_firstR\x06policy\x12.\n" +
@@ -410,7 +420,8 @@ const file_pillion_config_v1_policy_balancing_proto_rawDesc = "" +
 	" \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06H\x04R\n" +
 	"subsetSize\x88\x01\x01\x12;\n" +
 	"\n" +
-	"slow_start\x18\v \x01(\v2\x1c.pillion.config.v1.SlowStartR\tslowStartB\f\n" +
+	"slow_start\x18\v \x01(\v2\x1c.pillion.config.v1.SlowStartR\tslowStart\x12U\n" +
+	"\x0fconnect_timeout\x18\f \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\x0econnectTimeoutB\f\n" +
 	"\n" +
 	"_ring_sizeB\r\n" +
 	"\v_table_sizeB\x0f\n" +
@@ -463,20 +474,21 @@ var file_pillion_config_v1_policy_balancing_proto_goTypes = []any{
 	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
 }
 var file_pillion_config_v1_policy_balancing_proto_depIdxs = []int32{
-	4, // 0: pillion.config.v1.LoadBalancingPolicy.hash:type_name -> pillion.config.v1.HashKey
-	1, // 1: pillion.config.v1.LoadBalancingPolicy.load_reports:type_name -> pillion.config.v1.LoadReports
-	2, // 2: pillion.config.v1.LoadBalancingPolicy.locality:type_name -> pillion.config.v1.Locality
-	5, // 3: pillion.config.v1.LoadBalancingPolicy.failover:type_name -> pillion.config.v1.Destination
-	3, // 4: pillion.config.v1.LoadBalancingPolicy.slow_start:type_name -> pillion.config.v1.SlowStart
-	6, // 5: pillion.config.v1.LoadReports.blackout_period:type_name -> google.protobuf.Duration
-	6, // 6: pillion.config.v1.LoadReports.weight_expiration_period:type_name -> google.protobuf.Duration
-	6, // 7: pillion.config.v1.LoadReports.weight_update_period:type_name -> google.protobuf.Duration
-	6, // 8: pillion.config.v1.SlowStart.window:type_name -> google.protobuf.Duration
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	4,  // 0: pillion.config.v1.LoadBalancingPolicy.hash:type_name -> pillion.config.v1.HashKey
+	1,  // 1: pillion.config.v1.LoadBalancingPolicy.load_reports:type_name -> pillion.config.v1.LoadReports
+	2,  // 2: pillion.config.v1.LoadBalancingPolicy.locality:type_name -> pillion.config.v1.Locality
+	5,  // 3: pillion.config.v1.LoadBalancingPolicy.failover:type_name -> pillion.config.v1.Destination
+	3,  // 4: pillion.config.v1.LoadBalancingPolicy.slow_start:type_name -> pillion.config.v1.SlowStart
+	6,  // 5: pillion.config.v1.LoadBalancingPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	6,  // 6: pillion.config.v1.LoadReports.blackout_period:type_name -> google.protobuf.Duration
+	6,  // 7: pillion.config.v1.LoadReports.weight_expiration_period:type_name -> google.protobuf.Duration
+	6,  // 8: pillion.config.v1.LoadReports.weight_update_period:type_name -> google.protobuf.Duration
+	6,  // 9: pillion.config.v1.SlowStart.window:type_name -> google.protobuf.Duration
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_pillion_config_v1_policy_balancing_proto_init() }

@@ -44,7 +44,10 @@ type CircuitBreakerPolicy struct {
 	MaxConcurrent *uint32 `protobuf:"varint,4,opt,name=max_concurrent,json=maxConcurrent,proto3,oneof" json:"max_concurrent,omitempty"`
 	// The most RPCs that wait for one of those to end, within their deadlines.
 	// Default: 0.
-	MaxPending    *uint32 `protobuf:"varint,5,opt,name=max_pending,json=maxPending,proto3,oneof" json:"max_pending,omitempty"`
+	MaxPending *uint32 `protobuf:"varint,5,opt,name=max_pending,json=maxPending,proto3,oneof" json:"max_pending,omitempty"`
+	// Whether the methods that the policy is for share one breaker and one limit, so that
+	// their RPCs count together. Default: false, each method has its own.
+	Together      bool `protobuf:"varint,6,opt,name=together,proto3" json:"together,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,6 +115,13 @@ func (x *CircuitBreakerPolicy) GetMaxPending() uint32 {
 		return *x.MaxPending
 	}
 	return 0
+}
+
+func (x *CircuitBreakerPolicy) GetTogether() bool {
+	if x != nil {
+		return x.Together
+	}
+	return false
 }
 
 // BreakerTrip says when a breaker opens, by whichever of its conditions holds first,
@@ -245,14 +255,15 @@ var File_pillion_config_v1_policy_breaking_proto protoreflect.FileDescriptor
 
 const file_pillion_config_v1_policy_breaking_proto_rawDesc = "" +
 	"\n" +
-	"'pillion/config/v1/policy_breaking.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbe\x04\n" +
+	"'pillion/config/v1/policy_breaking.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xda\x04\n" +
 	"\x14CircuitBreakerPolicy\x122\n" +
 	"\x04trip\x18\x01 \x01(\v2\x1e.pillion.config.v1.BreakerTripR\x04trip\x12A\n" +
 	"\fper_instance\x18\x02 \x01(\v2\x1e.pillion.config.v1.BreakerTripR\vperInstance\x12\xa1\x02\n" +
 	"\rfailure_codes\x18\x03 \x03(\tB\xfb\x01\xbaH\xf7\x01\x92\x01\xf3\x01\x10\x11\x18\x01\"\xec\x01r\xe9\x01R\tCANCELLEDR\aUNKNOWNR\x10INVALID_ARGUMENTR\x11DEADLINE_EXCEEDEDR\tNOT_FOUNDR\x0eALREADY_EXISTSR\x11PERMISSION_DENIEDR\x12RESOURCE_EXHAUSTEDR\x13FAILED_PRECONDITIONR\aABORTEDR\fOUT_OF_RANGER\rUNIMPLEMENTEDR\bINTERNALR\vUNAVAILABLER\tDATA_LOSSR\x0fUNAUTHENTICATEDR\ffailureCodes\x127\n" +
 	"\x0emax_concurrent\x18\x04 \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x00R\rmaxConcurrent\x88\x01\x01\x12/\n" +
 	"\vmax_pending\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\n" +
-	"maxPending\x88\x01\x01B\x11\n" +
+	"maxPending\x88\x01\x01\x12\x1a\n" +
+	"\btogether\x18\x06 \x01(\bR\btogetherB\x11\n" +
 	"\x0f_max_concurrentB\x0e\n" +
 	"\f_max_pending\"\xba\x05\n" +
 	"\vBreakerTrip\x12A\n" +

@@ -103,7 +103,11 @@ type RouteRule struct {
 	Timeouts *TimeoutPolicy `protobuf:"bytes,11,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
 	// Which of these RPCs are sent again, instead of what `retry` and `hedging` policies
 	// say.
-	Retry         *RetryPolicy `protobuf:"bytes,12,opt,name=retry,proto3" json:"retry,omitempty"`
+	Retry *RetryPolicy `protobuf:"bytes,12,opt,name=retry,proto3" json:"retry,omitempty"`
+	// Whether canaries and experiments (`split` policies) of the service that the RPC is
+	// sent to go before the rule's choice of a subset: where one of them sends the RPC to
+	// a part of the service, that holds. Default: false, the rule's choice stays.
+	Yields        bool `protobuf:"varint,13,opt,name=yields,proto3" json:"yields,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -233,6 +237,13 @@ func (x *RouteRule) GetRetry() *RetryPolicy {
 		return x.Retry
 	}
 	return nil
+}
+
+func (x *RouteRule) GetYields() bool {
+	if x != nil {
+		return x.Yields
+	}
+	return false
 }
 
 type isRouteRule_Action interface {
@@ -1337,7 +1348,7 @@ const file_pillion_config_v1_policy_route_proto_rawDesc = "" +
 	"\n" +
 	"$pillion/config/v1/policy_route.proto\x12\x11pillion.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a$pillion/config/v1/policy_retry.proto\x1a&pillion/config/v1/policy_timeout.proto\"N\n" +
 	"\vRoutePolicy\x12?\n" +
-	"\x05rules\x18\x01 \x03(\v2\x1c.pillion.config.v1.RouteRuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x05rules\"\xc6\x05\n" +
+	"\x05rules\x18\x01 \x03(\v2\x1c.pillion.config.v1.RouteRuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x05rules\"\xde\x05\n" +
 	"\tRouteRule\x12/\n" +
 	"\x04name\x18\x01 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x012\x11^[A-Za-z0-9_.-]*$R\x04name\x123\n" +
 	"\x05match\x18\x02 \x01(\v2\x1d.pillion.config.v1.RouteMatchR\x05match\x120\n" +
@@ -1351,7 +1362,8 @@ const file_pillion_config_v1_policy_route_proto_rawDesc = "" +
 	"\x06mirror\x18\n" +
 	" \x01(\v2\x19.pillion.config.v1.MirrorR\x06mirror\x12<\n" +
 	"\btimeouts\x18\v \x01(\v2 .pillion.config.v1.TimeoutPolicyR\btimeouts\x124\n" +
-	"\x05retry\x18\f \x01(\v2\x1e.pillion.config.v1.RetryPolicyR\x05retryB\b\n" +
+	"\x05retry\x18\f \x01(\v2\x1e.pillion.config.v1.RetryPolicyR\x05retry\x12\x16\n" +
+	"\x06yields\x18\r \x01(\bR\x06yieldsB\b\n" +
 	"\x06action\"\x93\x03\n" +
 	"\n" +
 	"RouteMatch\x12f\n" +
