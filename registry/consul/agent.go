@@ -39,6 +39,7 @@ type agent struct {
 	random   func() float64
 	tokens   *tokens
 	budget   *budget
+	absence  *absence
 	troubles *troubles
 	// contact is when the agent answered last, in Unix nanoseconds; 0 for never.
 	contact   atomic.Int64
@@ -70,6 +71,7 @@ func newAgent(cfg Config, deps Deps) (*agent, error) {
 		log:       deps.Log,
 		random:    deps.Random,
 		budget:    newBudget(connections - shortCalls),
+		absence:   newAbsence(deps.Random),
 		troubles:  newTroubles(deps.Log),
 		closeIdle: func() {},
 		reads:     make(chan struct{}, reads),

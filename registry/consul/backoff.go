@@ -8,8 +8,10 @@ import (
 // backoff is how long to wait before the next attempt after failures in a row.
 type backoff struct {
 	base, most time.Duration
-	random     func() float64
-	failures   int
+	// least is the shortest first wait, where that is to be spread wider. 0: as the others.
+	least    time.Duration
+	random   func() float64
+	failures int
 }
 
 // next counts a failure and returns the wait: twice as long each time, and
@@ -20,12 +22,21 @@ func (b *backoff) next() time.Duration {
 	if shift := b.failures; shift < 16 {
 		wait = min(b.most, b.base<<shift)
 	}
+	least := wait / 2
+	if b.failures == 0 && b.least > 0 {
+		least = b.least
+	}
 	b.failures++
 
-	return wait/2 + time.Duration(b.random()*float64(wait/2))
+	return spread(b.random, least, wait)
 }
 
 func (b *backoff) reset() { b.failures = 0 }
+
+// spread is a moment between two.
+func spread(random func() float64, from, to time.Duration) time.Duration {
+	return from + time.Duration(random()*float64(to-from))
+}
 
 // sleep waits, or returns false as soon as ctx ends.
 func sleep(ctx context.Context, wait time.Duration) bool {

@@ -171,6 +171,7 @@ func (a *agent) note(scope string, err *failure) {
 	case unreachable:
 		a.troubles.report(scopeAgent, err)
 	case limited:
+		a.absence.end()
 		a.troubles.report(scopeLimit, err)
 		if a.budget.shrink() {
 			a.closeIdle()
@@ -193,5 +194,6 @@ func (a *agent) noteSuccess(scope string) {
 // answered says that the agent is there, whatever it answered.
 func (a *agent) answered() {
 	a.contact.Store(time.Now().UnixNano())
+	a.absence.end()
 	a.troubles.clear(scopeAgent)
 }

@@ -37,13 +37,20 @@ const (
 	// lagPause is the pause after an answer of a server that has no leader. It doubles to
 	// lagMost: such answers come at once, all queries of all sidecars get them together,
 	// and servers that elect a leader have no time for them.
-	lagPause = 100 * time.Millisecond
+	lagPause = time.Second
 	lagMost  = 2 * time.Second
 
-	failureBase = 100 * time.Millisecond
-	failureMost = 5 * time.Second
-	limitedBase = time.Second
-	limitedMost = 30 * time.Second
+	// A first failure for want of an answer is one of a connection that was lost, as a
+	// rule: it is soon mended, within lostBase. What an agent says instead of an answer
+	// (that the servers have no leader, that a token is gone) it says to all queries of all
+	// sidecars at once, and for a while: they come back within refusedBase.
+	failureBase  = 100 * time.Millisecond
+	failurePause = failureBase / 2 // the least
+	lostBase     = 200 * time.Millisecond
+	refusedBase  = time.Second
+	failureMost  = 5 * time.Second
+	limitedBase  = time.Second
+	limitedMost  = 30 * time.Second
 
 	// maxLag is how old the knowledge of the server that answers may be before
 	// it counts as stale.
@@ -69,14 +76,14 @@ type poller[T any] struct {
 func (p *poller[T]) run(ctx context.Context) {
 	leave := p.agent.budget.join()
 	defer leave()
+	defer p.agent.absence.leave(p)
 
 	var (
 		index   uint64
 		highest uint64 // that was answered
 		hurried = backoff{base: quickPause, most: cmp.Or(p.most, quickMost), random: p.agent.random}
-		lagged  = backoff{base: lagPause, most: lagMost, random: p.agent.random}
-		failed  = backoff{base: failureBase, most: failureMost, random: p.agent.random}
-		limits  = backoff{base: limitedBase, most: limitedMost, random: p.agent.random}
+		lagged  = backoff{base: lagPause, least: failurePause, most: lagMost, random: p.agent.random}
+		failed  = newSetbacks(p.agent.random)
 	)
 	for ctx.Err() == nil {
 		if p.rest != nil && !p.rest(ctx) {
@@ -95,12 +102,10 @@ func (p *poller[T]) run(ctx context.Context) {
 		case asked.err != nil:
 			// Whoever answers next may count differently, and shall not block.
 			index = 0
-			failures := failed.failures + limits.failures + 1
-			pause := &failed
-			if asked.err.kind == limited {
-				pause = &limits
+			if asked.took >= quick {
+				hurried.reset()
 			}
-			if !p.send(ctx, answer[T]{err: asked.err, failures: failures}) || !sleep(ctx, pause.next()) {
+			if !p.endure(ctx, asked.err, failed) {
 				return
 			}
 
@@ -108,7 +113,6 @@ func (p *poller[T]) run(ctx context.Context) {
 		}
 
 		failed.reset()
-		limits.reset()
 		// A query that waited for nothing comes back with the index it had.
 		if asked.index != index || index == 0 {
 			if !p.send(ctx, answer[T]{value: asked.value, lagging: asked.lagging, lost: asked.index < highest}) {
@@ -146,6 +150,59 @@ func nextIndex(asked, answered uint64) uint64 {
 	}
 
 	return max(1, answered)
+}
+
+// setbacks are the failures in a row of one query.
+type setbacks struct {
+	failed, refused, limited backoff
+	// heard are the failures of others, for want of an agent, while it waited.
+	heard int
+}
+
+func newSetbacks(random func() float64) *setbacks {
+	return &setbacks{
+		failed:  backoff{base: lostBase, least: failurePause, most: failureMost, random: random},
+		refused: backoff{base: refusedBase, least: failurePause, most: failureMost, random: random},
+		limited: backoff{base: limitedBase, most: limitedMost, random: random},
+	}
+}
+
+func (s *setbacks) inARow() int {
+	return s.failed.failures + s.refused.failures + s.limited.failures + s.heard
+}
+
+func (s *setbacks) reset() {
+	s.failed.reset()
+	s.refused.reset()
+	s.limited.reset()
+	s.heard = 0
+}
+
+// endure sends a failure and waits until the question should be asked again. It is false
+// where ctx ended first.
+func (p *poller[T]) endure(ctx context.Context, err *failure, setbacks *setbacks) bool {
+	pause := &setbacks.refused
+	switch err.kind {
+	case unreachable:
+		pause = &setbacks.failed
+	case limited:
+		pause = &setbacks.limited
+	case denied, rejected, missing, failing:
+	}
+	wait := pause.next()
+	tell := func() bool { return p.send(ctx, answer[T]{err: err, failures: setbacks.inARow()}) }
+	if !tell() {
+		return false
+	}
+	if err.kind != unreachable {
+		return sleep(ctx, wait)
+	}
+
+	return p.agent.absence.wait(ctx, p, wait, func() bool {
+		setbacks.heard++
+
+		return tell()
+	})
 }
 
 func (p *poller[T]) send(ctx context.Context, a answer[T]) bool {
