@@ -38,7 +38,7 @@ func (p *process) attend(ctx context.Context) (stop func()) {
 		}
 		if p.predecessor != nil {
 			p.predecessor.Begun()
-			p.sidecar.OwnSockets()
+			p.sidecar.Alone()
 		}
 		p.manager.Ready(p.status())
 		attending.Go(func() { p.manager.Watch(running, p.sidecar.Probe) })

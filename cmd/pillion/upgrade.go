@@ -43,7 +43,7 @@ const (
 // replaceable is a sidecar, as far as it can be replaced.
 type replaceable interface {
 	Estate() handover.Estate
-	Yield() error
+	Stay() error
 	Resume()
 	Succeeded(took func(n int) bool)
 }
@@ -112,7 +112,7 @@ func (u *upgrade) replace(ctx context.Context) error {
 		successor.Kill()
 		return fmt.Errorf("the new process %d: %w", successor.PID(), err)
 	}
-	if err := u.sidecar.Yield(); err != nil {
+	if err := u.sidecar.Stay(); err != nil {
 		successor.Kill()
 		return err
 	}
@@ -124,8 +124,8 @@ func (u *upgrade) replace(ctx context.Context) error {
 	u.set(succeeded)
 	u.logger.Info("upgraded: a new process serves, this one drains", "pid", successor.PID())
 	u.manager.Replaced(successor.PID())
-	successor.Leave()
-	u.sidecar.Succeeded(successor.Took) // last: it may be the end of the process
+	u.sidecar.Succeeded(successor.Took)
+	successor.Leave() // last: it registers then, with what others are to find when they connect
 	return nil
 }
 

@@ -16,16 +16,16 @@ import (
 
 // replaced notes what an upgrade does to a sidecar.
 type replaced struct {
-	leaves                      error // Yield's answer
-	onYield                     func()
-	yielded, resumed, succeeded atomic.Int64
+	leaves                     error // Stay's answer
+	onStay                     func()
+	stayed, resumed, succeeded atomic.Int64
 }
 
 func (*replaced) Estate() handover.Estate { return handover.Estate{} }
-func (r *replaced) Yield() error {
-	r.yielded.Add(1)
-	if r.onYield != nil {
-		r.onYield()
+func (r *replaced) Stay() error {
+	r.stayed.Add(1)
+	if r.onStay != nil {
+		r.onStay()
 	}
 	return r.leaves
 }
@@ -75,8 +75,8 @@ func TestWhoMayBeReplaced(t *testing.T) {
 // later gives back what was let go of for it.
 func TestAFailedUpgradeIsUndone(t *testing.T) {
 	for name, c := range map[string]struct {
-		script           string
-		yielded, resumed int64
+		script          string
+		stayed, resumed int64
 	}{
 		"before it is ready": {"exit 3", 0, 0},
 		// It hears what there is to take over, says that it is ready, and ends.
@@ -96,8 +96,8 @@ func TestAFailedUpgradeIsUndone(t *testing.T) {
 				t.Fatal(err)
 			}
 			u.run(t.Context(), func() string { return "" })
-			if got := sidecar.yielded.Load(); got != c.yielded {
-				t.Errorf("yielded %d times, want %d", got, c.yielded)
+			if got := sidecar.stayed.Load(); got != c.stayed {
+				t.Errorf("stayed %d times, want %d", got, c.stayed)
 			}
 			if got := sidecar.resumed.Load(); got != c.resumed {
 				t.Errorf("resumed %d times, want %d", got, c.resumed)
@@ -116,8 +116,8 @@ func TestAFailedUpgradeIsUndone(t *testing.T) {
 // was let go of for it; one that comes before has nothing let go of.
 func TestSignalDuringAnUpgrade(t *testing.T) {
 	for name, leaves := range map[string]error{
-		"what was yielded is resumed":    nil,
-		"what was not yielded stays put": errors.New("it drains"),
+		"it stays until it is known":      nil,
+		"one that drains does not resume": errors.New("it drains"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			// It says that it is ready, and never that it has begun.
@@ -133,7 +133,7 @@ dd bs=65536 count=1 <&3 >/dev/null 2>&1; printf '{"say":"ready"}' >&3; exec slee
 			defer func() { startedAs = was }()
 			ctx, signal := context.WithCancel(t.Context())
 			defer signal()
-			sidecar := &replaced{leaves: leaves, onYield: signal}
+			sidecar := &replaced{leaves: leaves, onStay: signal}
 			u := &upgrade{logger: slog.New(slog.DiscardHandler), sidecar: sidecar, timeout: time.Minute}
 			if err := u.begin(); err != nil {
 				t.Fatal(err)

@@ -58,9 +58,8 @@ type Registrar struct {
 type stage int
 
 const (
-	keeping  stage = iota // until Release or Close
-	released              // until Resume
-	ended                 // for good
+	keeping stage = iota // until Release or Close
+	ended                // for good
 )
 
 // RegistrationStatus is how a registration fares, for people and for metrics.
@@ -90,22 +89,25 @@ func (s *Source) Register(registration Registration) (*Registrar, error) {
 		agent: s.agent, plan: plan, first: make(chan struct{}),
 		status: RegistrationStatus{Name: plan.Name, ID: plan.ID},
 		names:  slices.Sorted(slices.Values(registration.GRPC)),
+		// By the other process.
+		attempted: registration.After != nil,
+		done:      make(chan struct{}),
 	}
-	r.begin()
-
-	return r, nil
-}
-
-// begin begins the work. r.life is held, or nobody else knows r.
-func (r *Registrar) begin() {
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(context.Background())
-	done := make(chan struct{})
-	r.done = done
 	go func() {
-		defer close(done)
+		defer close(r.done)
+		if registration.After != nil {
+			select {
+			case <-registration.After:
+			case <-ctx.Done():
+				return
+			}
+		}
 		r.run(ctx)
 	}()
+
+	return r, nil
 }
 
 // Registered is closed when the agent has accepted the registration for the
@@ -142,34 +144,18 @@ func (r *Registrar) Close(ctx context.Context) error {
 }
 
 // Release ends the work and leaves the registration as it stands: another process
-// goes on with it, by the same id. Close does nothing then, until Resume.
+// goes on with it, by the same id. Nothing is under way when it returns, and Close does
+// nothing then.
 func (r *Registrar) Release() {
 	r.life.Lock()
 	defer r.life.Unlock()
 
 	if r.stage == keeping {
-		r.stage = released
+		r.stage = ended
 		r.stop()
 		<-r.done
 		r.agent.troubles.forget(r.scope())
 	}
-}
-
-// Resume undoes Release: the other process does not go on with the registration
-// after all. What that one has made of it is undone.
-func (r *Registrar) Resume() {
-	r.life.Lock()
-	defer r.life.Unlock()
-
-	if r.stage != released {
-		return
-	}
-	r.stage = keeping
-	r.mu.Lock()
-	r.attempted = true          // by the other one
-	r.status.Registered = false // or it stands there otherwise
-	r.mu.Unlock()
-	r.begin()
 }
 
 func (r *Registrar) scope() string { return "registration of " + r.plan.ID }

@@ -369,56 +369,45 @@ func TestReleaseLeavesTheRegistration(t *testing.T) {
 	})
 }
 
-// Whoever should have gone on with a registration may have changed it, or not have:
-// taken back, it is kept again, and ended, whatever it was before.
-func TestResumeTakesTheRegistrationBack(t *testing.T) {
+// What another process has registered is left alone until that one has let go of it. Who
+// is closed before ends it all the same: the other one may be gone.
+func TestARegistrationWaitsForWhoHadIt(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		fake := newFakeAgent()
-		source, _ := newFakeSource(t, fake, Config{})
-		registrar := register(t, source, greeter())
-		after(time.Minute)
-		meta := fake.metaOf(both[0])
-		registrar.Release()
-		fake.change(func() { fake.registered[both[0]].Meta = map[string]string{"version": "v2"} })
-		registrar.Resume()
-		after(time.Minute)
-		want(t, "meta", fake.metaOf(both[0]), meta)
-		fake.change(func() { clear(fake.registered) })
-		after(time.Minute)
-		want(t, "registered after the agent forgot", fake.stands(), both)
-		registrar.Release()
-		registrar.Resume()
-		if err := registrar.Close(t.Context()); err != nil {
-			t.Error(err)
-		}
-		want(t, "registered in the end", fake.stands(), []string{})
-		registrar.Resume() // it is over
-		after(time.Minute)
-		want(t, "registered later", fake.stands(), []string{})
-	})
-}
-
-// The process that never got to register may have left it to one that did.
-func TestCloseAfterResumeEndsWhatAnotherHasRegistered(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		fake := newFakeAgent()
-		source, _ := newFakeSource(t, fake, Config{})
-		registrar, err := source.Register(greeter())
-		if err != nil {
-			t.Fatal(err)
-		}
-		registrar.Release()
-		other, _ := newFakeSource(t, fake, Config{})
-		register(t, other, greeter()).Release() // as good as killed
-		want(t, "registered", fake.stands(), both)
-		registrar.Resume()
-		if err := registrar.Close(t.Context()); err != nil {
-			t.Error(err)
-		}
-		want(t, "registered in the end", fake.stands(), []string{})
-	})
+	for name, ends := range map[string]bool{"it goes on": false, "it is closed before": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				fake := newFakeAgent()
+				first, _ := newFakeSource(t, fake, Config{})
+				before := register(t, first, greeter())
+				meta := fake.metaOf(both[0])
+				let := make(chan struct{})
+				registration := greeter()
+				registration.Meta, registration.After = map[string]string{"version": "v2"}, let
+				second, _ := newFakeSource(t, fake, Config{})
+				next, err := second.Register(registration)
+				if err != nil {
+					t.Fatal(err)
+				}
+				after(time.Minute)
+				want(t, "meta while another has it", fake.metaOf(both[0]), meta)
+				if status := next.Status(); status.Registered || status.Times > 0 {
+					t.Errorf("%+v", status)
+				}
+				if !ends {
+					before.Release()
+					close(let)
+					after(time.Minute)
+					want(t, "meta", fake.metaOf(both[0]), registration.Meta)
+				}
+				before.Release()
+				if err := next.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+				want(t, "registered in the end", fake.stands(), []string{})
+			})
+		})
+	}
 }
 
 // A sidecar that takes a registration over knows what the app answers from it,

@@ -51,6 +51,10 @@ type Registration struct {
 	Check *Check
 	// Sidecar is the inbound side beside the app. Nil: there is none.
 	Sidecar *Sidecar
+	// After is closed when another process has let go of the registration, which had
+	// it until then (see Registrar.Release): nothing is looked at, nor changed, before.
+	// Nil: there is no other.
+	After <-chan struct{}
 }
 
 // Check is the gRPC health check (grpc.health.v1, plaintext) that the agent makes.

@@ -8,9 +8,10 @@
 //	running process             its successor
 //	estate          ->                         what there is to take over; the sockets come as descriptors
 //	                         <- ready          it could begin; these sockets it took
-//	begin           ->                         the running process has let go of what only one may hold
+//	begin           ->                         it shall serve
 //	                         <- begun          it serves; both do now
-//	(end of file)   ->                         the running process has told everybody: it is alone in charge
+//	(end of file)   ->                         the running process accepts no connections any more, has let go
+//	                                           of what only one may hold, and told everybody: it is alone in charge
 //
 // Until "begun" has come the running process goes on as if nothing had been,
 // whatever happens to its successor. A successor that is left alone before

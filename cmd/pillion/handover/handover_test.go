@@ -263,7 +263,7 @@ func TestFailures(t *testing.T) {
 func TestAProgramThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	e, _ := estate(t)
-	_, err := Start(Command{Path: "/nonexistent", Args: []string{"x"}}, e)
+	_, err := Start(Command{Path: filepath.Join(t.TempDir(), "nothing"), Args: []string{"x"}}, e)
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}

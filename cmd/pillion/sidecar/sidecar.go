@@ -62,13 +62,14 @@ type Sidecar struct {
 	listeners map[string]*socket // by side: outbound, inbound, admin
 
 	serving   chan struct{} // closed once all sides serve
+	alone     chan struct{} // closed once the process is out of the way that this one replaces; nil: there is none
 	succeeded chan struct{} // closed once a successor serves
 	successor sync.Once
 	leaving   atomic.Bool // it drains
 
 	mu           sync.Mutex
 	registration registration  // nil: there is none
-	undecided    chan struct{} // closed when it is known who holds it; nil: it is known
+	undecided    chan struct{} // closed when it is known whether a successor serves; nil: it is known
 }
 
 // The sides, as readiness and messages name them.
@@ -85,6 +86,9 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	s := &Sidecar{
 		cfg: cfg, logger: o.Logger, started: time.Now(), listeners: map[string]*socket{},
 		serving: make(chan struct{}), succeeded: make(chan struct{}),
+	}
+	if o.Replaces {
+		s.alone = make(chan struct{})
 	}
 	defer func() {
 		if err != nil {

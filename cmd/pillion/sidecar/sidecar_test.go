@@ -28,14 +28,12 @@ type hung struct{ until chan struct{} }
 
 func (h hung) Close(context.Context) error { <-h.until; return nil }
 func (h hung) Release()                    {}
-func (h hung) Resume()                     {}
 
 // quick is a registry that answers at once.
 type quick struct{ err error }
 
 func (q quick) Close(context.Context) error { return q.err }
 func (q quick) Release()                    {}
-func (q quick) Resume()                     {}
 
 func TestLeavingIsBounded(t *testing.T) {
 	t.Parallel()

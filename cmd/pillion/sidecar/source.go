@@ -148,8 +148,6 @@ type registration interface {
 	Close(ctx context.Context) error
 	// Release leaves the entry as it stands: another process goes on with it.
 	Release()
-	// Resume undoes Release.
-	Resume()
 }
 
 // currentRegistration returns the local app's entry, nil for none.
@@ -159,7 +157,8 @@ func (s *Sidecar) currentRegistration() registration {
 	return s.registration
 }
 
-// register enters the local app into the registry, where that can be written.
+// register enters the local app into the registry, where that can be written, as soon as
+// this process is alone.
 func (s *Sidecar) register() error {
 	service := s.cfg.GetService()
 	if s.source.consul == nil || service == nil {
@@ -170,7 +169,7 @@ func (s *Sidecar) register() error {
 		Name: service.GetName(), ID: service.GetId(), Address: service.GetAddress(),
 		Meta: service.GetMeta(), Tags: service.GetTags(),
 		Passing: int(service.GetWeights().GetPassing()), Warning: int(service.GetWeights().GetWarning()),
-		GRPC: service.GetGrpc(),
+		GRPC: service.GetGrpc(), After: s.alone,
 	}
 	if s.app != nil && len(r.GRPC) == 0 {
 		r.AskGRPC = s.app.services

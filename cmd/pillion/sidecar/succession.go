@@ -30,20 +30,9 @@ func (s *Sidecar) Estate() handover.Estate {
 	return handover.Estate{Sockets: sockets, Known: known}
 }
 
-// Yield lets go of what only one process may hold, the registration, and leaves it
-// as it stands, until Resume or Succeeded says what becomes of it: a sidecar does not
-// drain before that. Where it drains already Yield does nothing but say so.
-func (s *Sidecar) Yield() error {
-	if err := s.suspend(); err != nil {
-		return err
-	}
-	if r := s.currentRegistration(); r != nil {
-		r.Release()
-	}
-	return nil
-}
-
-func (s *Sidecar) suspend() error {
+// Stay has the sidecar drain no sooner than Resume or Succeeded says whether there is a
+// successor. Where it drains already Stay does nothing but say so.
+func (s *Sidecar) Stay() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.leaving.Load() {
@@ -53,16 +42,8 @@ func (s *Sidecar) suspend() error {
 	return nil
 }
 
-// Resume undoes Yield: there is no successor after all.
+// Resume undoes Stay: there is no successor after all.
 func (s *Sidecar) Resume() {
-	if r := s.currentRegistration(); r != nil {
-		r.Resume()
-	}
-	s.decide()
-}
-
-// decide ends the time in which it is open who holds the registration.
-func (s *Sidecar) decide() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.undecided != nil {
@@ -71,8 +52,8 @@ func (s *Sidecar) decide() {
 	}
 }
 
-// depart has the sidecar drain, and returns once it is known who holds the
-// registration. That takes no time, or as long as the upgrade that is under way.
+// depart has the sidecar drain, and returns once it is known whether a successor serves.
+// That takes no time, or as long as the upgrade that is under way.
 func (s *Sidecar) depart() {
 	s.mu.Lock()
 	s.leaving.Store(true)
@@ -84,17 +65,27 @@ func (s *Sidecar) depart() {
 }
 
 // Succeeded says that a successor serves in this sidecar's place, and which of the
-// estate's sockets it has taken: the files of those that are Unix sockets stay. Run
-// drains then, and returns.
+// estate's sockets it has taken: the files of those that are Unix sockets stay. When it
+// returns, every connection that is made there is the successor's, and so is what only
+// one process may hold, the registration, which stands as it stood. Run drains then, and
+// returns.
 func (s *Sidecar) Succeeded(took func(n int) bool) {
 	s.successor.Do(func() {
 		for n, side := range slices.Sorted(maps.Keys(s.listeners)) {
-			if took(n) {
-				handover.KeepFile(s.listeners[side].Listener, true)
+			l := s.listeners[side]
+			if !took(n) {
+				continue
+			}
+			handover.KeepFile(l.Listener, true)
+			if side != sideAdmin { // whose server ends when it loses its listener
+				_ = l.Close()
 			}
 		}
+		if r := s.currentRegistration(); r != nil {
+			r.Release()
+		}
 		close(s.succeeded)
-		s.decide()
+		s.Resume()
 	})
 }
 
@@ -107,12 +98,15 @@ func (s *Sidecar) hasSuccessor() bool {
 	}
 }
 
-// OwnSockets says that the process is gone which had opened the sockets: the files
-// of Unix sockets are removed when this one ends, but for those that are borrowed.
-func (s *Sidecar) OwnSockets() {
+// Alone says that the process which this one replaces is out of the way: it takes no
+// connections any more, and has let go of the registration. The files of Unix sockets
+// are removed when this one ends, but for those that are borrowed. It is to be called
+// once, where Options.Replaces is set.
+func (s *Sidecar) Alone() {
 	for _, l := range s.listeners {
 		handover.KeepFile(l.Listener, l.Borrowed)
 	}
+	close(s.alone)
 }
 
 // makeWay ends all sides at once: whoever is told to go finds the successor at the
