@@ -31,9 +31,26 @@ func inKey(service string) string {
 	return service
 }
 
-// MaxNumber bounds the numbers of states, runs and requests. Nobody comes to it by counting;
-// who writes a higher one has it that nothing can come after it.
+// MaxNumber is the highest number of a state, a run or a request. Nobody comes to it by
+// counting, but somebody may write it into the store: 1 comes after it, see Next. What has a
+// higher one is refused.
 const MaxNumber = 1 << 62
+
+// Next returns the number that comes after another.
+func Next(n uint64) uint64 {
+	if n >= MaxNumber {
+		return 1
+	}
+	return n + 1
+}
+
+// After says whether the number a comes after b, at once or later.
+func After(a, b uint64) bool {
+	if wraps := a == 1 && b >= MaxNumber; wraps || b == 1 && a >= MaxNumber {
+		return wraps
+	}
+	return a > b
+}
 
 // Of people: written by those who apply, read by sidecars.
 

@@ -23,7 +23,7 @@ func TestCanaryCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	elected := canary.Lead(canary.LeadOptions{Store: store, ID: "greeter-1"})(t.Context(), "greeter", func(*meshv1.ReportResponse) {})
+	elected := canary.Lead(canary.LeadOptions{ID: "greeter-1"})(t.Context(), "greeter", store, func(*meshv1.ReportResponse) {})
 	t.Cleanup(elected.Close)
 	written, ran := false, 0
 	for _, b := range readPage(t, "canary.md").blocks {

@@ -40,7 +40,7 @@ func (m *mesh) elected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := canary.Lead(canary.LeadOptions{Store: store, ID: "sidecar-1"})(t.Context(), "greeter", func(*meshv1.ReportResponse) {})
+	l := canary.Lead(canary.LeadOptions{ID: "sidecar-1"})(t.Context(), "greeter", store, func(*meshv1.ReportResponse) {})
 	t.Cleanup(l.Close)
 }
 

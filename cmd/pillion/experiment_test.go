@@ -62,7 +62,7 @@ func (m *mesh) elect(t *testing.T) *experimenter {
 	}
 	e := &experimenter{
 		address: listener.Addr().String(),
-		leading: experiment.Lead(experiment.LeadOptions{Store: store, ID: "sidecar-1"})(t.Context(), "shop", func(*meshv1.ReportResponse) {}),
+		leading: experiment.Lead(experiment.LeadOptions{ID: "sidecar-1"})(t.Context(), "shop", store, func(*meshv1.ReportResponse) {}),
 	}
 	server := grpc.NewServer()
 	adminv1.RegisterAdminServer(server, e)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/ledger"
 	"github.com/pillion-proxy/pillion/proto/configyaml"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -78,7 +79,7 @@ func (a *Agent) States(service string, states []*controlv1.RunState) {
 				continue // as with one that cannot be read, what held before it stays
 			}
 			r := a.run(service, s.GetName())
-			if s.GetNumber() < r.stored.GetNumber() {
+			if control.After(r.stored.GetNumber(), s.GetNumber()) {
 				r.setBack(s)
 			}
 			r.stored = s
@@ -90,13 +91,25 @@ func (a *Agent) States(service string, states []*controlv1.RunState) {
 			continue
 		}
 		// Somebody has removed the state: what was obeyed before it counts no more either.
-		if r.told != nil && r.told.GetNumber() <= r.stored.GetNumber() {
+		if r.told != nil && !control.After(r.told.GetNumber(), r.stored.GetNumber()) {
 			r.told = nil
 		}
 		r.stored = nil
 		a.settle(r)
 	}
 	a.forget(service)
+}
+
+// Known returns the states that a service's canaries are in here.
+func (a *Agent) Known(service string) (states []*controlv1.RunState) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.services[service] {
+		if r.state != nil {
+			states = append(states, r.state)
+		}
+	}
+	return states
 }
 
 // Obey implements mesh.Counting: it takes over what the elected sidecar has decided.
@@ -134,7 +147,7 @@ func newer(s, than *controlv1.RunState) bool {
 		return s != nil
 	}
 	if s.GetNumber() != than.GetNumber() {
-		return s.GetNumber() > than.GetNumber()
+		return control.After(s.GetNumber(), than.GetNumber())
 	}
 	return over(s) && !over(than)
 }

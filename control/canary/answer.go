@@ -33,7 +33,7 @@ func (l *leading) Evidence(name string) *meshv1.EvidenceResponse {
 			e.Next = timestamppb.New(w.until)
 		}
 	}
-	if err := errors.Join(r.problem, l.away); err != nil && (r.active() || r.want != nil) {
+	if err := errors.Join(r.problem, l.ledger.Away()); err != nil && (r.active() || r.want != nil) {
 		e.Waiting = "the store, which is away: " + documents.Line(err.Error())
 	}
 	return e

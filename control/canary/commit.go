@@ -2,6 +2,7 @@ package canary
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -9,7 +10,6 @@ import (
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/ledger"
-	"github.com/pillion-proxy/pillion/control/requests"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -17,135 +17,106 @@ import (
 // elected.
 const grace = 500 * time.Millisecond
 
-// written is what came of a commit.
-type written struct {
-	// page is what the store has of the canary's state.
-	page ledger.Page
-	// ours says that it is what was to be written.
-	ours bool
-	// err says that nothing is known.
-	err error
-}
-
-// commit writes what a canary is to be, or reads what it is where that is not known, beside
-// the goroutine that decides. l.mu is held.
+// commit writes what a canary is to be, beside the goroutine that decides. l.mu is held.
 func (l *leading) commit(r *led) {
-	want, version, reload := r.want, r.version, r.reload
+	want, from := r.want, r.entry
 	r.committing = true
-	r.highest = max(r.highest, want.GetNumber()) // nothing, if there is only something to read
+	r.use(want.GetNumber())
 	l.running.Go(func() {
 		// What was begun is ended, in a moment: others see the last transition of a run, and
 		// end this, before it is known here that it was written.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), commitTimeout)
+		ctx, cancel := context.WithCancel(context.WithoutCancel(l.ctx))
 		defer cancel()
 		defer context.AfterFunc(l.ctx, func() { time.AfterFunc(grace, cancel) })()
-		w := l.write(ctx, r.name, want, version, reload)
+		err := l.ledger.Commit(ctx, from, want, nil)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		r.committing = false
-		switch {
-		case l.ctx.Err() == nil:
-			l.wrote(r, want, w)
-			l.signal()
-		case w.ours:
-			l.tell(want)
-		}
+		l.wrote(r, want, err)
+		l.signal()
 	})
 }
 
-// write writes a state, which may be nil, if the store has the version of the state before.
-// reload says that the version is not known.
-func (l *leading) write(ctx context.Context, name string, want *controlv1.RunState, version uint64, reload bool) (w written) {
-	if want == nil || reload {
-		w.page, w.err = l.book.Read(ctx, name)
-		w.ours = want != nil && proto.Equal(w.page.State, want)
-		if want == nil || w.err != nil || w.ours || w.page.Version != version {
-			return w
-		}
+// wrote takes note of what came of a commit. What the store has then is in the ledger. What
+// does not hold yet is decided anew. l.mu is held.
+func (l *leading) wrote(r *led, want *controlv1.RunState, err error) {
+	if r.want == want && !r.obeyed {
+		r.want = nil
 	}
-	w.page, w.ours, w.err = l.book.Write(ctx, want, version, nil)
-	return w
-}
-
-// wrote takes over what came of a commit. l.mu is held.
-func (l *leading) wrote(r *led, want *controlv1.RunState, w written) {
-	r.problem = w.err
-	if w.err != nil {
-		r.reload = true
-		r.backoff = min(max(2*r.backoff, firstBackoff), lastBackoff)
-		r.retryAt = now().Add(jitter(r.backoff))
-		l.log.Warn("canary: the store does not answer; it is asked again",
-			slog.String("canary", r.name), slog.Uint64("number", want.GetNumber()), slog.Any("error", w.err))
-		if r.want == want && !r.obeyed {
-			// It is decided anew, once it is known what has been written.
-			r.want, r.lost = nil, want
+	if err == nil || errors.Is(err, ledger.ErrChanged) {
+		r.problem, r.backoff, r.retryAt = nil, 0, now()
+		if err != nil {
+			r.retryAt = now().Add(jitter(firstBackoff))
 		}
 		return
 	}
-	r.reload, r.backoff, r.retryAt = false, 0, now()
-	if w.ours {
-		r.stored, r.version, r.reload = want, w.page.Version, w.page.Version == 0
-		l.tell(want)
-		if r.want == want {
-			obeyed := r.obeyed
-			r.want, r.obeyed = nil, false
-			if !obeyed {
-				l.hold(r, want)
+	r.problem = err
+	r.backoff = min(max(2*r.backoff, firstBackoff), lastBackoff)
+	r.retryAt = now().Add(jitter(r.backoff))
+	if l.ctx.Err() == nil {
+		l.log.Warn("canary: the store does not take a transition; it is tried again",
+			slog.String("canary", r.name), slog.Uint64("number", want.GetNumber()), slog.Any("error", err))
+	}
+}
+
+// settle takes over what the ledger has of all canaries. l.mu is held.
+func (l *leading) settle(entries map[string]ledger.Entry) {
+	for name, e := range entries {
+		r := l.canaries[name]
+		if r == nil {
+			if e.State == nil && !e.Pending() {
+				continue
 			}
+			r = &led{service: l.service, name: name}
+			l.canaries[name] = r
 		}
-		return
+		before := r.entry.State
+		r.entry = e
+		if e.State != before && !proto.Equal(e.State, before) {
+			l.written(r)
+		}
 	}
-	if w.page.Version == r.version && r.want == nil {
-		r.lost = nil // it was not written
-		return
+	for name, r := range l.canaries {
+		if _, ok := entries[name]; !ok && r.want == nil {
+			delete(l.canaries, name)
+		}
 	}
-	l.overtaken(r, w.page)
+	l.settled = true
 }
 
-// overtaken takes a state over that somebody else has written. A roll-back that is to be
-// written still is, over it, if it is of the same run. l.mu is held.
-func (l *leading) overtaken(r *led, now ledger.Page) {
-	s := now.State
-	if now.Problem != nil {
-		l.log.Error("canary: a state in the store cannot be read, and is written anew", slog.String("canary", r.name), slog.Any("error", now.Problem))
-	}
-	r.stored, r.version = s, now.Version
-	defer func() { r.lost = nil }()
-	back, obeyed := r.want, r.obeyed
-	r.want, r.obeyed = nil, false
-	if obeyed && (s == nil || s.GetRun() == back.GetRun() && !over(s)) {
-		if s != nil && s.GetNumber() >= back.GetNumber() {
+// written takes another state over that was written, by this sidecar or somebody else. A
+// roll-back that is to be written still is, over it, if it is of the same run. l.mu is held.
+func (l *leading) written(r *led) {
+	s, back := r.entry.State, r.want
+	switch {
+	case r.obeyed && (s == nil || s.GetRun() == back.GetRun() && !over(s)):
+		if !control.After(back.GetNumber(), s.GetNumber()) {
 			back = proto.CloneOf(back)
-			back.Number = s.GetNumber() + 1
+			back.Number = control.Next(s.GetNumber())
+			l.back(r, back)
 		}
-		l.back(r, back)
 		return
+	case r.obeyed:
+		r.want, r.obeyed = nil, false
+	case !r.committing:
+		r.want = nil // it was decided of another state
 	}
-	if s != nil {
-		if proto.Equal(s, r.lost) {
-			l.tell(s) // it had been written, but the answer was lost
-		}
+	switch {
+	case s == nil:
+		delete(l.canaries, r.name) // somebody has removed it: the run is over
+	case !proto.Equal(s, r.state):
 		l.hold(r, s)
-	} else if r.state != nil {
-		// Somebody has removed the state: the run is over.
-		delete(l.canaries, r.name)
 	}
 }
 
-// tell tells the log, the metrics and hooks of a transition that was written. Of a request
-// that was refused the log alone is told: nothing has changed. l.mu is held.
-func (l *leading) tell(s *controlv1.RunState) {
-	if why := requests.Refused(s); why != "" {
-		l.log.Info("canary: a request was refused", slog.Bool("audit", true), slog.String("canary", s.GetName()),
-			slog.Uint64("number", s.GetNumber()), slog.String("by", s.GetRefusal().GetAuthor()), slog.String("reason", why))
+// tell tells the metrics and hooks of a transition that was written; a request that was
+// refused is none. It is called with l.mu held or not.
+func (l *leading) tell(s *controlv1.RunState, transition *controlv1.Transition, key string) {
+	if s.GetRefusal() != nil {
 		return
 	}
-	l.log.Info("canary: transition", slog.Bool("audit", true), slog.String("canary", s.GetName()),
-		slog.Uint64("run", s.GetRun()), slog.Uint64("number", s.GetNumber()), slog.String("phase", control.PhaseWord(s.GetPhase())),
-		slog.Uint64("step", uint64(s.GetStep())), slog.Float64("weight", float64(s.GetWeight())/all),
-		slog.String("by", s.GetBy()), slog.String("reason", s.GetReason()))
 	l.o.Metrics.transition(l.service, s.GetName(), s.GetPhase())
 	if doc, err := Document(s); err == nil {
-		l.o.Hooks.Tell(doc.GetHooks(), &controlv1.Transition{State: s}, control.TransitionKey(control.Canary, l.service, s.GetName(), s.GetNumber()))
+		l.o.Hooks.Tell(doc.GetHooks(), transition, key)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/documents"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
@@ -22,7 +23,7 @@ const notByChance = 0.05
 // next returns a copy of the canary's state with the next number, in another phase.
 func (r *led) next(phase controlv1.Phase, reason, by string, at time.Time) *controlv1.RunState {
 	s := proto.CloneOf(r.state)
-	s.Number, s.Phase, s.Reason, s.By, s.Since = r.highest+1, phase, documents.Line(reason), documents.Line(by), timestamppb.New(at)
+	s.Number, s.Phase, s.Reason, s.By, s.Since = control.Next(r.highest), phase, documents.Line(reason), documents.Line(by), timestamppb.New(at)
 	s.Refusal = nil
 	if weight, ok := share(s); ok {
 		s.Weight = weight

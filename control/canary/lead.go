@@ -27,18 +27,20 @@ const (
 	listening = 3 * time.Second
 	// between is the least time between two looks at what was reported.
 	between = 5 * time.Millisecond
+	// maxAhead bounds how far numbers go on by what a sidecar says.
+	maxAhead = 1 << 20
 	// firstBackoff and lastBackoff are how long it takes until a store that does not answer
 	// is asked again.
 	firstBackoff, lastBackoff = 100 * time.Millisecond, 2 * time.Second
-	// commitTimeout is how long a store may take.
-	commitTimeout = 5 * time.Second
 )
 
 // LeadOptions are what an elected sidecar needs.
 type LeadOptions struct {
-	Store kv.Store
 	// ID is the sidecar's name, for the history.
 	ID string
+	// Known returns the states of a service's canaries that this sidecar obeys, for where
+	// the store loses them: see Agent.Known. Nil: it obeys none.
+	Known func(service string) []*controlv1.RunState
 	// Hooks tells hooks of transitions; nil: nobody is told. Whoever made it closes it.
 	Hooks *hooks.Teller
 	// Metrics counts transitions.
@@ -51,12 +53,20 @@ func Lead(o LeadOptions) mesh.Lead {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return func(ctx context.Context, service string, publish func(*meshv1.ReportResponse)) mesh.Leading {
+	return func(ctx context.Context, service string, store kv.Store, publish func(*meshv1.ReportResponse)) mesh.Leading {
 		l := &leading{
-			o: o, service: service, book: ledger.Book{Store: o.Store, Kind: control.Canary, Service: service}, publish: publish, since: now(),
+			o: o, service: service, publish: publish, since: now(),
 			log: o.Logger.With(slog.String("service", service)), wake: make(chan struct{}, 1), canaries: map[string]*led{},
 		}
 		l.ctx, l.cancel = context.WithCancel(ctx)
+		l.ledger = ledger.Open(l.ctx, ledger.Options{
+			Store: store, Kind: control.Canary, Service: service, Known: func() []*controlv1.RunState {
+				if o.Known == nil {
+					return nil
+				}
+				return o.Known(service)
+			}, Changed: l.signal, Written: l.tell, Logger: l.log,
+		})
 		l.running.Go(l.run)
 		return l
 	}
@@ -67,7 +77,7 @@ func Lead(o LeadOptions) mesh.Lead {
 type leading struct {
 	o       LeadOptions
 	service string
-	book    ledger.Book
+	ledger  *ledger.Ledger
 	publish func(*meshv1.ReportResponse)
 	log     *slog.Logger
 	since   time.Time
@@ -76,12 +86,10 @@ type leading struct {
 	running sync.WaitGroup
 	wake    chan struct{}
 
-	mu       sync.Mutex
-	canaries map[string]*led
-	// asked is what people have written.
-	asked      map[string]ledger.Asked
-	away       error // why the store cannot be asked; nil: it can
-	complained bool  // that reports are refused
+	mu         sync.Mutex
+	canaries   map[string]*led
+	settled    bool // the ledger has said where they stand
+	complained bool // that reports are refused
 }
 
 var _ mesh.Leading = (*leading)(nil)
@@ -90,6 +98,7 @@ var _ mesh.Leading = (*leading)(nil)
 func (l *leading) Close() {
 	l.cancel()
 	l.running.Wait()
+	l.ledger.Wait()
 }
 
 // Gone implements mesh.Leading: what a sidecar that is gone had counted still counts.
@@ -119,7 +128,7 @@ func (l *leading) take(from source, c *meshv1.CanaryCounts) error {
 	}
 	if c.GetRolledBack() >= r.state.GetNumber() && c.GetRolledBack() > 0 {
 		// Who was elected before had decided it, and could not write it.
-		r.highest = max(r.highest, min(c.GetRolledBack(), r.state.GetNumber()+1<<20))
+		r.use(min(c.GetRolledBack(), r.state.GetNumber()+maxAhead, control.MaxNumber))
 		l.back(r, r.next(controlv1.Phase_PHASE_ROLLED_BACK, cmp.Or(c.GetReason(), "it was rolled back before"), l.o.ID, now()))
 		return nil
 	}
@@ -139,16 +148,16 @@ func (l *leading) signal() {
 
 // run leads until the lock is lost, or until Close.
 func (l *leading) run() {
-	if !l.load() {
-		return
-	}
-	l.running.Go(func() { l.o.Store.Watch(l.ctx, control.ServicePrefix(l.service), l.people) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		l.mu.Lock()
-		next := l.round(now())
-		l.mu.Unlock()
+		next := time.Hour
+		if entries, known := l.ledger.Entries(); known {
+			l.mu.Lock()
+			l.settle(entries)
+			next = l.round(now())
+			l.mu.Unlock()
+		}
 		timer.Reset(next)
 		select {
 		case <-l.wake:
@@ -165,94 +174,29 @@ func (l *leading) run() {
 	}
 }
 
-// load reads the states of the service's canaries; false: there was no time for it.
-func (l *leading) load() bool {
-	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
-		pages, err := l.list()
-		l.mu.Lock()
-		l.away = err
-		for name, p := range pages {
-			l.read(name, p)
-		}
-		l.mu.Unlock()
-		if err == nil {
-			return true
-		}
-		select {
-		case <-time.After(jitter(backoff)):
-		case <-l.ctx.Done():
-			return false
-		}
-	}
-}
-
-func (l *leading) list() (map[string]ledger.Page, error) {
-	ctx, cancel := context.WithTimeout(l.ctx, commitTimeout)
-	defer cancel()
-	return l.book.ReadAll(ctx)
-}
-
 // jitter has not all ask at once that were turned away at once.
 func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
-
-// read takes a state over from the store. l.mu is held.
-func (l *leading) read(name string, p ledger.Page) {
-	if p.Problem != nil {
-		l.log.Error("canary: a state in the store cannot be read, and does not hold", slog.String("canary", name), slog.Any("error", p.Problem))
-		return
-	}
-	r := l.canary(name)
-	r.stored, r.version = p.State, p.Version
-	if err := r.adopt(p.State); err != nil {
-		l.log.Error("canary: its document cannot be read", slog.String("canary", name), slog.Any("error", err))
-	}
-}
-
-// canary returns what is known of a canary. l.mu is held.
-func (l *leading) canary(name string) *led {
-	r := l.canaries[name]
-	if r == nil {
-		r = &led{service: l.service, name: name}
-		l.canaries[name] = r
-	}
-	return r
-}
-
-// people takes over what people have written. It is the store's watch.
-func (l *leading) people(s kv.State) {
-	asked := l.book.Asked(s.Entries, l.log)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.away = s.Err
-	if s.Known {
-		l.asked = asked
-	}
-	l.signal()
-}
 
 // round looks at all canaries, decides, and says when to look again at the latest. l.mu is
 // held.
 func (l *leading) round(at time.Time) time.Duration {
 	next := time.Hour
 	soon := func(t time.Time) { next = min(next, max(t.Sub(at), time.Millisecond)) }
-	for name, asked := range l.asked {
-		if asked.Request != nil {
-			l.canary(name)
-		}
-	}
 	for _, name := range slices.Sorted(maps.Keys(l.canaries)) {
 		r := l.canaries[name]
 		r.look(at)
 		if s := r.rollBack(l.o.ID, at); s != nil {
 			l.back(r, s)
 		}
-		if r.want == nil && !r.reload {
+		if at.Before(r.retryAt) {
+			soon(r.retryAt)
+			continue
+		}
+		if r.want == nil {
 			l.decide(r, at)
 		}
-		if r.want != nil || r.reload {
-			if at.Before(r.retryAt) {
-				soon(r.retryAt)
-			} else if !r.committing {
+		if r.want != nil {
+			if !r.committing {
 				l.commit(r)
 			}
 		} else if r.active() {
@@ -266,8 +210,13 @@ func (l *leading) round(at time.Time) time.Duration {
 
 // decide has a request done, or the canary go on. l.mu is held.
 func (l *leading) decide(r *led, at time.Time) {
-	if asked := l.asked[r.name]; asked.Request.GetNumber() > r.state.GetRequest() {
-		s := r.done(asked, l.others(r), at)
+	if r.entry.Lost {
+		r.want = r.entry.Restored(l.o.ID)
+		r.want.Number = control.Next(r.highest)
+		return
+	}
+	if r.entry.Pending() {
+		s := r.done(r.entry, l.others(r), at)
 		if over(s) {
 			l.back(r, s)
 		} else {
@@ -308,7 +257,7 @@ func (l *leading) hold(r *led, s *controlv1.RunState) {
 	if err := r.adopt(s); err != nil {
 		l.log.Error("canary: its document cannot be read", slog.String("canary", r.name), slog.Any("error", err))
 	}
-	if l.ctx.Err() == nil {
+	if l.ctx.Err() == nil && l.settled {
 		l.publish(&meshv1.ReportResponse{States: []*controlv1.RunState{proto.CloneOf(s)}})
 	}
 }

@@ -3,6 +3,8 @@ package canary
 import (
 	"time"
 
+	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/ledger"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
@@ -23,22 +25,25 @@ type led struct {
 	evidence *evidence
 	pool     *pool
 
-	// stored is what the store has, as far as is known, with its version.
-	stored  *controlv1.RunState
-	version uint64
-	// reload says that it is not known: a commit may have been done or not.
-	reload bool
+	// entry is what the ledger has: what people have written, and what the store has.
+	entry ledger.Entry
 	// highest is the highest number that any state may have that was written.
 	highest uint64
 	// want is to be written; nil: nothing is. obeyed says that it holds already.
-	want   *controlv1.RunState
-	obeyed bool
-	// lost was to be written, and it is not known whether it was.
-	lost       *controlv1.RunState
+	want       *controlv1.RunState
+	obeyed     bool
 	committing bool
-	retryAt    time.Time
-	backoff    time.Duration
-	problem    error // of the last commit
+	// Before retryAt nothing is written.
+	retryAt time.Time
+	backoff time.Duration
+	problem error // of the last commit
+}
+
+// use has later states have numbers after this one.
+func (r *led) use(number uint64) {
+	if control.After(number, r.highest) {
+		r.highest = number
+	}
 }
 
 // baseline is what was there before a step.
@@ -50,7 +55,7 @@ type baseline struct {
 // adopt has a state hold. Of the same step, counting goes on.
 func (r *led) adopt(s *controlv1.RunState) (problem error) {
 	r.state = s
-	r.highest = max(r.highest, s.GetNumber())
+	r.use(s.GetNumber())
 	doc, err := r.doc, error(nil)
 	if s.GetPhase() != controlv1.Phase_PHASE_UNSPECIFIED {
 		if doc, err = Document(s); err != nil {

@@ -195,7 +195,7 @@ func TestLastTransitionIsTold(t *testing.T) {
 		w.kill()
 		store := w.memory.Store()
 		store.SetFault(memkv.Fault{Slow: 20 * time.Millisecond})
-		l := Lead(LeadOptions{Store: store, ID: "last", Metrics: metrics})(t.Context(), service, func(*meshv1.ReportResponse) {})
+		l := Lead(LeadOptions{ID: "last", Metrics: metrics})(t.Context(), service, store, func(*meshv1.ReportResponse) {})
 		w.ask("greeter-v2", controlv1.Action_ACTION_PROMOTE_FULLY)
 		for !w.stateIs(promoted, 1)() {
 			time.Sleep(time.Millisecond)

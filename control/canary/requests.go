@@ -19,7 +19,7 @@ import (
 
 // done returns the state after what was asked, which says why where it is refused. others
 // are the canaries of the service that run.
-func (r *led) done(asked ledger.Asked, others []string, at time.Time) *controlv1.RunState {
+func (r *led) done(asked ledger.Entry, others []string, at time.Time) *controlv1.RunState {
 	q := asked.Request
 	s, err := r.obey(asked, others, at)
 	if err != nil {
@@ -35,12 +35,12 @@ func (r *led) refused(q *controlv1.Request, why error, at time.Time) *controlv1.
 	if s == nil {
 		s = &controlv1.RunState{Kind: kind, Name: r.name, Service: r.service, Since: timestamppb.New(at)}
 	}
-	s.Number, s.Refusal = r.highest+1, requests.Refusal(q, why, at)
+	s.Number, s.Refusal = control.Next(r.highest), requests.Refusal(q, why, at)
 	return s
 }
 
 // obey returns the state after a request, or why it cannot be done.
-func (r *led) obey(asked ledger.Asked, others []string, at time.Time) (*controlv1.RunState, error) {
+func (r *led) obey(asked ledger.Entry, others []string, at time.Time) (*controlv1.RunState, error) {
 	q := asked.Request
 	phase, why := r.state.GetPhase(), said(q)
 	var (
@@ -85,7 +85,7 @@ func (r *led) obey(asked ledger.Asked, others []string, at time.Time) (*controlv
 }
 
 // start returns the state at the beginning of a new run.
-func (r *led) start(asked ledger.Asked, others []string, at time.Time) (*controlv1.RunState, error) {
+func (r *led) start(asked ledger.Entry, others []string, at time.Time) (*controlv1.RunState, error) {
 	q, doc := asked.Request, asked.Document
 	c := doc.GetCanary()
 	switch {
@@ -113,7 +113,7 @@ func (r *led) start(asked ledger.Asked, others []string, at time.Time) (*control
 		return nil, fmt.Errorf("the document has %d bytes, more than the %d that can be run", len(raw), ledger.MaxBytes)
 	}
 	return &controlv1.RunState{
-		Kind: kind, Name: r.name, Service: r.service, Run: r.state.GetRun() + 1, Number: r.highest + 1, Revision: doc.GetRevision(),
+		Kind: kind, Name: r.name, Service: r.service, Run: control.Next(r.state.GetRun()), Number: control.Next(r.highest), Revision: doc.GetRevision(),
 		Phase: controlv1.Phase_PHASE_RUNNING, Step: 1, Weight: c.GetSteps()[0].GetWeight(),
 		Since: timestamppb.New(at), StepSince: timestamppb.New(at), Started: timestamppb.New(at),
 		Reason: documents.Line(said(q)), By: documents.Line(q.GetAuthor()), Document: raw,

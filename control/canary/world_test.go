@@ -273,7 +273,7 @@ func (w *world) elect(told *hooks.Teller) {
 	w.seq++
 	id := fmt.Sprintf("elected-%d", w.seq)
 	w.mu.Unlock()
-	e.leading = Lead(LeadOptions{Store: e.store, ID: id, Hooks: told})(ctx, service, func(said *meshv1.ReportResponse) {
+	e.leading = Lead(LeadOptions{ID: id, Hooks: told})(ctx, service, e.store, func(said *meshv1.ReportResponse) {
 		said = proto.CloneOf(said)
 		for _, s := range w.sidecars {
 			w.running.Go(func() {

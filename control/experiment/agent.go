@@ -2,6 +2,7 @@ package experiment
 
 import (
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -110,7 +111,7 @@ func (a *Agent) States(name string, states []*controlv1.RunState) {
 	for experiment, told := range s.mesh {
 		now, was := s.store[experiment], before[experiment]
 		// The store may be behind a stream, but what it had and has not is deleted.
-		if now.GetNumber() >= told.GetNumber() || now.GetNumber() < was.GetNumber() {
+		if !control.After(told.GetNumber(), now.GetNumber()) || control.After(was.GetNumber(), now.GetNumber()) {
 			delete(s.mesh, experiment)
 		}
 	}
@@ -131,7 +132,7 @@ func (a *Agent) obey(name string, states []*controlv1.RunState, thresholds map[s
 	for _, state := range states {
 		experiment := state.GetName()
 		if state.GetKind() != string(control.Experiment) || state.GetService() != name || state.GetNumber() > control.MaxNumber ||
-			state.GetNumber() <= max(s.store[experiment].GetNumber(), s.mesh[experiment].GetNumber()) {
+			!control.After(state.GetNumber(), s.store[experiment].GetNumber()) || !control.After(state.GetNumber(), s.mesh[experiment].GetNumber()) {
 			continue
 		}
 		s.mesh[experiment] = state
@@ -157,19 +158,33 @@ func (a *Agent) service(name string) *service {
 	return s
 }
 
+// newest returns the states that hold, by experiment.
+func (s *service) newest() map[string]*controlv1.RunState {
+	states := maps.Clone(s.store)
+	for experiment, state := range s.mesh {
+		if !control.After(states[experiment].GetNumber(), state.GetNumber()) {
+			states[experiment] = state
+		}
+	}
+	return states
+}
+
+// Known returns the states that a service's experiments are in here.
+func (a *Agent) Known(name string) []*controlv1.RunState {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s := a.services[name]; s != nil {
+		return slices.Collect(maps.Values(s.newest()))
+	}
+	return nil
+}
+
 // settle has the runs of a service be those that its states say. a.mu is held.
 func (a *Agent) settle(name string, s *service) {
 	if a.closed {
 		return
 	}
-	states := make(map[string]*controlv1.RunState, len(s.store))
-	for _, from := range []map[string]*controlv1.RunState{s.store, s.mesh} {
-		for experiment, state := range from {
-			if state.GetNumber() >= states[experiment].GetNumber() {
-				states[experiment] = state
-			}
-		}
-	}
+	states := s.newest()
 	for experiment, r := range a.runs {
 		if r.service == name && !runs(states[experiment]) {
 			a.end(r, states[experiment])

@@ -37,6 +37,8 @@ func (l *leading) decide(e ledger.Entry) bool {
 	now := time.Now()
 	var next *controlv1.RunState
 	switch {
+	case e.Lost:
+		next = e.Restored(l.o.ID)
 	case e.Pending():
 		var err error
 		if next, err = l.answer(e, now); err != nil {
@@ -175,7 +177,7 @@ func start(e ledger.Entry, others []*configv1.Experiment, now time.Time) (*contr
 		return nil, why
 	}
 	return &controlv1.RunState{
-		Run: e.State.GetRun() + 1, Revision: e.Document.GetRevision(), Phase: controlv1.Phase_PHASE_RUNNING,
+		Run: control.Next(e.State.GetRun()), Revision: e.Document.GetRevision(), Phase: controlv1.Phase_PHASE_RUNNING,
 		Since: timestamppb.New(now), StepSince: timestamppb.New(now), Started: timestamppb.New(now),
 		Reason: documents.Line(cmp.Or(q.GetMessage(), "somebody started it")), By: documents.Line(q.GetAuthor()), Request: q.GetNumber(), Document: document,
 	}, ""
@@ -192,11 +194,11 @@ func (l *leading) others(e ledger.Entry) ([]*configv1.Experiment, error) {
 	if e.Document.GetExperiment().GetLayer() == nil {
 		prefix = control.StatePrefix(l.service)
 	}
-	entries, err := l.o.Store.List(ctx, prefix)
+	entries, err := l.store.List(ctx, prefix)
 	if errors.Is(err, kv.ErrDenied) && prefix == statesPrefix {
 		l.log.Warn("experiment: whether its layer is used by experiments of other services cannot be known, and is not looked at",
 			slog.String("experiment", e.Name), slog.Any("error", err))
-		entries, err = l.o.Store.List(ctx, control.StatePrefix(l.service))
+		entries, err = l.store.List(ctx, control.StatePrefix(l.service))
 	}
 	if err != nil {
 		return nil, err

@@ -26,9 +26,11 @@ const (
 
 // LeadOptions are what an elected sidecar needs.
 type LeadOptions struct {
-	Store kv.Store
 	// ID is the sidecar's name, for the history.
 	ID string
+	// Known returns the states of a service's experiments that this sidecar obeys, for where
+	// the store loses them: see Agent.Known. Nil: it obeys none.
+	Known func(service string) []*controlv1.RunState
 	// Hooks tells hooks of transitions; nil: nobody is told.
 	Hooks *hooks.Teller
 	// Dir and Owner are as in [Options]: what all have counted is kept there too.
@@ -41,14 +43,19 @@ func Lead(o LeadOptions) mesh.Lead {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return func(ctx context.Context, service string, publish func(*meshv1.ReportResponse)) mesh.Leading {
+	return func(ctx context.Context, service string, store kv.Store, publish func(*meshv1.ReportResponse)) mesh.Leading {
 		l := &leading{
-			o: o, service: service, publish: publish, log: o.Logger.With(slog.String("service", service)),
+			o: o, service: service, store: store, publish: publish, log: o.Logger.With(slog.String("service", service)),
 			wake: make(chan struct{}, 1), runs: map[string]*led{},
 		}
 		l.ctx, l.cancel = context.WithCancel(ctx)
 		l.ledger = ledger.Open(l.ctx, ledger.Options{
-			Store: o.Store, Kind: control.Experiment, Service: service, Changed: l.signal, Written: l.tell, Logger: l.log,
+			Store: store, Kind: control.Experiment, Service: service, Known: func() []*controlv1.RunState {
+				if o.Known == nil {
+					return nil
+				}
+				return o.Known(service)
+			}, Changed: l.signal, Written: l.tell, Logger: l.log,
 		})
 		l.running.Go(l.run)
 		return l
@@ -60,6 +67,7 @@ func Lead(o LeadOptions) mesh.Lead {
 type leading struct {
 	o       LeadOptions
 	service string
+	store   kv.Store
 	publish func(*meshv1.ReportResponse)
 	log     *slog.Logger
 	ledger  *ledger.Ledger
@@ -179,6 +187,8 @@ func (l *leading) settle(entries map[string]ledger.Entry) {
 	for name, e := range entries {
 		r := l.runs[name]
 		switch {
+		case e.State == nil:
+			delete(l.runs, name) // somebody has removed it
 		case !runs(e.State):
 			if r != nil && r.pool != nil && r.state.GetRun() == e.State.GetRun() {
 				r.over(e.State)

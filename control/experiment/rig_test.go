@@ -131,13 +131,12 @@ func (s *sidecar) kill() {
 func (w *world) elect(o LeadOptions) *elected {
 	w.depose()
 	e := &elected{store: w.memory.Store()}
-	o.Store = e.store
 	if o.ID == "" {
 		o.ID = "sidecar-0"
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	e.cancel = cancel
-	e.leading = Lead(o)(ctx, "shop", func(r *meshv1.ReportResponse) {
+	e.leading = Lead(o)(ctx, "shop", e.store, func(r *meshv1.ReportResponse) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.told = append(e.told, r)

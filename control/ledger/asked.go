@@ -9,20 +9,10 @@ import (
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
-// Asked is what people have written of one canary or experiment.
-type Asked struct {
-	// Document is the one that there is now, as it was written; nil: there is none. Problem
-	// says why it cannot be used.
-	Document *controlv1.Document
-	Problem  error
-	// Request is the last that was asked; nil: nothing was.
-	Request *controlv1.Request
-}
-
-// Asked returns what people have written, by name, of entries below the service's prefix.
+// asked returns what people have written, by name, of entries below the service's prefix.
 // Requests that cannot be read are left out.
-func (b Book) Asked(entries []kv.Entry, logger *slog.Logger) map[string]Asked {
-	found := map[string]Asked{}
+func (b Book) asked(entries []kv.Entry, logger *slog.Logger) map[string]Entry {
+	found := map[string]Entry{}
 	for _, e := range entries {
 		kind, name, request, ok := control.ParseServiceKey(b.Service, e.Key)
 		if !ok || kind != b.Kind {

@@ -56,15 +56,6 @@ func (b Book) Read(ctx context.Context, name string) (Page, error) {
 	return b.page(name, e), nil
 }
 
-// ReadAll reads all states, by name.
-func (b Book) ReadAll(ctx context.Context) (map[string]Page, error) {
-	entries, err := b.Store.List(ctx, b.Key(""))
-	if err != nil {
-		return nil, err
-	}
-	return b.pages(entries), nil
-}
-
 // pages returns those of entries that are states of this kind, by name.
 func (b Book) pages(entries []kv.Entry) map[string]Page {
 	pages := map[string]Page{}
@@ -134,6 +125,22 @@ func (b Book) Write(ctx context.Context, next *controlv1.RunState, version uint6
 		return now, false, readErr
 	}
 	return Page{}, false, err
+}
+
+// last returns what the history says of the highest number and run of a name.
+func (b Book) last(ctx context.Context, name string) (*controlv1.RunState, error) {
+	entries, err := b.Store.List(ctx, control.TransitionsPrefix(b.Kind, b.Service, name))
+	if err != nil {
+		return nil, err
+	}
+	var found Entry
+	for _, e := range entries {
+		t := &controlv1.Transition{}
+		if unmarshal.Unmarshal(e.Value, t) == nil && Check(t.GetState()) == nil {
+			found.remember(t.GetState())
+		}
+	}
+	return &controlv1.RunState{Number: found.number, Run: found.run}, nil
 }
 
 // transition is a state's entry in the history.

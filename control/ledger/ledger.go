@@ -2,19 +2,15 @@ package ledger
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/kv"
-	"github.com/pillion-proxy/pillion/control/requests"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
@@ -26,6 +22,9 @@ type Options struct {
 	Store   kv.Store
 	Kind    control.Kind
 	Service string
+	// Known returns the states that this sidecar has heard of before, for where the store
+	// has lost them; nil: it has heard of none.
+	Known func() []*controlv1.RunState
 	// Changed is told, from any goroutine, when Entries may have changed; it must not
 	// block.
 	Changed func()
@@ -33,7 +32,8 @@ type Options struct {
 	// once that is known: also where the store's answer was lost. state has its document,
 	// transition and the key that it is under are the history's. Nil: nobody is told.
 	Written func(state *controlv1.RunState, transition *controlv1.Transition, key string)
-	Logger  *slog.Logger
+	// Logger says of itself which service it is about.
+	Logger *slog.Logger
 }
 
 // Entry is what is known of one canary or experiment.
@@ -45,27 +45,37 @@ type Entry struct {
 	Problem  error
 	// Request is the last that was asked; nil: nothing was.
 	Request *controlv1.Request
-	// State is where it stands; nil: it never ran.
+	// State is where it stands; nil: it never ran, or somebody has removed it.
 	State *controlv1.RunState
+	// Lost says that the store has it no more, or something that cannot be read, though
+	// nobody has removed it. It holds nevertheless; see Restored.
+	Lost bool
 
 	version uint64 // of the state's key; 0: there is none
+	// number and run are the highest that are known of states that were there before.
+	number, run uint64
+	request     uint64 // what was done of the requests that are there, before a state was removed
+	searched    bool   // the history was asked for them
 }
 
 // Pending says whether something was asked that is not done yet.
 func (e *Entry) Pending() bool {
-	return e.Request != nil && e.Request.GetNumber() > e.State.GetRequest()
+	return control.After(e.Request.GetNumber(), later(e.request, e.State.GetRequest()))
 }
 
 // Ledger is made by Open.
 type Ledger struct {
 	o       Options
+	ctx     context.Context
 	book    Book
 	watches sync.WaitGroup
 
 	mu      sync.Mutex
 	served  bool // documents and requests are known
 	stated  bool // states are known
+	away    error
 	entries map[string]Entry
+	missing map[string]bool // it is being found out why the store has them no more
 	// writing is, by name, what is being written, or may have been.
 	writing map[string]*controlv1.Transition
 }
@@ -79,8 +89,8 @@ func Open(ctx context.Context, o Options) *Ledger {
 		o.Written = func(*controlv1.RunState, *controlv1.Transition, string) {}
 	}
 	l := &Ledger{
-		o: o, book: Book{Store: o.Store, Kind: o.Kind, Service: o.Service},
-		entries: map[string]Entry{}, writing: map[string]*controlv1.Transition{},
+		o: o, ctx: ctx, book: Book{Store: o.Store, Kind: o.Kind, Service: o.Service},
+		entries: map[string]Entry{}, missing: map[string]bool{}, writing: map[string]*controlv1.Transition{},
 	}
 	l.watches.Go(func() { o.Store.Watch(ctx, control.ServicePrefix(o.Service), l.takeDocuments) })
 	l.watches.Go(func() { o.Store.Watch(ctx, control.StatePrefix(o.Service), l.takeStates) })
@@ -97,21 +107,34 @@ func (l *Ledger) Entries() (map[string]Entry, bool) {
 	return maps.Clone(l.entries), l.served && l.stated
 }
 
+// Away says why the store cannot be asked; nil: it can, as far as is known.
+func (l *Ledger) Away() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.away
+}
+
 func (l *Ledger) takeDocuments(s kv.State) {
+	found := l.book.asked(s.Entries, l.o.Logger)
+	l.mu.Lock()
+	l.away = s.Err
 	if !s.Known {
+		l.mu.Unlock()
+		l.o.Changed()
 		return
 	}
-	found := l.book.Asked(s.Entries, l.o.Logger)
-	l.mu.Lock()
 	l.served = true
 	for name, old := range l.entries {
 		now := found[name]
 		old.Document, old.Problem, old.Request = now.Document, now.Problem, now.Request
+		if now.Request == nil {
+			old.request = 0 // they are counted from 1 again
+		}
 		l.put(name, old)
 		delete(found, name)
 	}
 	for name, now := range found {
-		l.put(name, Entry{Document: now.Document, Problem: now.Problem, Request: now.Request})
+		l.put(name, now)
 	}
 	l.mu.Unlock()
 	l.o.Changed()
@@ -120,7 +143,7 @@ func (l *Ledger) takeDocuments(s kv.State) {
 // put keeps an entry that says something. l.mu is held.
 func (l *Ledger) put(name string, e Entry) {
 	e.Name = name
-	if e.Document == nil && e.Problem == nil && e.Request == nil && e.version == 0 {
+	if e.Document == nil && e.Problem == nil && e.Request == nil && e.State == nil && e.version == 0 && e.number == 0 {
 		delete(l.entries, name)
 		return
 	}
@@ -133,22 +156,34 @@ func (l *Ledger) takeStates(s kv.State) {
 	}
 	pages := l.book.pages(s.Entries)
 	l.mu.Lock()
-	l.stated = true
-	for name, old := range l.entries {
-		if _, ok := pages[name]; !ok {
-			old.State, old.version = nil, 0
-			l.put(name, old)
+	first := !l.stated && len(l.missing) == 0
+	l.mu.Unlock()
+	var known []*controlv1.RunState
+	if first && l.o.Known != nil {
+		known = l.o.Known()
+	}
+	l.mu.Lock()
+	for _, state := range known {
+		if one := l.entries[state.GetName()]; one.State == nil && Check(state) == nil {
+			one.State = state
+			l.put(state.GetName(), one)
 		}
 	}
 	var told []*controlv1.Transition
 	for name, p := range pages {
-		if p.State.GetNumber() < l.entries[name].State.GetNumber() {
+		if one := l.entries[name]; one.version != 0 && control.After(one.State.GetNumber(), p.State.GetNumber()) && p.Problem == nil {
 			continue // a watch may be behind what was written here
 		}
 		if t := l.take(name, p); t != nil {
 			told = append(told, t)
 		}
 	}
+	for name, old := range l.entries {
+		if _, ok := pages[name]; !ok && old.State != nil && !(old.Lost && old.version == 0) {
+			l.miss(name)
+		}
+	}
+	l.stated = l.stated || len(l.missing) == 0
 	states := maps.Clone(l.entries)
 	l.mu.Unlock()
 	for _, t := range told {
@@ -161,14 +196,22 @@ func (l *Ledger) takeStates(s kv.State) {
 // written with it, if that is to be told of: it was written here, and that is known only
 // now. l.mu is held.
 func (l *Ledger) take(name string, p Page) *controlv1.Transition {
-	if p.Problem != nil {
-		l.o.Logger.Warn("a state cannot be read, and counts as none", "key", l.book.Key(name), "error", p.Problem)
-	}
 	one := l.entries[name]
-	one.State, one.version = p.State, p.Version
+	switch {
+	case p.Problem != nil:
+		if one.version != p.Version {
+			l.o.Logger.Warn("a state cannot be read, and is written anew", "key", l.book.Key(name), "error", p.Problem)
+		}
+		one.version, one.Lost = p.Version, one.State != nil
+	case p.State == nil && one.State != nil:
+		l.miss(name)
+		return nil
+	default:
+		one.State, one.version, one.Lost = p.State, p.Version, false
+	}
 	l.put(name, one)
 	t := l.writing[name]
-	if t == nil || p.State.GetNumber() < t.GetState().GetNumber() {
+	if t == nil || control.After(t.GetState().GetNumber(), p.State.GetNumber()) {
 		return nil
 	}
 	delete(l.writing, name)
@@ -176,88 +219,4 @@ func (l *Ledger) take(name string, p Page) *controlv1.Transition {
 		return nil
 	}
 	return t
-}
-
-// ErrChanged says that the state is not the one that was known: another has written it.
-// What is true is known then.
-var ErrChanged = errors.New("the state was changed by another")
-
-// Commit writes the state that follows the one of an entry, with its entry in the
-// history, of which results may be nil. It fills in what all states have: kind, name,
-// service, number and since.
-//
-// After ErrChanged nothing was written; after any other error it is not known, and is
-// found out by the next Commit of the same name, or by following the store. See
-// [Options].Written.
-func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunState, results []byte) error {
-	next = proto.CloneOf(next)
-	next.Kind, next.Name, next.Service = string(l.o.Kind), from.Name, l.o.Service
-	next.Number = from.State.GetNumber() + 1
-	if next.GetSince() == nil {
-		next.Since = timestamppb.Now()
-	}
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	if err := l.reread(ctx, from); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	l.writing[from.Name] = transition(next, results)
-	l.mu.Unlock()
-	now, written, err := l.book.Write(ctx, next, from.version, results)
-	if err != nil {
-		return fmt.Errorf("%s: %w", l.o.Store.Describe(), err)
-	}
-	l.mu.Lock()
-	if now.Version == 0 && written {
-		// It is not known: the next Commit fails with ErrChanged, and learns it.
-		now.Version = from.version
-	}
-	t := l.take(from.Name, now)
-	delete(l.writing, from.Name)
-	l.mu.Unlock()
-	if t != nil {
-		l.tell(next, t)
-	}
-	if !written {
-		return ErrChanged
-	}
-	return nil
-}
-
-// reread finds out whether the transition before was written, where that is not known.
-func (l *Ledger) reread(ctx context.Context, from Entry) error {
-	l.mu.Lock()
-	lost := l.writing[from.Name] != nil
-	l.mu.Unlock()
-	if !lost {
-		return nil
-	}
-	now, err := l.book.Read(ctx, from.Name)
-	if err != nil {
-		return fmt.Errorf("%s: %w", l.o.Store.Describe(), err)
-	}
-	l.mu.Lock()
-	t := l.take(from.Name, now)
-	delete(l.writing, from.Name)
-	l.mu.Unlock()
-	if t != nil {
-		l.tell(now.State, t)
-	}
-	if now.Version != from.version {
-		return ErrChanged
-	}
-	return nil
-}
-
-// tell tells of a transition that was written, and writes the line that every one has.
-func (l *Ledger) tell(s *controlv1.RunState, t *controlv1.Transition) {
-	message, by, reason := "transition", s.GetBy(), s.GetReason()
-	if why := requests.Refused(s); why != "" {
-		message, by, reason = "a request was refused", s.GetRefusal().GetAuthor(), why
-	}
-	l.o.Logger.Info(message, slog.Bool("audit", true), slog.String("kind", s.GetKind()), slog.String("name", s.GetName()),
-		slog.String("service", s.GetService()), slog.Uint64("run", s.GetRun()), slog.Uint64("number", s.GetNumber()),
-		slog.String("phase", control.PhaseWord(s.GetPhase())), slog.String("by", by), slog.String("reason", reason))
-	l.o.Written(s, t, l.book.transitionKey(s, 0))
 }

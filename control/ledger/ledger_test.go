@@ -49,10 +49,13 @@ func (r *rig) tellings() (reasons []string) {
 }
 
 // open opens a ledger that is closed with the test.
-func (r *rig) open(store kv.Store) *Ledger {
+func (r *rig) open(store kv.Store) *Ledger { return r.openKnowing(store) }
+
+// openKnowing is open for a sidecar that has heard of states.
+func (r *rig) openKnowing(store kv.Store, known ...*controlv1.RunState) *Ledger {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	l := Open(ctx, Options{
-		Store: store, Kind: control.Experiment, Service: service, Changed: func() {},
+		Store: store, Kind: control.Experiment, Service: service, Changed: func() {}, Known: func() []*controlv1.RunState { return known },
 		Written: func(s *controlv1.RunState, transition *controlv1.Transition, key string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -83,6 +86,18 @@ func (r *rig) entry(l *Ledger) Entry {
 		r.t.Fatal("nothing is known")
 	}
 	return entries[name]
+}
+
+// begun opens a ledger, and writes a state of which nothing is told any more.
+func (r *rig) begun(store kv.Store) *Ledger {
+	r.t.Helper()
+	l := r.open(store)
+	if err := l.Commit(r.t.Context(), Entry{Name: name}, state("begun", 0), nil); err != nil {
+		r.t.Fatal(err)
+	}
+	synctest.Wait()
+	r.told = nil
+	return l
 }
 
 func (r *rig) history() int {
@@ -168,10 +183,10 @@ func TestWhoIsDeposedWritesNothing(t *testing.T) {
 func TestAnswerIsLost(t *testing.T) {
 	test(t, func(t *testing.T, r *rig) {
 		store := r.memory.Store()
-		l := r.open(store)
+		l := r.begun(store)
 		away := errors.New("away")
 		store.SetFault(memkv.Fault{Err: away, Unheard: true})
-		if err := l.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); !errors.Is(err, away) {
+		if err := l.Commit(t.Context(), r.entry(l), state("first", 1), nil); !errors.Is(err, away) {
 			t.Fatalf("%v", err)
 		}
 		store.SetFault(memkv.Fault{})
@@ -198,9 +213,8 @@ func TestNextCommitFindsOut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			test(t, func(t *testing.T, r *rig) {
 				store := r.memory.Store()
-				l := r.open(store)
+				l := r.begun(store)
 				before := r.entry(l)
-				before.Name = "checkout"
 				f.Err = errors.New("away")
 				store.SetFault(f)
 				if err := l.Commit(t.Context(), before, state("first", 1), nil); !errors.Is(err, f.Err) {
@@ -221,27 +235,6 @@ func TestNextCommitFindsOut(t *testing.T) {
 			})
 		})
 	}
-}
-
-// States that are deleted are begun anew, also where the history is still there.
-func TestStatesThatAreDeleted(t *testing.T) {
-	test(t, func(t *testing.T, r *rig) {
-		l := r.open(r.memory.Store())
-		for range 2 {
-			if err := l.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Wait() // a watch may skip what is gone again at once
-			key := control.StateKey(control.Experiment, service, name)
-			if err := r.memory.Store().Commit(t.Context(), kv.Op{Key: key, Any: true}); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Wait()
-			if entries, _ := l.Entries(); len(entries) != 0 {
-				t.Fatalf("%v is known of nothing", entries)
-			}
-		}
-	})
 }
 
 // What others have written by hand ends nothing.

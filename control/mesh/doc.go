@@ -17,7 +17,8 @@
 // be taken for a second more, and then another is elected within half a second. Until
 // then each sidecar acts on what it sees itself. An elected sidecar whose session may be
 // lost stops at once; it never acts beyond that, and what it might still be writing fails,
-// because it is written by check-and-set.
+// also where it has not noticed yet: each of its commits is on the condition that it
+// holds the lock ([kv.Fence]).
 //
 // # Reports
 //
@@ -52,6 +53,7 @@ package mesh
 import (
 	"context"
 
+	"github.com/pillion-proxy/pillion/control/kv"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
@@ -92,7 +94,8 @@ type Leading interface {
 	Close()
 }
 
-// Lead begins to lead a service. ctx ends when the lock is lost or given back. publish,
+// Lead begins to lead a service. ctx ends when the lock is lost or given back. store is the
+// one that the lock is in, and takes no commits of who does not hold it any more. publish,
 // which never blocks, has all sidecars told of what was decided, at once, this one
 // included; who connects later is told the last of each state and threshold.
-type Lead func(ctx context.Context, service string, publish func(*meshv1.ReportResponse)) Leading
+type Lead func(ctx context.Context, service string, store kv.Store, publish func(*meshv1.ReportResponse)) Leading

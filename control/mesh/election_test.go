@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -104,6 +105,44 @@ func TestTakeoverAfterACrash(t *testing.T) {
 			if p := s.Problems(); s != first.by && len(p) > 0 {
 				t.Errorf("%s still says %q", s.id, p)
 			}
+		}
+	})
+}
+
+// Who has lost the lock and has not noticed yet cannot write any more, and so cannot begin
+// what another has begun beside it.
+func TestDeposedWritesNothing(t *testing.T) {
+	simulated(t, func(t *testing.T, r *rig) {
+		r.several(1)
+		first := r.elect()
+		if err := first.store.Commit(t.Context(), kv.Op{Key: "a", Value: []byte("1")}); err != nil {
+			t.Fatal(err)
+		}
+		other := r.memory.Store()
+		session, err := other.Session(t.Context(), kv.SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = session.Close(context.Background()) }()
+		key := control.LeaderKey(greeter)
+		if err := other.Commit(t.Context(), kv.Op{Key: key, Any: true}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := session.TryLock(t.Context(), key, []byte("{}")); !got || err != nil {
+			t.Fatal(got, err)
+		}
+		if err := kv.Fence(other, key, session).Commit(t.Context(), kv.Op{Key: "b", Value: []byte("1")}); err != nil {
+			t.Error(err)
+		}
+		if err := first.store.Commit(t.Context(), kv.Op{Key: "c", Value: []byte("1")}); !errors.Is(err, kv.ErrNotHeld) {
+			t.Errorf("a commit of who was deposed: %v", err)
+		}
+		if _, err := other.Get(t.Context(), "c"); !errors.Is(err, kv.ErrNotFound) {
+			t.Errorf("it was written: %v", err)
+		}
+		synctest.Wait()
+		if !first.isOver() {
+			t.Error("it goes on")
 		}
 	})
 }

@@ -21,7 +21,7 @@ func (s *seat) lead(session kv.Session, leader *controlv1.Leader) (orderly bool)
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	st := newStation(s.m, s.service, leader)
-	st.begin(s.m.o.Lead(ctx, s.service, st.publish))
+	st.begin(s.m.o.Lead(ctx, s.service, kv.Fence(s.m.o.Store, s.key, session), st.publish))
 	s.seated(st)
 	var own sync.WaitGroup
 	own.Go(func() { s.reportToSelf(ctx, st) })

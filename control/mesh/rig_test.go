@@ -348,6 +348,7 @@ type leading struct {
 	rig     *rig
 	by      *side
 	ctx     context.Context
+	store   kv.Store
 	publish func(*meshv1.ReportResponse)
 
 	mu     sync.Mutex
@@ -363,9 +364,9 @@ type leading struct {
 	last   func()        // unless it is nil, Close calls it
 }
 
-func (s *side) lead(ctx context.Context, _ string, publish func(*meshv1.ReportResponse)) Leading {
+func (s *side) lead(ctx context.Context, _ string, store kv.Store, publish func(*meshv1.ReportResponse)) Leading {
 	l := &leading{
-		rig: s.rig, by: s, ctx: ctx, publish: publish, rpcs: map[uint64]uint64{}, units: map[uint64]int{},
+		rig: s.rig, by: s, ctx: ctx, store: store, publish: publish, rpcs: map[uint64]uint64{}, units: map[uint64]int{},
 		hellos: map[uint64]*meshv1.Hello{}, here: map[uint64]bool{},
 	}
 	s.rig.mu.Lock()

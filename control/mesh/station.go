@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/pillion-proxy/pillion/control"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
@@ -98,7 +99,7 @@ func (st *station) publish(said *meshv1.ReportResponse) {
 	st.seq++
 	for _, state := range said.GetStates() {
 		of := run{state.GetKind(), state.GetName()}
-		if before, is := st.states[of]; !is || before.what.GetNumber() <= state.GetNumber() {
+		if before, is := st.states[of]; !is || !control.After(before.what.GetNumber(), state.GetNumber()) {
 			st.states[of] = published[*controlv1.RunState]{state, st.seq}
 		}
 	}

@@ -59,7 +59,7 @@ func newSidecar(f *fleet, id, own string, uses []string) (*sidecar, error) {
 	})
 	s.member = mesh.New(mesh.Options{
 		Store: store, ID: id, Service: own, Address: id + ":1", Candidacy: mesh.Candidate, Dial: f.dial,
-		Counting: s.canaries, Lead: canary.Lead(canary.LeadOptions{Store: store, ID: id, Logger: logger}), Logger: logger,
+		Counting: s.canaries, Lead: canary.Lead(canary.LeadOptions{ID: id, Known: s.canaries.Known, Logger: logger}), Logger: logger,
 	})
 	s.status = status.NewPublisher(store, s.says, logger)
 	s.follower.OnChange(s.status.Changed)

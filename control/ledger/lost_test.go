@@ -1,0 +1,194 @@
+package ledger
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pillion-proxy/pillion/control"
+	"github.com/pillion-proxy/pillion/control/kv"
+	"github.com/pillion-proxy/pillion/control/kv/memkv"
+	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+)
+
+// delete deletes all that is below prefixes.
+func (r *rig) delete(prefixes ...string) {
+	r.t.Helper()
+	store := r.memory.Store()
+	var ops []kv.Op
+	for _, prefix := range prefixes {
+		list, err := store.List(r.t.Context(), prefix)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, e := range list {
+			ops = append(ops, kv.Op{Key: e.Key, Any: true})
+		}
+	}
+	if err := store.Commit(r.t.Context(), ops...); err != nil {
+		r.t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+var (
+	stateKey    = control.StateKey(control.Experiment, service, name)
+	transitions = control.TransitionsPrefix(control.Experiment, service, name)
+)
+
+// Somebody who removes a state ends the run. The next one counts on from it, also where
+// nobody remembers it but the history.
+func TestStatesThatAreRemoved(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		l := r.open(r.memory.Store())
+		for n := uint64(1); n < 6; n += 2 {
+			for _, reason := range []string{"first", "second"} {
+				if err := l.Commit(t.Context(), Entry{Name: name, State: r.entry(l).State, version: r.entry(l).version}, state(reason, n), nil); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+			}
+			if e := r.entry(l); e.State.GetNumber() != n+1 {
+				t.Fatalf("%v is known", e.State)
+			}
+			r.delete(stateKey)
+			if e := r.entry(l); e.State != nil || e.Lost {
+				t.Fatalf("%+v is known of what was removed", e)
+			}
+			if n == 3 {
+				l = r.open(r.memory.Store())
+			}
+		}
+		if n := r.history(); n != 6 {
+			t.Errorf("the history has %d entries, as numbers were given twice", n)
+		}
+	})
+}
+
+// A state that is gone together with its history was lost: it holds, and is written again.
+func TestStatesThatAreLost(t *testing.T) {
+	for _, fresh := range []string{"who knew it", "another, who heard of it", "another, who did not"} {
+		t.Run(fresh, func(t *testing.T) {
+			test(t, func(t *testing.T, r *rig) {
+				l := r.begun(r.memory.Store())
+				if err := l.Commit(t.Context(), r.entry(l), state("second", 7), nil); err != nil {
+					t.Fatal(err)
+				}
+				before := r.entry(l).State
+				r.delete(stateKey, transitions)
+				switch fresh {
+				case "another, who heard of it":
+					l = r.openKnowing(r.memory.Store(), before, &controlv1.RunState{Name: "endless", Number: 1 << 63})
+				case "another, who did not":
+					l = r.open(r.memory.Store())
+				}
+				entries, known := l.Entries()
+				if fresh == "another, who did not" {
+					if !known || len(entries) != 0 {
+						t.Errorf("%v is known of nothing", entries)
+					}
+					return
+				}
+				e := entries[name]
+				if !known || len(entries) != 1 || !e.Lost || !proto.Equal(e.State, before) {
+					t.Fatalf("%+v is known, %v", entries, known)
+				}
+				// Somebody asks for something of a store that has no requests any more.
+				r.write(control.RequestKey(control.Experiment, service, name), &controlv1.Request{Number: 1, Action: controlv1.Action_ACTION_STOP})
+				e = r.entry(l)
+				if err := l.Commit(t.Context(), e, e.Restored("me"), nil); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				e = r.entry(l)
+				if e.Lost || !e.Pending() || e.State.GetNumber() != before.GetNumber()+1 || e.State.GetRun() != before.GetRun() ||
+					e.State.GetReason() != "the store had lost it; before that: second" || e.State.GetBy() != "me" || string(e.State.GetDocument()) != "document" {
+					t.Errorf("%+v is known", e)
+				}
+			})
+		})
+	}
+}
+
+// While the store cannot be asked, what was there holds.
+func TestStoreIsAwayWhenAStateIsGone(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		store := r.memory.Store()
+		l := r.begun(store)
+		store.SetFault(memkv.Fault{Err: errors.New("away")})
+		synctest.Wait()
+		if l.Away() == nil {
+			t.Error("it is not known that the store is away")
+		}
+		r.delete(stateKey)
+		time.Sleep(10 * time.Second)
+		if e := r.entry(l); e.State == nil || e.Lost {
+			t.Errorf("%+v is known", e)
+		}
+		store.SetFault(memkv.Fault{})
+		time.Sleep(10 * time.Second)
+		if e := r.entry(l); e.State != nil || l.Away() != nil {
+			t.Errorf("%+v is known, %v", e, l.Away())
+		}
+	})
+}
+
+// What cannot be read does not end what is known to hold: that is written over it.
+func TestUnreadableStateIsWrittenOver(t *testing.T) {
+	for _, value := range []string{`{"name": 7`, `{"kind":"experiment","name":"checkout","service":"shop","number":"4611686018427387905"}`, `{}`} {
+		t.Run(value, func(t *testing.T) {
+			test(t, func(t *testing.T, r *rig) {
+				l := r.begun(r.memory.Store())
+				before := r.entry(l).State
+				if err := r.memory.Store().Commit(t.Context(), kv.Op{Key: stateKey, Value: []byte(value), Any: true}); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				e := r.entry(l)
+				if !e.Lost || e.State != before {
+					t.Fatalf("%+v is known", e)
+				}
+				if err := l.Commit(t.Context(), e, e.Restored("me"), nil); err != nil || r.entry(l).Lost || r.entry(l).State.GetNumber() != 2 {
+					t.Errorf("%v; %+v is known", err, r.entry(l))
+				}
+			})
+		})
+	}
+}
+
+// Somebody has written the highest numbers that there are: they can be read, and 1 comes
+// after them.
+func TestHighestNumbers(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		highest := state("forged", control.MaxNumber)
+		highest.Kind, highest.Name, highest.Service, highest.Run, highest.Number = string(control.Experiment), name, service, control.MaxNumber, control.MaxNumber
+		r.write(stateKey, highest)
+		l := r.open(r.memory.Store())
+		if e := r.entry(l); e.State.GetNumber() != control.MaxNumber || e.Pending() {
+			t.Fatalf("%+v is known", e)
+		}
+		r.write(control.RequestKey(control.Experiment, service, name), &controlv1.Request{Number: 1})
+		if e := r.entry(l); !e.Pending() {
+			t.Error("nothing can be asked any more")
+		}
+		for n := uint64(1); n < 4; n++ {
+			e := r.entry(l)
+			next := state("next", 1)
+			next.Run = control.Next(e.State.GetRun())
+			if err := l.Commit(t.Context(), e, next, nil); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if e = r.entry(l); e.Lost || e.State.GetNumber() != n || e.State.GetRun() != n || e.Pending() {
+				t.Fatalf("%+v is known", e)
+			}
+		}
+		if got := r.tellings(); !slices.Equal(got, []string{"next", "next", "next"}) {
+			t.Errorf("told of %q", got)
+		}
+	})
+}
