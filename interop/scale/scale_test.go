@@ -36,16 +36,7 @@ func story(t *testing.T, z size) {
 		t.Errorf("%d sidecars hold %d requests", z.sidecars, held)
 	}
 
-	rest := time.Second
-	if *full {
-		rest = 10 * time.Second
-		time.Sleep(3 * time.Second)
-	}
-	quiet := f.during(t, func() { time.Sleep(rest) })
-	t.Logf("at rest: %v", quiet)
-	if most := 0.3 * float64(z.sidecars) * quiet.took.Seconds(); float64(quiet.requests()) > most+10 {
-		t.Errorf("at rest %d sidecars ask %d times in %v", z.sidecars, quiet.requests(), quiet.took)
-	}
+	f.rests(t)
 
 	changed := []string{service(3)}
 	if *full {
@@ -58,8 +49,28 @@ func story(t *testing.T, z size) {
 
 	h := f.restart(t, held)
 	t.Logf("restart: %v", h)
-	if h.peak > held/2 {
-		t.Errorf("of %d requests held before Consul's restart %d come back within %v", held, h.peak, bin)
+	h.check(t)
+}
+
+// rests holds that sidecars that have nothing to do hardly ask anything. Each query waits
+// once it has been asked twice, so a machine that is slow to do that comes to rest later.
+func (f *fleet) rests(t *testing.T) {
+	t.Helper()
+	rest, tries := time.Second, 20
+	if *full {
+		rest, tries = 10*time.Second, 1
+		time.Sleep(3 * time.Second)
+	}
+	for try := range tries {
+		quiet := f.during(t, func() { time.Sleep(rest) })
+		t.Logf("at rest: %v", quiet)
+		most := 10 + 0.3*float64(f.size.sidecars)*quiet.took.Seconds()
+		if float64(quiet.requests()) <= most {
+			return
+		}
+		if try == tries-1 {
+			t.Errorf("at rest %d sidecars ask %d times in %v", f.size.sidecars, quiet.requests(), quiet.took)
+		}
 	}
 }
 
