@@ -1,10 +1,8 @@
 package canary
 
 import (
-	"context"
 	"errors"
 	"log/slog"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,27 +11,18 @@ import (
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
 
-// grace is how long a commit that was begun may still take when this one is no longer
-// elected.
-const grace = 500 * time.Millisecond
-
 // commit writes what a canary is to be, beside the goroutine that decides. l.mu is held.
 func (l *leading) commit(r *led) {
 	want, from := r.want, r.entry
 	r.committing = true
 	r.use(want.GetNumber())
-	l.running.Go(func() {
-		// What was begun is ended, in a moment: others see the last transition of a run, and
-		// end this, before it is known here that it was written.
-		ctx, cancel := context.WithCancel(context.WithoutCancel(l.ctx))
-		defer cancel()
-		defer context.AfterFunc(l.ctx, func() { time.AfterFunc(grace, cancel) })()
-		err := l.ledger.Commit(ctx, from, want, nil)
+	l.ledger.Go(func() {
+		err := l.ledger.Commit(from, want, nil)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		r.committing = false
 		l.wrote(r, want, err)
-		l.signal()
+		l.ledger.Signal()
 	})
 }
 
@@ -53,7 +42,7 @@ func (l *leading) wrote(r *led, want *controlv1.RunState, err error) {
 	r.problem = err
 	r.backoff = min(max(2*r.backoff, firstBackoff), lastBackoff)
 	r.retryAt = now().Add(jitter(r.backoff))
-	if l.ctx.Err() == nil {
+	if l.ledger.Context().Err() == nil {
 		l.log.Warn("canary: the store does not take a transition; it is tried again",
 			slog.String("canary", r.name), slog.Uint64("number", want.GetNumber()), slog.Any("error", err))
 	}

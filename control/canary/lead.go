@@ -56,18 +56,12 @@ func Lead(o LeadOptions) mesh.Lead {
 	return func(ctx context.Context, service string, store kv.Store, publish func(*meshv1.ReportResponse)) mesh.Leading {
 		l := &leading{
 			o: o, service: service, publish: publish, since: now(),
-			log: o.Logger.With(slog.String("service", service)), wake: make(chan struct{}, 1), canaries: map[string]*led{},
+			log: o.Logger.With(slog.String("service", service)), canaries: map[string]*led{},
 		}
-		l.ctx, l.cancel = context.WithCancel(ctx)
-		l.ledger = ledger.Open(l.ctx, ledger.Options{
-			Store: store, Kind: control.Canary, Service: service, Known: func() []*controlv1.RunState {
-				if o.Known == nil {
-					return nil
-				}
-				return o.Known(service)
-			}, Changed: l.signal, Written: l.tell, Logger: l.log,
+		l.ledger = ledger.Open(ctx, ledger.Options{
+			Store: store, Kind: control.Canary, Service: service, Known: o.Known, Written: l.tell, Logger: l.log,
 		})
-		l.running.Go(l.run)
+		l.ledger.Go(l.run)
 		return l
 	}
 }
@@ -81,10 +75,6 @@ type leading struct {
 	publish func(*meshv1.ReportResponse)
 	log     *slog.Logger
 	since   time.Time
-	ctx     context.Context
-	cancel  context.CancelFunc
-	running sync.WaitGroup
-	wake    chan struct{}
 
 	mu         sync.Mutex
 	canaries   map[string]*led
@@ -96,9 +86,7 @@ var _ mesh.Leading = (*leading)(nil)
 
 // Close implements mesh.Leading.
 func (l *leading) Close() {
-	l.cancel()
-	l.running.Wait()
-	l.ledger.Wait()
+	l.ledger.Close()
 }
 
 // Gone implements mesh.Leading: what a sidecar that is gone had counted still counts.
@@ -118,7 +106,7 @@ func (l *leading) Take(from *meshv1.Hello, m *meshv1.ReportRequest) {
 				slog.String("canary", c.GetName()), slog.String("sidecar", from.GetId()), slog.Any("error", err))
 		}
 	}
-	l.signal()
+	l.ledger.Signal()
 }
 
 func (l *leading) take(from source, c *meshv1.CanaryCounts) error {
@@ -138,14 +126,6 @@ func (l *leading) take(from source, c *meshv1.CanaryCounts) error {
 	return r.pool.take(from, c)
 }
 
-// signal wakes run.
-func (l *leading) signal() {
-	select {
-	case l.wake <- struct{}{}:
-	default: // it is awake already, or about to be
-	}
-}
-
 // run leads until the lock is lost, or until Close.
 func (l *leading) run() {
 	timer := time.NewTimer(0)
@@ -160,15 +140,15 @@ func (l *leading) run() {
 		}
 		timer.Reset(next)
 		select {
-		case <-l.wake:
+		case <-l.ledger.Wake():
 		case <-timer.C:
-		case <-l.ctx.Done():
+		case <-l.ledger.Context().Done():
 			return
 		}
 		timer.Reset(between)
 		select {
 		case <-timer.C:
-		case <-l.ctx.Done():
+		case <-l.ledger.Context().Done():
 			return
 		}
 	}
@@ -257,7 +237,7 @@ func (l *leading) hold(r *led, s *controlv1.RunState) {
 	if err := r.adopt(s); err != nil {
 		l.log.Error("canary: its document cannot be read", slog.String("canary", r.name), slog.Any("error", err))
 	}
-	if l.ctx.Err() == nil && l.settled {
+	if l.ledger.Context().Err() == nil && l.settled {
 		l.publish(&meshv1.ReportResponse{States: []*controlv1.RunState{proto.CloneOf(s)}})
 	}
 }

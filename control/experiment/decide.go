@@ -56,8 +56,8 @@ func (l *leading) decide(e ledger.Entry) bool {
 	if next.GetPhase() == controlv1.Phase_PHASE_ENDED && runs(e.State) {
 		results = l.final(e.Name)
 	}
-	if err := l.ledger.Commit(l.ctx, e, next, results); err != nil {
-		if !errors.Is(err, ledger.ErrChanged) && l.ctx.Err() == nil {
+	if err := l.ledger.Commit(e, next, results); err != nil {
+		if !errors.Is(err, ledger.ErrChanged) && l.ledger.Context().Err() == nil {
 			l.log.Warn("experiment: the store does not take a transition; it is tried again", slog.String("experiment", e.Name), slog.Any("error", err))
 		}
 		return false
@@ -188,7 +188,7 @@ const statesPrefix = control.Root + "state/"
 
 // others returns the experiments that run, of all services, but for one.
 func (l *leading) others(e ledger.Entry) ([]*configv1.Experiment, error) {
-	ctx, cancel := context.WithTimeout(l.ctx, listTimeout)
+	ctx, cancel := context.WithTimeout(l.ledger.Context(), listTimeout)
 	defer cancel()
 	prefix := statesPrefix
 	if e.Document.GetExperiment().GetLayer() == nil {

@@ -46,18 +46,12 @@ func Lead(o LeadOptions) mesh.Lead {
 	return func(ctx context.Context, service string, store kv.Store, publish func(*meshv1.ReportResponse)) mesh.Leading {
 		l := &leading{
 			o: o, service: service, store: store, publish: publish, log: o.Logger.With(slog.String("service", service)),
-			wake: make(chan struct{}, 1), runs: map[string]*led{},
+			runs: map[string]*led{},
 		}
-		l.ctx, l.cancel = context.WithCancel(ctx)
-		l.ledger = ledger.Open(l.ctx, ledger.Options{
-			Store: store, Kind: control.Experiment, Service: service, Known: func() []*controlv1.RunState {
-				if o.Known == nil {
-					return nil
-				}
-				return o.Known(service)
-			}, Changed: l.signal, Written: l.tell, Logger: l.log,
+		l.ledger = ledger.Open(ctx, ledger.Options{
+			Store: store, Kind: control.Experiment, Service: service, Known: o.Known, Written: l.tell, Logger: l.log,
 		})
-		l.running.Go(l.run)
+		l.ledger.Go(l.run)
 		return l
 	}
 }
@@ -71,10 +65,6 @@ type leading struct {
 	publish func(*meshv1.ReportResponse)
 	log     *slog.Logger
 	ledger  *ledger.Ledger
-	ctx     context.Context
-	cancel  context.CancelFunc
-	running sync.WaitGroup
-	wake    chan struct{}
 
 	mu sync.Mutex
 	// known says that the store has said what runs; before, reports are kept as they are.
@@ -94,9 +84,7 @@ var _ mesh.Leading = (*leading)(nil)
 
 // Close implements mesh.Leading.
 func (l *leading) Close() {
-	l.cancel()
-	l.running.Wait()
-	l.ledger.Wait()
+	l.ledger.Close()
 }
 
 // Gone implements mesh.Leading: what a sidecar that is gone had counted still counts.
@@ -142,23 +130,15 @@ func (l *leading) Results(name string) *meshv1.ResultsResponse {
 	return r.results
 }
 
-// signal has the deciding goroutine look.
-func (l *leading) signal() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
 func (l *leading) run() {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	defer l.save()
 	for {
 		select {
-		case <-l.ctx.Done():
+		case <-l.ledger.Context().Done():
 			return
-		case <-l.wake:
+		case <-l.ledger.Wake():
 		case <-tick.C:
 		}
 		l.look()
@@ -173,7 +153,7 @@ func (l *leading) look() {
 	}
 	l.settle(entries)
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
-		if l.ctx.Err() == nil && l.decide(entries[name]) {
+		if l.ledger.Context().Err() == nil && l.decide(entries[name]) {
 			entries, _ = l.ledger.Entries()
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -13,6 +14,10 @@ import (
 	"github.com/pillion-proxy/pillion/control/requests"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 )
+
+// grace is how long a commit that was begun may still take when its sidecar is no longer
+// elected.
+const grace = 500 * time.Millisecond
 
 // ErrChanged says that the state is not the one that was known: another has written it.
 // What is true is known then, or in a moment.
@@ -25,14 +30,17 @@ var ErrChanged = errors.New("the state was changed by another")
 // After ErrChanged nothing was written; after any other error it is not known, and is
 // found out by the next Commit of the same name, or by following the store. See
 // [Options].Written.
-func (l *Ledger) Commit(ctx context.Context, from Entry, next *controlv1.RunState, results []byte) error {
+func (l *Ledger) Commit(from Entry, next *controlv1.RunState, results []byte) error {
 	next = proto.CloneOf(next)
 	next.Kind, next.Name, next.Service = string(l.o.Kind), from.Name, l.o.Service
 	if next.GetSince() == nil {
 		next.Since = timestamppb.Now()
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	// What was begun is ended, in a moment: others see the last transition of a run, and end
+	// this, before it is known here that it was written.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), storeTimeout)
 	defer cancel()
+	defer context.AfterFunc(l.ctx, func() { time.AfterFunc(grace, cancel) })()
 	if err := l.reread(ctx, from); err != nil {
 		return err
 	}

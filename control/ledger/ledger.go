@@ -22,12 +22,9 @@ type Options struct {
 	Store   kv.Store
 	Kind    control.Kind
 	Service string
-	// Known returns the states that this sidecar has heard of before, for where the store
-	// has lost them; nil: it has heard of none.
-	Known func() []*controlv1.RunState
-	// Changed is told, from any goroutine, when Entries may have changed; it must not
-	// block.
-	Changed func()
+	// Known returns the states of the service that this sidecar obeys, for where the store
+	// has lost them; nil: it obeys none.
+	Known func(service string) []*controlv1.RunState
 	// Written is told, from any goroutine, of each transition that this ledger has written,
 	// once that is known: also where the store's answer was lost. state has its document,
 	// transition and the key that it is under are the history's. Nil: nobody is told.
@@ -68,7 +65,9 @@ type Ledger struct {
 	o       Options
 	ctx     context.Context
 	book    Book
-	watches sync.WaitGroup
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	wake    chan struct{}
 
 	mu      sync.Mutex
 	served  bool // documents and requests are known
@@ -80,7 +79,7 @@ type Ledger struct {
 	writing map[string]*controlv1.Transition
 }
 
-// Open returns a Ledger that follows the store until ctx ends.
+// Open returns a Ledger that follows the store until ctx ends. It is to be closed.
 func Open(ctx context.Context, o Options) *Ledger {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -89,16 +88,38 @@ func Open(ctx context.Context, o Options) *Ledger {
 		o.Written = func(*controlv1.RunState, *controlv1.Transition, string) {}
 	}
 	l := &Ledger{
-		o: o, ctx: ctx, book: Book{Store: o.Store, Kind: o.Kind, Service: o.Service},
+		o: o, wake: make(chan struct{}, 1), book: Book{Store: o.Store, Kind: o.Kind, Service: o.Service},
 		entries: map[string]Entry{}, missing: map[string]bool{}, writing: map[string]*controlv1.Transition{},
 	}
-	l.watches.Go(func() { o.Store.Watch(ctx, control.ServicePrefix(o.Service), l.takeDocuments) })
-	l.watches.Go(func() { o.Store.Watch(ctx, control.StatePrefix(o.Service), l.takeStates) })
+	l.ctx, l.cancel = context.WithCancel(ctx)
+	l.running.Go(func() { o.Store.Watch(l.ctx, control.ServicePrefix(o.Service), l.takeDocuments) })
+	l.running.Go(func() { o.Store.Watch(l.ctx, control.StatePrefix(o.Service), l.takeStates) })
 	return l
 }
 
-// Wait waits until the store is not followed any more.
-func (l *Ledger) Wait() { l.watches.Wait() }
+// Close ends it, and waits for what was begun by Go. What is being written then may still
+// be, for a moment.
+func (l *Ledger) Close() {
+	l.cancel()
+	l.running.Wait()
+}
+
+// Go does something until Close, which waits for it.
+func (l *Ledger) Go(do func()) { l.running.Go(do) }
+
+// Context ends when nobody is to decide by the ledger any more.
+func (l *Ledger) Context() context.Context { return l.ctx }
+
+// Wake has one whenever Entries or Away may say something else, or after Signal.
+func (l *Ledger) Wake() <-chan struct{} { return l.wake }
+
+// Signal wakes who waits for Wake.
+func (l *Ledger) Signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default: // it is awake already, or about to be
+	}
+}
 
 // Entries returns all that is known; false: the store has not said all yet.
 func (l *Ledger) Entries() (map[string]Entry, bool) {
@@ -120,7 +141,7 @@ func (l *Ledger) takeDocuments(s kv.State) {
 	l.away = s.Err
 	if !s.Known {
 		l.mu.Unlock()
-		l.o.Changed()
+		l.Signal()
 		return
 	}
 	l.served = true
@@ -137,7 +158,7 @@ func (l *Ledger) takeDocuments(s kv.State) {
 		l.put(name, now)
 	}
 	l.mu.Unlock()
-	l.o.Changed()
+	l.Signal()
 }
 
 // put keeps an entry that says something. l.mu is held.
@@ -160,7 +181,7 @@ func (l *Ledger) takeStates(s kv.State) {
 	l.mu.Unlock()
 	var known []*controlv1.RunState
 	if first && l.o.Known != nil {
-		known = l.o.Known()
+		known = l.o.Known(l.o.Service)
 	}
 	l.mu.Lock()
 	for _, state := range known {
@@ -189,7 +210,7 @@ func (l *Ledger) takeStates(s kv.State) {
 	for _, t := range told {
 		l.tell(states[t.GetState().GetName()].State, t)
 	}
-	l.o.Changed()
+	l.Signal()
 }
 
 // take takes over what the store has of a state, and returns the transition that was

@@ -55,14 +55,14 @@ func (r *rig) open(store kv.Store) *Ledger { return r.openKnowing(store) }
 func (r *rig) openKnowing(store kv.Store, known ...*controlv1.RunState) *Ledger {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	l := Open(ctx, Options{
-		Store: store, Kind: control.Experiment, Service: service, Changed: func() {}, Known: func() []*controlv1.RunState { return known },
+		Store: store, Kind: control.Experiment, Service: service, Known: func(string) []*controlv1.RunState { return known },
 		Written: func(s *controlv1.RunState, transition *controlv1.Transition, key string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.told = append(r.told, told{s, transition, key})
 		},
 	})
-	r.t.Cleanup(func() { cancel(); l.Wait() })
+	r.t.Cleanup(func() { cancel(); l.Close() })
 	synctest.Wait()
 	return l
 }
@@ -92,7 +92,7 @@ func (r *rig) entry(l *Ledger) Entry {
 func (r *rig) begun(store kv.Store) *Ledger {
 	r.t.Helper()
 	l := r.open(store)
-	if err := l.Commit(r.t.Context(), Entry{Name: name}, state("begun", 0), nil); err != nil {
+	if err := l.Commit(Entry{Name: name}, state("begun", 0), nil); err != nil {
 		r.t.Fatal(err)
 	}
 	synctest.Wait()
@@ -131,7 +131,7 @@ func TestWhatIsAskedIsDoneOnce(t *testing.T) {
 		if !e.Pending() || e.Document.GetRevision() != 3 {
 			t.Fatalf("%+v is known", e)
 		}
-		if err := l.Commit(t.Context(), e, state("because", 1), []byte("results")); err != nil {
+		if err := l.Commit(e, state("because", 1), []byte("results")); err != nil {
 			t.Fatal(err)
 		}
 		if got := r.tellings(); !slices.Equal(got, []string{"because"}) || string(r.told[0].state.GetDocument()) != "document" {
@@ -151,7 +151,7 @@ func TestWhatIsAskedIsDoneOnce(t *testing.T) {
 		if e = r.entry(l); !e.Pending() {
 			t.Error("the second request is not seen")
 		}
-		if err := l.Commit(t.Context(), e, state("again", 2), nil); err != nil || r.history() != 2 {
+		if err := l.Commit(e, state("again", 2), nil); err != nil || r.history() != 2 {
 			t.Errorf("%v; the history has %d", err, r.history())
 		}
 	})
@@ -162,15 +162,15 @@ func TestWhoIsDeposedWritesNothing(t *testing.T) {
 	test(t, func(t *testing.T, r *rig) {
 		cut := r.memory.Store()
 		old, now := r.open(cut), r.open(r.memory.Store())
-		if err := now.Commit(t.Context(), Entry{Name: name}, state("first", 1), nil); err != nil {
+		if err := now.Commit(Entry{Name: name}, state("first", 1), nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		before := r.entry(old)
-		if err := now.Commit(t.Context(), r.entry(now), state("second", 2), nil); err != nil {
+		if err := now.Commit(r.entry(now), state("second", 2), nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := old.Commit(t.Context(), before, state("mine", 2), nil); !errors.Is(err, ErrChanged) {
+		if err := old.Commit(before, state("mine", 2), nil); !errors.Is(err, ErrChanged) {
 			t.Errorf("%v", err)
 		}
 		if e := r.entry(old); e.State.GetReason() != "second" || r.history() != 2 {
@@ -186,7 +186,7 @@ func TestAnswerIsLost(t *testing.T) {
 		l := r.begun(store)
 		away := errors.New("away")
 		store.SetFault(memkv.Fault{Err: away, Unheard: true})
-		if err := l.Commit(t.Context(), r.entry(l), state("first", 1), nil); !errors.Is(err, away) {
+		if err := l.Commit(r.entry(l), state("first", 1), nil); !errors.Is(err, away) {
 			t.Fatalf("%v", err)
 		}
 		store.SetFault(memkv.Fault{})
@@ -197,7 +197,7 @@ func TestAnswerIsLost(t *testing.T) {
 		if got := r.tellings(); !slices.Equal(got, []string{"first"}) {
 			t.Errorf("told of %q", got)
 		}
-		if err := l.Commit(t.Context(), r.entry(l), state("second", 2), nil); err != nil {
+		if err := l.Commit(r.entry(l), state("second", 2), nil); err != nil {
 			t.Errorf("%v", err)
 		}
 		if got := r.tellings(); !slices.Equal(got, []string{"first", "second"}) {
@@ -217,14 +217,14 @@ func TestNextCommitFindsOut(t *testing.T) {
 				before := r.entry(l)
 				f.Err = errors.New("away")
 				store.SetFault(f)
-				if err := l.Commit(t.Context(), before, state("first", 1), nil); !errors.Is(err, f.Err) {
+				if err := l.Commit(before, state("first", 1), nil); !errors.Is(err, f.Err) {
 					t.Fatalf("%v", err)
 				}
-				if err := l.Commit(t.Context(), before, state("again", 1), nil); !errors.Is(err, f.Err) {
+				if err := l.Commit(before, state("again", 1), nil); !errors.Is(err, f.Err) {
 					t.Fatalf("%v", err)
 				}
 				store.SetFault(memkv.Fault{})
-				err := l.Commit(t.Context(), before, state("again", 1), nil)
+				err := l.Commit(before, state("again", 1), nil)
 				want := []string{"again"}
 				if f.Unheard {
 					want = []string{"first"}
@@ -256,7 +256,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 			t.Errorf("%+v is known", e)
 		}
 		// A state that nobody can read stands in nobody's way.
-		if err := l.Commit(t.Context(), r.entry(l), state("first", 1), nil); err != nil || r.entry(l).State.GetReason() != "first" {
+		if err := l.Commit(r.entry(l), state("first", 1), nil); err != nil || r.entry(l).State.GetReason() != "first" {
 			t.Errorf("%v; %v is known", err, r.entry(l).State)
 		}
 	})

@@ -28,11 +28,11 @@ func (l *Ledger) miss(name string) {
 		return
 	}
 	l.missing[name] = true
-	l.watches.Go(func() {
+	l.running.Go(func() {
 		for {
 			err := l.search(name)
 			if err == nil {
-				l.o.Changed()
+				l.Signal()
 				return
 			}
 			timer := time.NewTimer(askAgain/2 + rand.N(askAgain))

@@ -47,7 +47,7 @@ func TestStatesThatAreRemoved(t *testing.T) {
 		l := r.open(r.memory.Store())
 		for n := uint64(1); n < 6; n += 2 {
 			for _, reason := range []string{"first", "second"} {
-				if err := l.Commit(t.Context(), Entry{Name: name, State: r.entry(l).State, version: r.entry(l).version}, state(reason, n), nil); err != nil {
+				if err := l.Commit(Entry{Name: name, State: r.entry(l).State, version: r.entry(l).version}, state(reason, n), nil); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
@@ -75,7 +75,7 @@ func TestStatesThatAreLost(t *testing.T) {
 		t.Run(fresh, func(t *testing.T) {
 			test(t, func(t *testing.T, r *rig) {
 				l := r.begun(r.memory.Store())
-				if err := l.Commit(t.Context(), r.entry(l), state("second", 7), nil); err != nil {
+				if err := l.Commit(r.entry(l), state("second", 7), nil); err != nil {
 					t.Fatal(err)
 				}
 				before := r.entry(l).State
@@ -100,7 +100,7 @@ func TestStatesThatAreLost(t *testing.T) {
 				// Somebody asks for something of a store that has no requests any more.
 				r.write(control.RequestKey(control.Experiment, service, name), &controlv1.Request{Number: 1, Action: controlv1.Action_ACTION_STOP})
 				e = r.entry(l)
-				if err := l.Commit(t.Context(), e, e.Restored("me"), nil); err != nil {
+				if err := l.Commit(e, e.Restored("me"), nil); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
@@ -152,7 +152,7 @@ func TestUnreadableStateIsWrittenOver(t *testing.T) {
 				if !e.Lost || e.State != before {
 					t.Fatalf("%+v is known", e)
 				}
-				if err := l.Commit(t.Context(), e, e.Restored("me"), nil); err != nil || r.entry(l).Lost || r.entry(l).State.GetNumber() != 2 {
+				if err := l.Commit(e, e.Restored("me"), nil); err != nil || r.entry(l).Lost || r.entry(l).State.GetNumber() != 2 {
 					t.Errorf("%v; %+v is known", err, r.entry(l))
 				}
 			})
@@ -179,7 +179,7 @@ func TestHighestNumbers(t *testing.T) {
 			e := r.entry(l)
 			next := state("next", 1)
 			next.Run = control.Next(e.State.GetRun())
-			if err := l.Commit(t.Context(), e, next, nil); err != nil {
+			if err := l.Commit(e, next, nil); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
