@@ -109,14 +109,14 @@ func (c *Cache) trouble(problem string) {
 	}
 }
 
-func (c *Cache) save(service string, k *kept) error {
-	path := c.path(service)
+// encode returns the content of a service's file.
+func encode(service string, k *kept) ([]byte, error) {
 	// That there is nothing is worth knowing too.
 	file := cacheFile{Version: cacheVersion, Service: service}
 	for _, doc := range k.documents {
 		data, err := protojson.Marshal(doc)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		key, _ := documents.IDOf(doc)
 		file.Documents = append(file.Documents, cacheDocument{key.Kind, key.Name, data})
@@ -124,16 +124,22 @@ func (c *Cache) save(service string, k *kept) error {
 	for _, state := range k.states {
 		data, err := protojson.Marshal(state)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		file.States = append(file.States, data)
 	}
 	content, err := json.Marshal(file)
+	if err == nil && len(content) > maxCacheFile {
+		err = fmt.Errorf("it takes %d bytes, more than the %d that are kept", len(content), maxCacheFile)
+	}
+	return content, err
+}
+
+func (c *Cache) save(service string, k *kept) error {
+	path := c.path(service)
+	content, err := encode(service, k)
 	if err != nil {
 		return err
-	}
-	if len(content) > maxCacheFile {
-		return fmt.Errorf("it takes %d bytes, more than the %d that are kept", len(content), maxCacheFile)
 	}
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
@@ -146,40 +152,54 @@ func (c *Cache) save(service string, k *kept) error {
 	return renameio.WriteFile(path, content, 0o600)
 }
 
-// load returns what was kept of a service, documents that are still good alone; nil:
-// nothing was.
-func (c *Cache) load(service string) (map[documents.ID]*controlv1.Document, []*controlv1.RunState) {
+// restored is what held of a service, documents that are still good alone.
+type restored struct {
+	docs   map[documents.ID]*controlv1.Document
+	states []*controlv1.RunState
+}
+
+// load returns what was kept of a service; nil: nothing was.
+func (c *Cache) load(service string) *restored {
 	if c == nil {
-		return nil, nil
+		return nil
 	}
-	docs, states, err := c.read(service)
+	of, err := c.read(service)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.trouble(fmt.Sprintf("what was kept of service %q cannot be read, and is not obeyed: %v", service, err))
 	}
-	return docs, states
+	return of
 }
 
-func (c *Cache) read(service string) (map[documents.ID]*controlv1.Document, []*controlv1.RunState, error) {
+func (c *Cache) read(service string) (*restored, error) {
 	f, err := os.Open(c.path(service))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = f.Close() }()
 	content, err := io.ReadAll(io.LimitReader(f, maxCacheFile+1))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if len(content) > maxCacheFile {
-		return nil, nil, fmt.Errorf("%s is larger than %d bytes", f.Name(), maxCacheFile)
+		return nil, fmt.Errorf("%s is larger than %d bytes", f.Name(), maxCacheFile)
 	}
+	of, err := decodeKept(service, content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return of, nil
+}
+
+// decodeKept reads the content of a service's file.
+func decodeKept(service string, content []byte) (*restored, error) {
 	var file cacheFile
 	if err := json.Unmarshal(content, &file); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", f.Name(), err)
+		return nil, err
 	}
 	if file.Version != cacheVersion || file.Service != service {
-		return nil, nil, fmt.Errorf("%s is of version %d and service %q", f.Name(), file.Version, file.Service)
+		return nil, fmt.Errorf("it is of version %d and service %q", file.Version, file.Service)
 	}
 	docs := make(map[documents.ID]*controlv1.Document, len(file.Documents))
 	for _, one := range file.Documents {
@@ -196,5 +216,5 @@ func (c *Cache) read(service string) (map[documents.ID]*controlv1.Document, []*c
 			states = append(states, state)
 		}
 	}
-	return docs, states, nil
+	return &restored{docs, states}, nil
 }

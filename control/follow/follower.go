@@ -43,6 +43,10 @@ type Options struct {
 	Own string
 	// Cache keeps what was in force; nil: nothing is kept.
 	Cache *Cache
+	// Handed is what a process knew that this one replaces, until now: it is obeyed at
+	// once, before the store has said anything. Nil: there is none. It is the Follower's
+	// from then on.
+	Handed *Handed
 	// Entries hands over what others than the store say of a service, which holds where
 	// nothing else is said; see registry.Policies.Generated. Nil: nobody says anything.
 	Entries func(ctx context.Context, service string, update func(*registry.Policies))

@@ -49,7 +49,8 @@ type service struct {
 	pending map[documents.ID]uint64 // the number of the last request
 	err     error                   // why that may be out of date
 	assumed bool                    // nothing is known, and it is not waited for any more
-	// What the disk held at the beginning.
+	// What the disk held at the beginning, or was handed over, as what held until then.
+	isHanded     bool
 	cached       map[documents.ID]*controlv1.Document
 	cachedStates []*controlv1.RunState
 	// What holds, or is to: the last good version of each document.
@@ -87,7 +88,16 @@ func newService(f *Follower, name string) *service {
 		docs: map[documents.ID]*controlv1.Document{}, stand: map[documents.ID]standing{},
 		absent: map[part]*absent{}, askNow: make(chan struct{}, 1),
 	}
-	s.cached, s.cachedStates = f.o.Cache.load(name)
+	before, untilNow := f.handed(name)
+	s.isHanded = untilNow
+	if !untilNow {
+		if kept := f.o.Cache.load(name); kept != nil {
+			before = kept
+		}
+	}
+	if before != nil {
+		s.cached, s.cachedStates = before.docs, before.states
+	}
 	return s
 }
 
@@ -98,6 +108,9 @@ func (s *service) watch(ctx context.Context) {
 	patience := s.f.o.Patience
 	if s.cached != nil {
 		patience = cachePatience
+	}
+	if s.isHanded {
+		s.know()
 	}
 	timer := time.AfterFunc(patience, s.resort)
 	defer timer.Stop()
@@ -435,11 +448,22 @@ func (s *service) status() (list []*controlv1.DocumentStatus) {
 	return list
 }
 
-// kept returns what is to be kept over a restart.
+// kept returns what is to be kept over a restart; nil: what there is need not be kept anew.
 func (s *service) kept() *kept {
 	s.f.mu.Lock()
+	known := s.seen != nil
+	s.f.mu.Unlock()
+	if !known {
+		return nil
+	}
+	return s.known()
+}
+
+// known returns what holds; nil: that is not known.
+func (s *service) known() *kept {
+	s.f.mu.Lock()
 	defer s.f.mu.Unlock()
-	if !s.isTaken || s.seen == nil {
+	if !s.isTaken || s.assumed {
 		return nil
 	}
 	k := &kept{}
