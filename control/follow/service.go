@@ -342,7 +342,7 @@ func (s *service) active() bool {
 		done[stateID(state)] = state.GetRequest()
 	}
 	for key, number := range s.pending {
-		if number > done[key] && s.docs[key] != nil {
+		if control.After(number, done[key]) && s.docs[key] != nil {
 			return true
 		}
 	}

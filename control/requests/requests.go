@@ -41,7 +41,7 @@ func Ask(ctx context.Context, store kv.Store, s Subject, q *controlv1.Request) (
 			return 0, err
 		}
 		next := proto.CloneOf(q)
-		next.Number, next.Time = number+1, timestamppb.Now()
+		next.Number, next.Time = control.Next(number), timestamppb.Now()
 		var value []byte
 		if value, err = protojson.Marshal(next); err != nil {
 			return 0, err
@@ -94,13 +94,13 @@ func Await(ctx context.Context, store kv.Store, s Subject, number uint64) (*cont
 		for _, e := range now.Entries {
 			state := &controlv1.RunState{}
 			if e.Key == key && unmarshal.Unmarshal(e.Value, state) == nil {
-				if found = state; state.GetRequest() >= number {
+				if found = state; !control.After(number, state.GetRequest()) {
 					stop()
 				}
 			}
 		}
 	})
-	if found.GetRequest() >= number {
+	if found != nil && !control.After(number, found.GetRequest()) {
 		return found, nil
 	}
 	if away != nil {
