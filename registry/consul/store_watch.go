@@ -18,10 +18,7 @@ const storePause = 200 * time.Millisecond
 
 // Watch implements kv.Store.
 func (s *Store) Watch(ctx context.Context, prefix string, update func(kv.State)) {
-	if err := kv.CheckPrefix(prefix); err != nil {
-		update(kv.State{Err: err})
-		<-ctx.Done()
-
+	if kv.Refused(ctx, prefix, update) {
 		return
 	}
 	w := s.join(prefix) //nolint:contextcheck // the query outlives this watch where others share it

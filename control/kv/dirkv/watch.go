@@ -24,27 +24,26 @@ const (
 
 type watch struct{ tell chan struct{} }
 
+func (w *watch) wake() {
+	select {
+	case w.tell <- struct{}{}:
+	default: // it was told already
+	}
+}
+
 // wake has all watches of this process look.
 func (s *Store) wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for w := range s.watches {
-		select {
-		case w.tell <- struct{}{}:
-		default:
-		}
+		w.wake()
 	}
 }
 
 // Watch implements kv.Store.
 func (s *Store) Watch(ctx context.Context, prefix string, update func(kv.State)) {
-	if err := kv.CheckPrefix(prefix); err != nil {
-		update(kv.State{Err: err})
-		<-ctx.Done()
-		return
-	}
 	w := &watch{tell: make(chan struct{}, 1)}
-	w.tell <- struct{}{}
+	w.wake()
 	defer s.join()()
 	s.mu.Lock()
 	s.watches[w] = struct{}{}
@@ -54,35 +53,16 @@ func (s *Store) Watch(ctx context.Context, prefix string, update func(kv.State))
 		defer s.mu.Unlock()
 		delete(s.watches, w)
 	}()
-	again := time.NewTimer(0)
+	again := time.AfterFunc(look, w.wake)
 	again.Stop()
 	defer again.Stop()
-	var told kv.State
-	for first := true; ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-w.tell:
-		case <-again.C:
-		}
-		state := kv.State{Known: true}
-		if state.Entries, state.Err = s.List(ctx, prefix); state.Err != nil {
-			if ctx.Err() != nil {
-				return
-			}
-			state.Entries, state.Known = told.Entries, told.Known
+	kv.Follow(ctx, prefix, w.tell, func() kv.State {
+		found, err := s.List(ctx, prefix)
+		if err != nil {
 			again.Reset(look)
 		}
-		if first || !same(told, state) {
-			first, told = false, state
-			update(state)
-		}
-	}
-}
-
-func same(a, b kv.State) bool {
-	return a.Known == b.Known && (a.Err == nil) == (b.Err == nil) && (a.Err == nil || a.Err.Error() == b.Err.Error()) &&
-		slices.EqualFunc(a.Entries, b.Entries, func(a, b kv.Entry) bool { return a.Key == b.Key && a.Version == b.Version })
+		return kv.State{Entries: found, Known: true, Err: err}
+	}, update)
 }
 
 // join has what goes on in the background do so, until the returned function is called.

@@ -1,7 +1,6 @@
 package memkv
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -150,11 +149,6 @@ func (w *watch) wake() {
 
 // Watch implements kv.Store.
 func (s *Store) Watch(ctx context.Context, prefix string, update func(kv.State)) {
-	if err := kv.CheckPrefix(prefix); err != nil {
-		update(kv.State{Err: err})
-		<-ctx.Done()
-		return
-	}
 	m := s.memory
 	w := &watch{store: s, prefix: prefix, tell: make(chan struct{}, 1)}
 	w.wake()
@@ -166,39 +160,14 @@ func (s *Store) Watch(ctx context.Context, prefix string, update func(kv.State))
 		defer m.mu.Unlock()
 		delete(m.watches, w)
 	}()
-	var told kv.State
-	for first := true; ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-w.tell:
-		}
+	kv.Follow(ctx, prefix, w.tell, func() kv.State {
 		do, err := s.reach(ctx, false)
-		state := kv.State{Entries: told.Entries, Known: told.Known, Err: err}
-		if do {
-			state = kv.State{Entries: m.list(prefix), Known: true}
+		defer m.mu.Unlock()
+		if !do {
+			return kv.State{Err: err}
 		}
-		m.mu.Unlock()
-		if ctx.Err() != nil {
-			return
-		}
-		if first || !same(told, state) {
-			first, told = false, state
-			update(state)
-		}
-	}
-}
-
-func same(a, b kv.State) bool {
-	if a.Known != b.Known || !errors.Is(a.Err, b.Err) || !errors.Is(b.Err, a.Err) || len(a.Entries) != len(b.Entries) {
-		return false
-	}
-	for i, e := range a.Entries {
-		if o := b.Entries[i]; e.Key != o.Key || e.Version != o.Version || !bytes.Equal(e.Value, o.Value) {
-			return false
-		}
-	}
-	return true
+		return kv.State{Entries: m.list(prefix), Known: true}
+	}, update)
 }
 
 func sleep(ctx context.Context, wait time.Duration) bool {
