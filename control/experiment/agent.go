@@ -24,6 +24,9 @@ const (
 	// lookEvery is how often the clock is looked at while an experiment is to start or end:
 	// a timer goes wrong when the clock is set.
 	lookEvery = 30 * time.Second
+	// maxOver bounds the runs that are over and whose observers are kept: whoever compiles
+	// policies notices that a run is gone long before as many others are.
+	maxOver = 2 * maxRunning
 )
 
 // Options are what an Agent needs.
@@ -51,7 +54,8 @@ type Agent struct {
 	closed   bool
 	services map[string]*service
 	runs     map[string]*run // by experiment
-	over     map[string]*run // those that are over, for their observers
+	over     map[string]*run // those that are over, for their observers; at most maxOver
+	ended    uint64          // counts those that are over
 }
 
 // service is what is known of a service's experiments.
@@ -239,11 +243,29 @@ func (a *Agent) end(r *run, state *controlv1.RunState) {
 	r.stopTimer()
 	r.detach()
 	delete(a.runs, r.experiment.GetName())
-	a.over[r.experiment.GetName()] = r
+	a.bury(r)
 	if a.o.Dir != "" && state != nil && !a.closed {
 		// The counts of a run that is over are of no more use here.
 		a.forget(r)
 	}
+}
+
+// bury keeps a run that is over for its observers, in the place of the one that is over for
+// longest where there are too many. a.mu is held.
+func (a *Agent) bury(r *run) {
+	a.ended++
+	r.ended = a.ended
+	a.over[r.experiment.GetName()] = r
+	if len(a.over) <= maxOver {
+		return
+	}
+	oldest := r
+	for _, other := range a.over {
+		if other.ended < oldest.ended {
+			oldest = other
+		}
+	}
+	delete(a.over, oldest.experiment.GetName())
 }
 
 // watch has the run's next time be waited for. a.mu is held.

@@ -27,7 +27,8 @@ type run struct {
 	epoch      uint64
 	observers  map[string]*observer
 
-	divides bool // its time has come and is not over
+	ended   uint64 // the how manieth it is of those that are over
+	divides bool   // its time has come and is not over
 	timer   *time.Timer
 
 	// collected is counter.changes at the last report, and when that was.
