@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 
+	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/mesh"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
@@ -37,8 +38,8 @@ type leading struct{ canaries, experiments mesh.Leading }
 
 // leadBoth has both led.
 func leadBoth(canaries, experiments mesh.Lead) mesh.Lead {
-	return func(ctx context.Context, service string, publish func(*meshv1.ReportResponse)) mesh.Leading {
-		return &leading{canaries(ctx, service, publish), experiments(ctx, service, publish)}
+	return func(ctx context.Context, service string, store kv.Store, publish func(*meshv1.ReportResponse)) mesh.Leading {
+		return &leading{canaries(ctx, service, store, publish), experiments(ctx, service, store, publish)}
 	}
 }
 
