@@ -19,7 +19,7 @@ import (
 //   - What the rules of a generated route say of timeouts or retries gives way to an own
 //     policy of that kind for the route's service.
 //   - Several generated policies of one name are one where they say the same. Subsets are
-//     put together; else the first holds.
+//     put together; else that holds which was made for the policy's service, or the first.
 //
 // What is refused of a generated policy that is not taken is left out. None of what it is
 // given is changed; nil means that a source has said nothing yet.
@@ -44,7 +44,11 @@ func WithFallback(own *Policies, generated ...*Policies) *Policies {
 				continue
 			}
 			if i, twice := at[name]; twice {
-				merged.List[i] = united(merged.List[i], one)
+				first, next := merged.List[i], said.giveWay(one)
+				if g.Of == one.GetService() && from[name].Of != g.Of {
+					first, next, from[name] = next, first, g
+				}
+				merged.List[i] = united(first, next)
 				continue
 			}
 			at[name], from[name] = len(merged.List), g

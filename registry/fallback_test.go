@@ -109,6 +109,14 @@ func TestGeneratedPoliciesOfOneNameAreOne(t *testing.T) {
 	if len(got.Refused) != 2 || got.Places["consul.b.route"] != "there" || got.Place("consul.b.route", "x") != "first: consul.b.route" || got.Where != "here" {
 		t.Errorf("%+v", got)
 	}
+	// What was made for the service itself goes first.
+	second.Of = "b"
+	if r := WithFallback(nil, first, second).List[1].GetRoute().GetRules()[0]; r.GetName() != "second" {
+		t.Errorf("of two routes %v holds, and the other one is the service's own", r)
+	}
+	if first.Of = "b"; WithFallback(nil, first, second).List[1].GetRoute().GetRules()[0].GetName() != "first" {
+		t.Error("of two routes that are alike the second holds")
+	}
 	// What is refused of what is not taken is no trouble.
 	mine := WithFallback(&Policies{List: []*configv1.Policy{route("mine", "b")}}, first)
 	if len(mine.Refused) != 1 || mine.Refused[0].Service != "c" {

@@ -17,6 +17,9 @@ type Policies struct {
 	Refused []RefusedPolicy
 	// Where is what the source calls itself, such as a file's path.
 	Where string
+	// Of is the service that generated policies were made for. Some may be about others,
+	// where RPCs to it end. See WithFallback.
+	Of string
 	// Places says where in the source each policy is, by name: "mesh.yaml:12:5". A
 	// source without such places has none.
 	Places map[string]string

@@ -165,7 +165,7 @@ func (t *authorized) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &bounded{ReadCloser: resp.Body, most: t.maxAnswer, left: t.maxAnswer}
 
-	return resp, nil
+	return answered(req, resp), nil
 }
 
 func withToken(req *http.Request, token string) *http.Request {

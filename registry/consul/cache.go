@@ -22,6 +22,7 @@ const (
 	cacheVersion = 1
 	cacheSuffix  = ".consul.json"
 	chainSuffix  = ".entries.json"
+	ownSuffix    = ".defaults.json"
 )
 
 // cache keeps what was known last about each service on disk, a file each, so

@@ -28,6 +28,9 @@ import (
 // second, with what Config.CacheDir holds of the last time, or with nothing. What is known
 // stays while Consul is away. The token needs service:read for the services concerned.
 //
+// After [Source.CallAs], the policies say too what that service's service-defaults says of
+// those that it calls (limits, passive health checks, connect timeouts).
+//
 // The subsets that the policies speak of are known by the instances' meta; those who watch
 // the instances are told of the subsets before the policies are handed over.
 func (s *Source) WatchEntries(ctx context.Context, service string, update func(*registry.Policies)) {
@@ -49,7 +52,11 @@ type entries struct {
 
 	told  []byte // the answer that was handed over last
 	known bool   // something was handed over
-	noted map[string]bool
+	// of is the version of the app's own service-defaults that went into that, and waiting
+	// the answer that waits for one; nil: none does.
+	of      uint64
+	waiting json.RawMessage
+	noted   map[string]bool
 	// filters are the subsets of what was handed over last; those of before stay known
 	// beside them until linger fires.
 	filters map[string]map[string]chain.Filter
@@ -69,6 +76,8 @@ func (e *entries) run(ctx context.Context) {
 	defer e.source.filters.set(e, nil)
 	agent := e.source.agent
 	defer agent.troubles.forget(scopeEntries(e.name))
+	own, leave := e.source.own.join() //nolint:contextcheck // what others share outlives this watch
+	defer leave()
 
 	patience := time.NewTimer(cachePatience)
 	defer patience.Stop()
@@ -99,8 +108,16 @@ func (e *entries) run(ctx context.Context) {
 			} else {
 				e.resort(ctx)
 			}
+		case <-own:
+			if e.waiting != nil {
+				e.take(ctx, e.waiting)
+			} else if e.told != nil {
+				e.take(ctx, e.told)
+			}
 		case <-patience.C:
-			e.resort(ctx)
+			if e.waiting == nil {
+				e.resort(ctx)
+			}
 		case <-e.linger.C:
 			e.mark(e.filters)
 		case <-rotation.C:
@@ -154,10 +171,17 @@ func (a *agent) askChain(ctx context.Context, service, scope string, options *ap
 
 // take hands over what an answer comes to, where it is another one.
 func (e *entries) take(ctx context.Context, found json.RawMessage) {
-	if e.known && bytes.Equal(found, e.told) || !e.hand(ctx, found) {
+	e.waiting = nil
+	_, version := e.source.own.said()
+	if version == 0 {
+		e.waiting = found // it is known, or clear, in a moment
+
 		return
 	}
-	if err := e.source.cache.saveChain(e.name, found); err != nil {
+	if e.known && bytes.Equal(found, e.told) && e.of == version || !e.hand(ctx, found) {
+		return
+	}
+	if err := e.source.cache.saveAnswer(e.name, chainSuffix, found); err != nil {
 		e.source.agent.troubles.report(scopeCache, fmt.Errorf("consul: keeping the configuration entries of service %q on disk: %w; a restart while Consul is away will not know them", e.name, oneLine(err)))
 	}
 }
@@ -167,7 +191,7 @@ func (e *entries) resort(ctx context.Context) {
 	if e.known {
 		return
 	}
-	found, err := e.source.cache.loadChain(e.name)
+	found, err := e.source.cache.loadAnswer(e.name, chainSuffix)
 	if err != nil {
 		e.source.agent.troubles.report(scopeCache, fmt.Errorf("consul: last known configuration entries on disk: %w; going on without them", oneLine(err)))
 	}
@@ -175,7 +199,7 @@ func (e *entries) resort(ctx context.Context) {
 		return
 	}
 	e.known = true
-	e.update(&registry.Policies{Where: entriesWhere})
+	e.update(&registry.Policies{Where: entriesWhere, Of: e.name})
 }
 
 // entriesWhere is what the policies' source calls itself.
@@ -191,7 +215,8 @@ func (e *entries) hand(ctx context.Context, found json.RawMessage) bool {
 	if e.name != compiled.ServiceName && e.name == compiled.ServiceName+"."+compiled.Datacenter {
 		local = "." // no datacentre's name: all are named
 	}
-	result := compiled.Policies(e.name, local)
+	defaults, version := e.source.own.said()
+	result := compiled.Policies(e.name, local, defaults)
 	for _, note := range result.Notes {
 		if !e.noted[note] && len(e.noted) < maxNoted {
 			e.noted[note] = true
@@ -205,9 +230,9 @@ func (e *entries) hand(ctx context.Context, found json.RawMessage) bool {
 	if ctx.Err() != nil {
 		return true
 	}
-	e.told, e.known = found, true
+	e.told, e.known, e.of = found, true, version
 	e.update(&registry.Policies{
-		List: result.Policies, Refused: result.Refused, Where: entriesWhere,
+		List: result.Policies, Refused: result.Refused, Where: entriesWhere, Of: e.name,
 		Locate: func(policy, field string) string { return entriesWhere + ": policy " + policy + ": " + field },
 	})
 

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// chainFile is the content of a file that keeps what was known last of a service's
-// configuration entries.
-type chainFile struct {
+// answerFile is the content of a file that keeps what Consul answered last about a
+// service: its compiled chain, or its service-defaults.
+type answerFile struct {
 	Version int             `json:"version"`
 	Scope   cacheScope      `json:"scope"`
 	Service string          `json:"service"`
@@ -19,24 +19,24 @@ type chainFile struct {
 	Answer  json.RawMessage `json:"answer"` // Consul's, as it was
 }
 
-// saveChain keeps Consul's answer about a service's configuration entries.
-func (c *cache) saveChain(name string, answer json.RawMessage) error {
+// saveAnswer keeps Consul's answer about a service, in a file of this suffix.
+func (c *cache) saveAnswer(name, suffix string, answer json.RawMessage) error {
 	if c == nil {
 		return nil
 	}
-	content, err := json.Marshal(chainFile{cacheVersion, c.scope, name, time.Now().UTC().Truncate(time.Second), answer})
+	content, err := json.Marshal(answerFile{cacheVersion, c.scope, name, time.Now().UTC().Truncate(time.Second), answer})
 	if err != nil {
 		return err
 	}
 	if most := c.limits.CacheFileBytes; len(content) > most {
-		return fmt.Errorf("they take %d bytes, more than the %d that are kept (registry.consul.max_cache_file_size)", len(content), most)
+		return fmt.Errorf("it takes %d bytes, more than the %d that are kept (registry.consul.max_cache_file_size)", len(content), most)
 	}
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
 	}
-	path := c.pathOf(name, chainSuffix)
+	path := c.pathOf(name, suffix)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := c.makeRoom(chainSuffix); err != nil {
+		if err := c.makeRoom(suffix); err != nil {
 			return err
 		}
 	}
@@ -44,18 +44,17 @@ func (c *cache) saveChain(name string, answer json.RawMessage) error {
 	return replaceFile(path, content)
 }
 
-// loadChain reads what was kept of a service; nil: nothing. Whether it is a chain is not
-// looked at.
-func (c *cache) loadChain(name string) (json.RawMessage, error) {
+// loadAnswer reads what was kept of a service; nil: nothing. What it says is not looked at.
+func (c *cache) loadAnswer(name, suffix string) (json.RawMessage, error) {
 	if c == nil {
 		return nil, nil
 	}
-	path := c.pathOf(name, chainSuffix)
+	path := c.pathOf(name, suffix)
 	content, err := readAtMost(path, int64(c.limits.CacheFileBytes))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var file chainFile
+	var file answerFile
 	if err == nil {
 		err = json.Unmarshal(content, &file)
 	}

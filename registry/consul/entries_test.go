@@ -319,7 +319,7 @@ func TestEntriesOfAnotherDatacentre(t *testing.T) {
 func TestKeptEntriesBelieveNothingUnchecked(t *testing.T) {
 	t.Parallel()
 	disk := &cache{limits: standard, dir: t.TempDir()}
-	if err := disk.saveChain("greeter", []byte(`{"Chain":{}}`)); err != nil {
+	if err := disk.saveAnswer("greeter", chainSuffix, []byte(`{"Chain":{}}`)); err != nil {
 		t.Fatal(err)
 	}
 	path := disk.pathOf("greeter", chainSuffix)
@@ -327,17 +327,17 @@ func TestKeptEntriesBelieveNothingUnchecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found, err := disk.loadChain("greeter"); err != nil || string(found) != `{"Chain":{}}` {
+	if found, err := disk.loadAnswer("greeter", chainSuffix); err != nil || string(found) != `{"Chain":{}}` {
 		t.Fatalf("%s, %v", found, err)
 	}
-	if found, err := disk.loadChain("other"); found != nil || err != nil {
+	if found, err := disk.loadAnswer("other", chainSuffix); found != nil || err != nil {
 		t.Fatalf("%s, %v", found, err)
 	}
 	for _, bad := range []string{"", "{", strings.Replace(string(good), `"version":1`, `"version":9`, 1), strings.Replace(string(good), "greeter", "other", 1)} {
 		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if found, err := disk.loadChain("greeter"); found != nil || err == nil {
+		if found, err := disk.loadAnswer("greeter", chainSuffix); found != nil || err == nil {
 			t.Errorf("%q: %s, %v", bad, found, err)
 		}
 	}
@@ -346,7 +346,7 @@ func TestKeptEntriesBelieveNothingUnchecked(t *testing.T) {
 		t.Errorf("%+v", all)
 	}
 	small := &cache{limits: Limits{CacheFileBytes: 10}.withDefaults(), dir: disk.dir}
-	if err := small.saveChain("greeter", good); err == nil {
+	if err := small.saveAnswer("greeter", chainSuffix, good); err == nil {
 		t.Error("what is too long is kept")
 	}
 }

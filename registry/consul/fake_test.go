@@ -32,6 +32,7 @@ type fakeAgent struct {
 	apps     map[string][]*api.ServiceEntry // by service, as health/service answers
 	sidecars map[string][]*api.ServiceEntry // by destination, as health/connect answers
 	chains   map[string]any                 // by service, as discovery-chain answers
+	defaults map[string]any                 // by service, as config/service-defaults answers
 	headers  map[string]string              // put on every answer
 	connect  fakeConnect
 	// fault may answer instead, or let pass with errPass.
@@ -57,7 +58,7 @@ type fakeRequest struct {
 func newFakeAgent() *fakeAgent {
 	return &fakeAgent{
 		changed: make(chan struct{}), index: 10,
-		apps: map[string][]*api.ServiceEntry{}, sidecars: map[string][]*api.ServiceEntry{}, chains: map[string]any{}, headers: map[string]string{},
+		apps: map[string][]*api.ServiceEntry{}, sidecars: map[string][]*api.ServiceEntry{}, chains: map[string]any{}, defaults: map[string]any{}, headers: map[string]string{},
 		registered: map[string]*api.AgentServiceRegistration{}, extra: map[string]*api.AgentCheck{},
 	}
 }
@@ -136,6 +137,23 @@ func (f *fakeAgent) RoundTrip(req *http.Request) (*http.Response, error) {
 		})
 	case strings.HasPrefix(path, "discovery-chain/"):
 		return f.block(req, func() any { return f.chains[strings.TrimPrefix(path, "discovery-chain/")] })
+	case strings.HasPrefix(path, "config/service-defaults/"):
+		name := strings.TrimPrefix(path, "config/service-defaults/")
+		resp, err := f.block(req, func() any { return f.defaults[name] })
+		if err == nil && resp.StatusCode == http.StatusOK {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.defaults[name] == nil { // with an index, which can be waited for
+				headers := map[string]string{}
+				for key := range resp.Header {
+					headers[key] = resp.Header.Get(key)
+				}
+
+				return respond(http.StatusNotFound, headers, "Config entry not found"), nil
+			}
+		}
+
+		return resp, err
 	case path == "catalog/datacenters":
 		return respond(http.StatusOK, nil, []string{"dc1", "dc2"}), nil
 	case path == "catalog/services":

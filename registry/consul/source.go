@@ -26,6 +26,7 @@ type Source struct {
 	reach   reach
 	lookups chan struct{}
 	filters *subsetFilters
+	own     *ownDefaults
 
 	mu       sync.Mutex
 	watching map[string]*watched
@@ -55,6 +56,7 @@ func New(cfg Config, deps Deps) (*Source, error) {
 		inherited: map[string]*registry.Service{},
 	}
 	source.filters = newSubsetFilters(source.remark)
+	source.own = newOwnDefaults(source, "")
 	for _, service := range deps.LastKnown {
 		source.inherited[service.Name] = service
 	}

@@ -84,6 +84,7 @@ func openControl(s *Sidecar, build string, replaces bool) (*controlled, error) {
 	}
 	var entries func(context.Context, string, func(*registry.Policies))
 	if cfg.GetConsulEntries() && s.source.consul != nil {
+		s.source.consul.CallAs(own)
 		entries = s.source.consul.WatchEntries
 	}
 	c.follower = follow.New(follow.Options{

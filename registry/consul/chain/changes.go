@@ -1,6 +1,7 @@
 package chain
 
 import (
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -70,6 +71,23 @@ func isKey(name string) bool {
 	return name != "" && len(name) <= maxKey && strings.IndexFunc(name, func(c rune) bool {
 		return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' && c != '-' && c != '.'
 	}) < 0
+}
+
+// meet says whether two changes, either of which may be nil, are about the same keys.
+func meet(a, b *configv1.MetadataChange) bool {
+	about := func(c *configv1.MetadataChange, key string) bool {
+		_, set := c.GetSet()[key]
+		_, add := c.GetAdd()[key]
+		return set || add || slices.Contains(c.GetRemove(), key)
+	}
+	for _, list := range []iter.Seq[string]{maps.Keys(a.GetSet()), maps.Keys(a.GetAdd()), slices.Values(a.GetRemove())} {
+		for key := range list {
+			if about(b, key) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // then is one change after another, as one. Either may be nil.

@@ -43,9 +43,6 @@ func (t *translation) clustersOf() {
 		where := "service-resolver " + strconv.Quote(target.Service)
 		t.failover(service, target, n.Resolver.Failover, where)
 		t.balance(service, n.LoadBalancer, where+": load_balancer")
-		if n.Resolver.ConnectTimeout > 0 && n.Resolver.ConnectTimeout != Duration(defaultConnectTimeout) {
-			t.notef("%s: connect_timeout is %v there; a sidecar has one for all services (connections.connect_timeout)", where, time.Duration(n.Resolver.ConnectTimeout))
-		}
 		if p := target.PrioritizeByLocality; p != nil && p.Mode != "" && p.Mode != "none" {
 			t.refusef(service, kindLoadBalancing, "%s: prioritize_by_locality: write load_balancing.locality in a policy of your own: all instances are alike now", where)
 		}
@@ -63,8 +60,13 @@ func (t *translation) clustersOf() {
 	}
 }
 
-// known notes the subset that a target is.
+// known notes that RPCs may end at a target, and the subset that it is.
 func (t *translation) known(service string, target *Target) {
+	within := time.Duration(target.ConnectTimeout)
+	if within <= 0 || within == defaultConnectTimeout {
+		within = 0
+	}
+	t.reached[service] = max(t.reached[service], min(within, maxConnectTimeout))
 	name := target.ServiceSubset
 	if name == "" {
 		return

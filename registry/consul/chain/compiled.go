@@ -123,7 +123,9 @@ type Target struct {
 	Peer          string
 	MeshGateway   struct{ Mode string }
 	Subset        Filter
-	External      bool
+	// ConnectTimeout is what the target's service-resolver says.
+	ConnectTimeout Duration
+	External       bool
 
 	PrioritizeByLocality *struct{ Mode string }
 }

@@ -43,30 +43,51 @@ const (
 	kindTimeout       = "timeout"
 	kindSubsets       = "subsets"
 	kindLoadBalancing = "load_balancing"
+
+	kindCircuitBreaker  = "circuit_breaker"
+	kindOutlierEjection = "outlier_ejection"
 )
 
 // Policies makes policies of the chain of a service. service is the name that it was asked
 // for by, "greeter" or "greeter.dc2"; local is the datacentre that is meant by names
-// without one, "" for the chain's own.
-func (c *Compiled) Policies(service, local string) *Result {
+// without one, "" for the chain's own. of is what the caller's own service-defaults says,
+// nil for nothing.
+func (c *Compiled) Policies(service, local string, of *Upstreams) *Result {
 	t := &translation{
 		chain: c, service: service, local: cmp.Or(local, c.Datacenter),
 		result:   &Result{Filters: map[string]map[string]Filter{}},
-		clusters: map[string]*cluster{},
+		clusters: map[string]*cluster{}, reached: map[string]time.Duration{},
 	}
+	t.tcp = c.Protocol == "tcp"
 	if c.Default || c.StartNode == "" {
-		return t.result
+		t.reached[service] = 0
+	} else {
+		t.entries()
 	}
-	if t.tcp = c.Protocol == "tcp"; t.tcp {
-		t.notef("its protocol is tcp there (service-defaults or proxy-defaults), so that its service-router and service-splitter are not in force: write protocol = \"grpc\"")
+	said := of.of(c.ServiceName)
+	for _, note := range said.notes {
+		t.notef("%s", note)
 	}
-	t.clustersOf()
-	t.start(c.Nodes[c.StartNode])
+	for _, name := range slices.Sorted(keys(t.reached)) {
+		t.limit(name, &said)
+		if within := cmp.Or(said.connect, t.reached[name]); within > 0 {
+			t.cluster(name).balanced().ConnectTimeout = durationpb.New(max(within, time.Millisecond))
+		}
+	}
 	for _, name := range slices.Sorted(keys(t.clusters)) {
 		t.addCluster(name)
 	}
 	slices.SortFunc(t.result.Policies, func(a, b *configv1.Policy) int { return cmp.Compare(a.GetName(), b.GetName()) })
 	return t.result
+}
+
+// entries translates what the entries about the service itself come to.
+func (t *translation) entries() {
+	if t.tcp {
+		t.notef("its protocol is tcp there (service-defaults or proxy-defaults), so that its service-router and service-splitter are not in force: write protocol = \"grpc\"")
+	}
+	t.clustersOf()
+	t.start(t.chain.Nodes[t.chain.StartNode])
 }
 
 // translation is the state of one [Compiled.Policies].
@@ -76,6 +97,9 @@ type translation struct {
 	tcp            bool
 	result         *Result
 	clusters       map[string]*cluster // by the service's name
+	// reached are the services that RPCs may end at, and how long connecting to their
+	// instances may take; 0: nobody says.
+	reached map[string]time.Duration
 }
 
 // start translates the first node: where RPCs to the service go.

@@ -46,7 +46,7 @@ func TestTargetsOutOfReach(t *testing.T) {
 			c := written(t, start, nodeA+`, "resolver:b": {"Type": "resolver", "Resolver": {"Target": "b"}},
 				"splitter:a": {"Type": "splitter", "Splits": [{"Weight": 100, "NextNode": "resolver:b"}]},
 				"router:a": {"Type": "router", "Routes": [{"Definition": {}, "NextNode": "resolver:b"}]}`, targetA+`, "b": {`+target+`}`)
-			r := c.Policies("a", "")
+			r := c.Policies("a", "", nil)
 			if got := where(compiled(t, r), "a", "/x.Y/Z"); got != "Unavailable" {
 				t.Errorf("%s, %s: it goes to %s", target, start, got)
 			}
@@ -74,7 +74,7 @@ func TestRoutesThatCannotBeTold(t *testing.T) {
 		c := written(t, "router:a", nodeA+`, "resolver:b": {"Type": "resolver", "Resolver": {"Target": "b"}},
 			"router:a": {"Type": "router", "Routes": [{"Definition": {"Match": {"HTTP": `+match+`}}, "NextNode": "resolver:b"}, {"Definition": {}, "NextNode": "resolver:a"}]}`,
 			targetA+`, "b": {"Service": "b", "Datacenter": "dc1"}`)
-		r := c.Policies("a", "")
+		r := c.Policies("a", "", nil)
 		if len(r.Refused) != 1 || !strings.Contains(r.Refused[0].Problem, want) || !r.Refused[0].Partial || !strings.Contains(r.Refused[0].Problem, `service-router "a": routes[0].match`) {
 			t.Errorf("%.60s: refused is %+v, want %q", match, r.Refused, want)
 		}
@@ -95,7 +95,7 @@ func TestBeyondTheBounds(t *testing.T) {
 	}
 	route := func(destination, target string) *Result {
 		return written(t, "router:a", `"resolver:b": {"Type": "resolver", "Resolver": {"Target": "b"}},
-			"router:a": {"Type": "router", "Routes": [{"Definition": {"Destination": {`+destination+`}}, "NextNode": "resolver:b"}]}`, `"b": {"Datacenter": "dc1", `+target+`}`).Policies("a", "")
+			"router:a": {"Type": "router", "Routes": [{"Definition": {"Destination": {`+destination+`}}, "NextNode": "resolver:b"}]}`, `"b": {"Datacenter": "dc1", `+target+`}`).Policies("a", "", nil)
 	}
 	for want, r := range map[string]*Result{
 		"more than 64 headers":      route(`"RequestHeaders": {"Set": {`+pairs(65)+`}}`, `"Service": "b"`),
@@ -121,6 +121,48 @@ func TestBeyondTheBounds(t *testing.T) {
 	}
 }
 
+// A split yields to canaries, as far as the service's parts are concerned.
+func TestSplitsYield(t *testing.T) {
+	t.Parallel()
+	const leg = `"Definition": {"RequestHeaders": {"Set": {"x-leg": "1"}}}, `
+	for _, c := range []struct {
+		name, route, leg string
+		yields           bool
+		group, rule      string // the keys that are set
+	}{
+		{"alone", "", "", true, "", ""},
+		{"a leg's changes", "", leg, true, "x-leg", ""},
+		{"changes of different keys", `"RequestHeaders": {"Set": {"x-route": "1"}}`, leg, true, "x-leg", "x-route"},
+		{"changes of the same key", `"RequestHeaders": {"Remove": ["x-leg"]}`, leg, false, "", ""},
+	} {
+		r := written(t, "router:a", `"resolver:v1": {"Type": "resolver", "Resolver": {"Target": "v1"}},
+			"splitter:a": {"Type": "splitter", "Splits": [{`+c.leg+`"Weight": 100, "NextNode": "resolver:v1"}]},
+			"router:a": {"Type": "router", "Routes": [{"Definition": {"Destination": {`+c.route+`}}, "NextNode": "splitter:a"}]}`,
+			`"v1": {"Service": "a", "ServiceSubset": "v1", "Datacenter": "dc1"}`).Policies("a", "", nil)
+		rule := policyOf(t, r, "a.route").GetRoute().GetRules()[0]
+		set := func(c *configv1.MetadataChange) string {
+			return strings.Join(slices.Sorted(maps.Keys(c.GetSet())), " ")
+		}
+		if got := rule.GetSplit().GetDestinations()[0].GetRequest(); rule.GetYields() != c.yields || set(got) != c.group || set(rule.GetRequest()) != c.rule || len(r.Notes) > 0 == c.yields {
+			t.Errorf("%s: %v, %q", c.name, rule, r.Notes)
+		}
+		_ = compiled(t, r)
+	}
+	// To choose a service is to choose no part of it, and a route of its own stays.
+	for _, c := range []struct {
+		name   string
+		yields []bool
+	}{{"split", []bool{true}}, {"split-answers", []bool{true, true, false}}, {"split-nested", []bool{true}}, {"paths", []bool{false, false, false, false}}, {"redirect", []bool{false}}} {
+		var got []bool
+		for _, rule := range policyOf(t, recorded(t, c.name).Policies(c.name, "", nil), c.name+".route").GetRoute().GetRules() {
+			got = append(got, rule.GetYields())
+		}
+		if !slices.Equal(got, c.yields) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.yields)
+		}
+	}
+}
+
 func TestFiltersThatAreWrong(t *testing.T) {
 	t.Parallel()
 	for _, filter := range []string{"Service.Nope == 1", "(", strings.Repeat("x", 9000)} {
@@ -128,7 +170,7 @@ func TestFiltersThatAreWrong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := written(t, "resolver:a", nodeA, `"a": {"Service": "a", "ServiceSubset": "v1", "Datacenter": "dc1", "Subset": {"Filter": `+string(text)+`}}`).Policies("a", "")
+		r := written(t, "resolver:a", nodeA, `"a": {"Service": "a", "ServiceSubset": "v1", "Datacenter": "dc1", "Subset": {"Filter": `+string(text)+`}}`).Policies("a", "", nil)
 		if len(r.Refused) != 1 || !strings.Contains(r.Refused[0].Problem, `subsets["v1"].filter`) || len(r.Filters) != 0 {
 			t.Errorf("%.40q: %+v, filters %v", filter, r.Refused, r.Filters)
 		}
@@ -250,7 +292,7 @@ func FuzzChains(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r := c.Policies("a", "")
+		r := c.Policies("a", "", nil)
 		for _, p := range r.Policies {
 			if err := configyaml.CheckPolicy(p); err != nil || !strings.HasPrefix(p.GetName(), PolicyPrefix) {
 				t.Fatalf("%v: %v", p, err)
@@ -268,7 +310,7 @@ func FuzzChains(f *testing.F) {
 		}
 		set, _ := policy.Compile(r.Policies, nil, policy.Env{})
 		_ = where(set, "a", "/x.Y/Z", "x: y")
-		if fmt.Sprint(r.Refused) != fmt.Sprint(c.Policies("a", "").Refused) {
+		if fmt.Sprint(r.Refused) != fmt.Sprint(c.Policies("a", "", nil).Refused) {
 			t.Fatal("the same chain comes to something else")
 		}
 	})

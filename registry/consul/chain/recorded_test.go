@@ -92,7 +92,6 @@ func TestRecordedChains(t *testing.T) {
 		{
 			name: "gateway", policies: "gateway.load_balancing", failover: map[string]string{"gateway/": "failover-standby/"},
 			refused: []string{`service "gateway" is in datacentre "dc2" behind a mesh gateway (mode "local")`, `service "gateway" is of the peer "cluster-02"`},
-			notes:   []string{"connect_timeout is 9s"},
 		},
 		{name: "tcp", policies: "tcp.subsets", subsets: map[string]string{"tcp": "v1"}, notes: []string{"its protocol is tcp there"}},
 		{name: "split", policies: "split.route split.subsets"},
@@ -110,7 +109,7 @@ func TestRecordedChains(t *testing.T) {
 			name: "http-only", policies: "http-only.route http-only.subsets", rpcs: []to{{hello, "", "http-only/"}, {bye, "", "http-only/v2"}},
 			notes: []string{"query parameter", "not POST"},
 		},
-		{name: "changes", policies: "changes.route changes.subsets"},
+		{name: "changes", policies: "changes.route changes.subsets", notes: []string{"a route and a split change the same request headers"}},
 		{name: "retries", policies: "retries.route", notes: []string{"retry_on_status_codes are those of HTTP", "nothing of what is said there of retries"}},
 		{name: "timeouts", policies: "timeouts.route"},
 		{name: "timeout-resolver", policies: "timeout-resolver.timeout"},
@@ -125,7 +124,7 @@ func TestRecordedChains(t *testing.T) {
 		},
 		{name: "rewrite", policies: "rewrite.route", rpcs: []to{{hello, "", "rewrite/"}, {"/old.Service/M", "", "Unimplemented"}}, refused: []string{"prefix_rewrite"}},
 	} {
-		r := recorded(t, c.name).Policies(c.name, "")
+		r := recorded(t, c.name).Policies(c.name, "", nil)
 		var names []string
 		for _, p := range r.Policies {
 			names = append(names, strings.TrimPrefix(p.GetName(), PolicyPrefix))
@@ -202,7 +201,7 @@ func TestRecordedSplits(t *testing.T) {
 		"split":        "v1 9000, v2 1000",
 		"split-nested": "v1 4000, v2 1000, split-third 5000",
 	} {
-		rules := policyOf(t, recorded(t, name).Policies(name, ""), name+".route").GetRoute().GetRules()
+		rules := policyOf(t, recorded(t, name).Policies(name, "", nil), name+".route").GetRoute().GetRules()
 		var got []string
 		for _, d := range rules[0].GetSplit().GetDestinations() {
 			got = append(got, fmt.Sprintf("%s %d", d.GetGroup(), d.GetWeight()))
@@ -212,7 +211,7 @@ func TestRecordedSplits(t *testing.T) {
 		}
 	}
 	// Legs that change answers are rules of their own, each for a part of what is left.
-	rules := policyOf(t, recorded(t, "split-answers").Policies("split-answers", ""), "split-answers.route").GetRoute().GetRules()
+	rules := policyOf(t, recorded(t, "split-answers").Policies("split-answers", "", nil), "split-answers.route").GetRoute().GetRules()
 	left, shares := 1.0, map[string]float64{}
 	for _, r := range rules {
 		part := 1.0
@@ -231,17 +230,17 @@ func TestRecordedSplits(t *testing.T) {
 
 func TestRecordedLimits(t *testing.T) {
 	t.Parallel()
-	rules := policyOf(t, recorded(t, "timeouts").Policies("timeouts", ""), "timeouts.route").GetRoute().GetRules()
+	rules := policyOf(t, recorded(t, "timeouts").Policies("timeouts", "", nil), "timeouts.route").GetRoute().GetRules()
 	if got := rules[0].GetTimeouts(); got.GetMax().AsDuration() != 400*time.Millisecond || got.GetIdle() != nil {
 		t.Errorf("timeouts of the first route: %v", got)
 	}
 	if got := rules[1].GetTimeouts(); got.GetMax().AsDuration() != 5*time.Second || got.GetIdle().AsDuration() != time.Minute {
 		t.Errorf("timeouts of the second route: %v", got)
 	}
-	if got := policyOf(t, recorded(t, "timeout-resolver").Policies("timeout-resolver", ""), "timeout-resolver.timeout").GetTimeout(); got.GetMax().AsDuration() != 400*time.Millisecond {
+	if got := policyOf(t, recorded(t, "timeout-resolver").Policies("timeout-resolver", "", nil), "timeout-resolver.timeout").GetTimeout(); got.GetMax().AsDuration() != 400*time.Millisecond {
 		t.Errorf("timeout of the resolver: %v", got)
 	}
-	rules = policyOf(t, recorded(t, "retries").Policies("retries", ""), "retries.route").GetRoute().GetRules()
+	rules = policyOf(t, recorded(t, "retries").Policies("retries", "", nil), "retries.route").GetRoute().GetRules()
 	for i, want := range []string{"4 [UNAVAILABLE RESOURCE_EXHAUSTED] []", "2 [UNAVAILABLE] []", "3 [CANCELLED INTERNAL DEADLINE_EXCEEDED] []"} {
 		r := rules[i].GetRetry()
 		if got := fmt.Sprint(r.GetMaxAttempts(), r.GetRetryableStatusCodes(), r.GetConditions()); got != want {
@@ -251,11 +250,14 @@ func TestRecordedLimits(t *testing.T) {
 	if rules[3].GetRetry() != nil {
 		t.Errorf("statuses of HTTP have RPCs sent again: %v", rules[3].GetRetry())
 	}
-	odd := policyOf(t, recorded(t, "odd-changes").Policies("odd-changes", ""), "odd-changes.route").GetRoute().GetRules()[0]
+	odd := policyOf(t, recorded(t, "odd-changes").Policies("odd-changes", "", nil), "odd-changes.route").GetRoute().GetRules()[0]
 	if got := fmt.Sprint(odd.GetRetry().GetMaxAttempts(), odd.GetRetry().GetConditions(), odd.GetRequest().GetSet(), odd.GetResponse()); got != "10 [connect-failure reset-before-headers] map[x-fine:1] <nil>" {
 		t.Errorf("odd-changes: %s", got)
 	}
-	many := policyOf(t, recorded(t, "hash-many").Policies("hash-many", ""), "hash-many.load_balancing").GetLoadBalancing()
+	if got := policyOf(t, recorded(t, "gateway").Policies("gateway", "", nil), "gateway.load_balancing").GetLoadBalancing().GetConnectTimeout().AsDuration(); got != 9*time.Second {
+		t.Errorf("connecting to gateway may take %v", got)
+	}
+	many := policyOf(t, recorded(t, "hash-many").Policies("hash-many", "", nil), "hash-many.load_balancing").GetLoadBalancing()
 	if many.GetPolicy() != "ring_hash" || !many.GetHash().GetCaller() || many.GetRingSize() != 16 {
 		t.Errorf("hash-many: %v", many)
 	}
@@ -263,14 +265,14 @@ func TestRecordedLimits(t *testing.T) {
 
 func TestRecordedFilters(t *testing.T) {
 	t.Parallel()
-	r := recorded(t, "failover-datacenter").Policies("failover-datacenter", "")
+	r := recorded(t, "failover-datacenter").Policies("failover-datacenter", "", nil)
 	if got := slices.Sorted(maps.Keys(r.Filters)); !slices.Equal(got, []string{"failover-datacenter", "failover-datacenter.dc2", "failover-datacenter.dc3"}) {
 		t.Errorf("filters are of %q", got)
 	}
 	if f := r.Filters["failover-datacenter.dc2"]["v1"]; f != (Filter{Filter: "Service.Meta.version == v1"}) {
 		t.Errorf("%+v", f)
 	}
-	if f := recorded(t, "only-passing").Policies("only-passing", "").Filters["only-passing"]["well"]; f != (Filter{OnlyPassing: true}) {
+	if f := recorded(t, "only-passing").Policies("only-passing", "", nil).Filters["only-passing"]["well"]; f != (Filter{OnlyPassing: true}) {
 		t.Errorf("%+v", f)
 	}
 }
@@ -278,14 +280,14 @@ func TestRecordedFilters(t *testing.T) {
 // A service that is asked for in a datacentre, and where it leads, is called by that.
 func TestAChainOfAnotherDatacentre(t *testing.T) {
 	t.Parallel()
-	r := recorded(t, "redirect").Policies("redirect.dc1", ".")
+	r := recorded(t, "redirect").Policies("redirect.dc1", ".", nil)
 	if got := where(compiled(t, r), "redirect.dc1", "/a.B/C"); got != "redirect-to.dc1/v2" {
 		t.Errorf("it goes to %s", got)
 	}
 	if r.Filters["redirect-to.dc1"] == nil {
 		t.Errorf("%+v", r.Filters)
 	}
-	r = recorded(t, "default-subset").Policies("default-subset.dc1", ".")
+	r = recorded(t, "default-subset").Policies("default-subset.dc1", ".", nil)
 	if p := policyOf(t, r, "default-subset.dc1.subsets"); p.GetSubsets().GetDefault() != "v2" {
 		t.Errorf("%v", p)
 	}

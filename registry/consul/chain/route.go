@@ -2,6 +2,7 @@ package chain
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -115,7 +116,8 @@ func (t *translation) splitRules(rule *configv1.RouteRule, n *Node, where string
 		return []*configv1.RouteRule{rule}
 	}
 	if fitsSplit(legs) {
-		rule.Action = &configv1.RouteRule_Split{Split: splitOf(legs, rule)}
+		rule.Yields = slices.ContainsFunc(legs, func(l leg) bool { return l.to.GetSubset() != "" })
+		rule.Action = &configv1.RouteRule_Split{Split: t.splitOf(legs, rule)}
 		return []*configv1.RouteRule{rule}
 	}
 	rules := make([]*configv1.RouteRule, 0, len(legs))
@@ -134,6 +136,7 @@ func (t *translation) splitRules(rule *configv1.RouteRule, n *Node, where string
 			one.Match.Fraction = new((l.weight*shares + left/2) / left)
 		}
 		left -= l.weight
+		one.Yields = l.problem == "" && l.to.GetSubset() != ""
 		t.send(one, l.to, l.problem, l.where)
 		rules = append(rules, one)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"slices"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 )
@@ -72,10 +73,16 @@ func fitsSplit(legs []leg) bool {
 }
 
 // splitOf makes a split of legs. What the rule changes is done after what a leg does, as
-// with Envoy, so the legs take it over.
-func splitOf(legs []leg, rule *configv1.RouteRule) *configv1.Split {
+// with Envoy, so where both change the same keys the legs take it over. Then the rule does
+// not yield: who went elsewhere would miss what the rule changes.
+func (t *translation) splitOf(legs []leg, rule *configv1.RouteRule) *configv1.Split {
 	s := &configv1.Split{GroupKey: "-"}
 	names := map[string]int{}
+	takeOver := slices.ContainsFunc(legs, func(l leg) bool { return meet(l.request, rule.GetRequest()) })
+	if takeOver && rule.GetYields() {
+		rule.Yields = false
+		t.notef("rule %q: a route and a split change the same request headers, so that canaries and experiments divide none of these RPCs", rule.GetName())
+	}
 	for i := range legs {
 		l := &legs[i]
 		name := cmp.Or(l.to.GetSubset(), l.to.GetService(), "default")
@@ -84,9 +91,14 @@ func splitOf(legs []leg, rule *configv1.RouteRule) *configv1.Split {
 		}
 		s.Destinations = append(s.Destinations, &configv1.WeightedDestination{
 			Weight: l.weight, Group: name, Service: l.to.GetService(), Subset: l.to.GetSubset(),
-			Request: then(l.request, rule.GetRequest()),
+			Request: l.request,
 		})
+		if takeOver {
+			s.Destinations[i].Request = then(l.request, rule.GetRequest())
+		}
 	}
-	rule.Request = nil
+	if takeOver {
+		rule.Request = nil
+	}
 	return s
 }
