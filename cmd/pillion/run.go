@@ -82,7 +82,7 @@ func serve(cmd *cobra.Command, predecessor *handover.Predecessor, hangups, rotat
 	}
 	s, err := sidecar.New(cfg, sidecar.Options{
 		Build: build(), Logger: logger, LogLevel: level,
-		Sockets: []sidecar.Sockets{predecessor, activated}, LastKnown: known.Services, Replaces: predecessor != nil,
+		Sockets: []sidecar.Sockets{predecessor, activated}, Known: known, Replaces: predecessor != nil,
 	})
 	if err != nil {
 		return err

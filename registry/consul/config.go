@@ -69,9 +69,10 @@ type Deps struct {
 	// Transport carries the requests to the agent. Default: an http.Transport
 	// made from the Config.
 	Transport http.RoundTripper
-	// LastKnown are services as a process knew them that this one replaces (see
-	// Source.LastKnown). They are used as what CacheDir holds, and before it.
-	LastKnown []*registry.Service
+	// LastKnown and Older are services as a process knew them that this one replaces
+	// (see Source.LastKnown). The former are handed over at once, the latter as what
+	// CacheDir holds, and before it.
+	LastKnown, Older []*registry.Service
 	// Random returns numbers in [0,1), for jitter. Default: math/rand/v2.
 	Random func() float64
 }

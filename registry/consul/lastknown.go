@@ -73,10 +73,10 @@ func readAtMost(path string, limit int64) ([]byte, error) {
 	return content, err
 }
 
-// LastKnown returns the services that are watched, as they are known now, for a
-// process that replaces this one.
-func (s *Source) LastKnown() []*registry.Service {
-	services := s.notWatchedYet()
+// LastKnown returns the services that are watched, as they are known now, for a process
+// that replaces this one; and older, what this one had from the process before it of
+// services that it has not watched.
+func (s *Source) LastKnown() (services, older []*registry.Service) {
 	for _, w := range s.watches() {
 		if service, _ := w.state(); service != nil {
 			known := *service
@@ -85,7 +85,7 @@ func (s *Source) LastKnown() []*registry.Service {
 		}
 	}
 
-	return services
+	return services, s.notWatchedYet()
 }
 
 // notWatchedYet returns the services that were inherited and not watched yet.
@@ -152,7 +152,8 @@ func (s *Source) lastKnown() []string {
 	s.mu.Lock()
 	names := slices.Clone(s.names)
 	s.mu.Unlock()
-	for _, service := range s.LastKnown() {
+	services, older := s.LastKnown()
+	for _, service := range slices.Concat(services, older) {
 		names = append(names, service.Name)
 	}
 	for _, service := range s.cache.all() {

@@ -126,8 +126,9 @@ func TestLastKnownIsHandedOn(t *testing.T) {
 		fake := newFakeAgent()
 		fake.failWith(refuse)
 		shop := &registry.Service{Name: "shop", GRPC: []string{"shop.Shop"}, Endpoints: kept().Endpoints}
+		old := &registry.Service{Name: "old", Endpoints: kept().Endpoints}
 		source, err := New(Config{Address: "127.0.0.1:8500", CacheDir: t.TempDir()}, Deps{
-			Transport: fake, Random: func() float64 { return 0.5 }, LastKnown: []*registry.Service{kept(), shop},
+			Transport: fake, Random: func() float64 { return 0.5 }, LastKnown: []*registry.Service{kept(), shop}, Older: []*registry.Service{old},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -135,22 +136,45 @@ func TestLastKnownIsHandedOn(t *testing.T) {
 		if names, err := source.Answering(t.Context(), "helloworld.Greeter"); err != nil || !slices.Equal(names, []string{"greeter"}) {
 			t.Errorf("who answers: %v, %v", names, err)
 		}
-		ctx, stop := context.WithCancel(t.Context())
-		states := make(chan *registry.Service, 10)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			source.Watch(ctx, "greeter", func(service *registry.Service) { states <- service })
-		}()
+		names := func(services []*registry.Service) (names []string) {
+			for _, service := range services {
+				names = append(names, service.Name)
+			}
+
+			return names
+		}
+		watch := func(name string) (states chan *registry.Service, stop func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			states = make(chan *registry.Service, 10)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				source.Watch(ctx, name, func(service *registry.Service) { states <- service })
+			}()
+
+			return states, func() {
+				cancel()
+				<-done
+			}
+		}
+		began := time.Now()
+		states, stop := watch("greeter")
+		defer stop()
+		if state := <-states; len(state.Endpoints) != 2 || time.Since(began) > 0 {
+			t.Errorf("handed over after %v: %+v", time.Since(began), state)
+		}
 		if state := <-states; !state.Stale || len(state.Endpoints) != 2 {
-			t.Errorf("handed over: %+v", state)
+			t.Errorf("while Consul is away: %+v", state)
 		}
-		var names []string
-		for _, service := range source.LastKnown() {
-			names = append(names, service.Name)
+		services, older := source.LastKnown()
+		want(t, "handed on", names(services), []string{"greeter"})
+		want(t, "handed on, and older", names(older), []string{"old", "shop"})
+		// What nobody has watched may be out of date: Consul is asked first.
+		began = time.Now()
+		states, stopOld := watch("old")
+		defer stopOld()
+		if state := <-states; !state.Stale || len(state.Endpoints) != 2 || time.Since(began) == 0 {
+			t.Errorf("handed over after %v: %+v", time.Since(began), state)
 		}
-		want(t, "handed on", names, []string{"shop", "greeter"})
-		stop()
-		<-done
 	})
 }

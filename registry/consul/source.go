@@ -32,9 +32,10 @@ type Source struct {
 	watching map[string]*watched
 	// names are the services that the last Services call found.
 	names []string
-	// inherited are the services that Deps.LastKnown named and that were not
-	// watched yet.
+	// inherited are the services of Deps.Older and Deps.LastKnown that were not watched
+	// yet; untilNow says which are of the latter.
 	inherited map[string]*registry.Service
+	untilNow  map[string]bool
 }
 
 var _ registry.Source = (*Source)(nil)
@@ -54,11 +55,15 @@ func New(cfg Config, deps Deps) (*Source, error) {
 		lookups:   make(chan struct{}, lookups),
 		watching:  map[string]*watched{},
 		inherited: map[string]*registry.Service{},
+		untilNow:  map[string]bool{},
 	}
 	source.filters = newSubsetFilters(source.remark)
 	source.own = newOwnDefaults(source, "")
-	for _, service := range deps.LastKnown {
+	for _, service := range deps.Older {
 		source.inherited[service.Name] = service
+	}
+	for _, service := range deps.LastKnown {
+		source.inherited[service.Name], source.untilNow[service.Name] = service, true
 	}
 	if cfg.CacheDir != "" {
 		source.cache = &cache{dir: cfg.CacheDir, scope: agent.scope, limits: agent.limits}
@@ -107,7 +112,12 @@ func (s *Source) join(service string) *watched {
 	if w == nil {
 		w = newWatched(s, service)
 		w.cached = s.inherited[service]
-		delete(s.inherited, service) // older than all that is learned from now on
+		if s.untilNow[service] {
+			w.set(w.cached)
+		}
+		// It is older than all that is learned from now on.
+		delete(s.inherited, service)
+		delete(s.untilNow, service)
 		s.watching[service] = w
 
 		var ctx context.Context

@@ -53,7 +53,7 @@ type controlled struct {
 
 // openControl opens what the configuration says of the mesh's documents. It returns nil
 // where it says nothing.
-func openControl(s *Sidecar, build string, replaces bool) (*controlled, error) {
+func openControl(s *Sidecar, build string, known *follow.Handed, replaces bool) (*controlled, error) {
 	cfg := s.cfg.GetControl()
 	if cfg == nil {
 		return nil, nil
@@ -89,7 +89,7 @@ func openControl(s *Sidecar, build string, replaces bool) (*controlled, error) {
 	}
 	c.follower = follow.New(follow.Options{
 		Entries: entries,
-		Store:   store, Own: own, Cache: cache, Agents: []follow.Agent{c.canaries, c.experiments},
+		Store:   store, Own: own, Cache: cache, Handed: known, Agents: []follow.Agent{c.canaries, c.experiments},
 		Refused: func() []registry.RefusedPolicy { return s.policies.refusals() }, Active: func(service string, active bool) { c.member.Set(service, active) },
 		Unknown: c.unknown, Logger: s.logger,
 	})

@@ -21,7 +21,6 @@ import (
 	"github.com/pillion-proxy/pillion/proxy/outbound"
 	"github.com/pillion-proxy/pillion/proxy/policy"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
-	"github.com/pillion-proxy/pillion/registry"
 	"github.com/pillion-proxy/pillion/server"
 )
 
@@ -33,8 +32,8 @@ type Options struct {
 	// Sockets are listening sockets that are open already. The first that has
 	// one for a side is believed.
 	Sockets []Sockets
-	// LastKnown are the services that a process knew which this one replaces.
-	LastKnown []*registry.Service
+	// Known is what a process knew which this one replaces.
+	Known Known
 	// Replaces says that this process is to take the place of one that serves.
 	Replaces bool
 }
@@ -95,7 +94,7 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 			s.closeAll()
 		}
 	}()
-	if s.source, err = openSource(cfg.GetRegistry(), cfg.GetIdentity().GetConsul() != nil, o.LastKnown, o.Logger); err != nil {
+	if s.source, err = openSource(cfg.GetRegistry(), cfg.GetIdentity().GetConsul() != nil, o.Known, o.Logger); err != nil {
 		return nil, err
 	}
 	if err = s.source.addPolicies(cfg.GetPolicies(), o.Logger); err != nil {
@@ -113,7 +112,7 @@ func New(cfg *configv1.Bootstrap, o Options) (_ *Sidecar, err error) {
 	if err = s.awaitIdentity(o.Replaces); err != nil {
 		return nil, err
 	}
-	if s.control, err = openControl(s, o.Build.Version, o.Replaces); err != nil {
+	if s.control, err = openControl(s, o.Build.Version, o.Known.Documents, o.Replaces); err != nil {
 		return nil, err
 	}
 	s.source.Source = s.control.follow(s.source.Source)

@@ -35,12 +35,12 @@ type source struct {
 
 // openSource opens what the configuration names; without any, a source that
 // knows no services. connect says that the identity is Consul's.
-func openSource(cfg *configv1.Registry, connect bool, lastKnown []*registry.Service, logger *slog.Logger) (*source, error) {
+func openSource(cfg *configv1.Registry, connect bool, known Known, logger *slog.Logger) (*source, error) {
 	switch r := cfg.GetSource().(type) {
 	case *configv1.Registry_File:
 		return openFile(r.File, logger)
 	case *configv1.Registry_Consul:
-		return openConsul(r.Consul, connect, lastKnown, logger)
+		return openConsul(r.Consul, connect, known, logger)
 	default:
 		return openStatic(cfg.GetStatic()), nil
 	}
@@ -56,13 +56,13 @@ func openFile(cfg *configv1.FileRegistry, logger *slog.Logger) (*source, error) 
 	}}, nil
 }
 
-func openConsul(cfg *configv1.ConsulRegistry, connect bool, lastKnown []*registry.Service, logger *slog.Logger) (*source, error) {
+func openConsul(cfg *configv1.ConsulRegistry, connect bool, known Known, logger *slog.Logger) (*source, error) {
 	c, err := consul.New(consul.Config{
 		Address: cfg.GetAddress(), Scheme: cfg.GetScheme(), TokenFile: cfg.GetTokenFile(),
 		Datacenter: cfg.GetDatacenter(), Namespace: cfg.GetNamespace(), Partition: cfg.GetPartition(),
 		CacheDir: cfg.GetCacheDir(), RequireSidecar: !cfg.GetAllowPlaintext(), Connect: connect,
 		MaxConnections: int(cfg.GetMaxConnections()), Limits: consulLimits(cfg),
-	}, consul.Deps{Log: logger, LastKnown: lastKnown})
+	}, consul.Deps{Log: logger, LastKnown: known.Services, Older: known.Older})
 	if err != nil {
 		return nil, err
 	}

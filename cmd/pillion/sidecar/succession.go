@@ -8,13 +8,18 @@ import (
 	"sync"
 
 	"github.com/pillion-proxy/pillion/cmd/pillion/handover"
+	"github.com/pillion-proxy/pillion/control/follow"
 	"github.com/pillion-proxy/pillion/registry"
 )
 
 // Known is what a sidecar knows that its successor would have to find out first.
 type Known struct {
-	// Services are those that are watched in a registry that may be away.
+	// Services are those that are watched in a registry that may be away; Older those
+	// that nobody has watched since a process before.
 	Services []*registry.Service `json:"services,omitempty"`
+	Older    []*registry.Service `json:"older,omitempty"`
+	// Documents are those of the mesh that hold; nil: none are followed.
+	Documents *follow.Handed `json:"documents,omitempty"`
 }
 
 // Estate returns what a process that replaces this one takes over.
@@ -25,7 +30,10 @@ func (s *Sidecar) Estate() handover.Estate {
 	}
 	var known Known
 	if s.source.consul != nil {
-		known.Services = s.source.consul.LastKnown()
+		known.Services, known.Older = s.source.consul.LastKnown()
+	}
+	if s.control != nil {
+		known.Documents = s.control.follower.HandOver()
 	}
 	return handover.Estate{Sockets: sockets, Known: known}
 }
