@@ -2,24 +2,18 @@ package experiment
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/documents"
-	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/ledger"
 	"github.com/pillion-proxy/pillion/control/requests"
-	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
@@ -28,8 +22,6 @@ const (
 	// maxRunning is how many experiments of a service can run at a time: every RPC is
 	// looked at by each, and there is a bound for all split policies together.
 	maxRunning = 24
-	// listTimeout bounds the question what else runs.
-	listTimeout = 5 * time.Second
 )
 
 // decide writes the transition that an experiment is due for, and says whether it has.
@@ -47,7 +39,9 @@ func (l *leading) decide(e ledger.Entry) bool {
 			return false
 		}
 	case runs(e.State):
-		next = l.timeOver(e, now)
+		if next = l.timeOver(e, now); next == nil {
+			next = l.yields(e, now)
+		}
 	}
 	if next == nil {
 		return false
@@ -111,7 +105,7 @@ func (l *leading) answer(e ledger.Entry, now time.Time) (*controlv1.RunState, er
 		if d := e.Document; d != nil && d.GetRevision() < q.GetRevision() {
 			return nil, nil // the document that is meant is yet to come
 		}
-		others, err := l.others(e)
+		others, err := l.others(e.Name, e.Document.GetExperiment().GetLayer() != nil)
 		if err != nil {
 			return nil, err
 		}
@@ -139,7 +133,7 @@ func (l *leading) answer(e ledger.Entry, now time.Time) (*controlv1.RunState, er
 }
 
 // start returns the state at the beginning of a new run, or why it cannot begin.
-func start(e ledger.Entry, others []*configv1.Experiment, now time.Time) (*controlv1.RunState, string) {
+func start(e ledger.Entry, others []other, now time.Time) (*controlv1.RunState, string) {
 	q, written := e.Request, e.Document.GetExperiment()
 	switch {
 	case runs(e.State):
@@ -166,14 +160,14 @@ func start(e ledger.Entry, others []*configv1.Experiment, now time.Time) (*contr
 	}
 	same := 0
 	for _, other := range others {
-		if other.GetService() == doc.GetService() {
+		if other.document.GetService() == doc.GetService() {
 			same++
 		}
 	}
 	if same >= maxRunning {
 		return nil, fmt.Sprintf("%d experiments of the service run already, and no more can: stop one of them first", same)
 	}
-	if why := Problem(doc, others); why != "" {
+	if why := Problem(doc, documentsOf(others)); why != "" {
 		return nil, why
 	}
 	return &controlv1.RunState{
@@ -181,41 +175,6 @@ func start(e ledger.Entry, others []*configv1.Experiment, now time.Time) (*contr
 		Since: timestamppb.New(now), StepSince: timestamppb.New(now), Started: timestamppb.New(now),
 		Reason: documents.Line(cmp.Or(q.GetMessage(), "somebody started it")), By: documents.Line(q.GetAuthor()), Request: q.GetNumber(), Document: document,
 	}, ""
-}
-
-// statesPrefix is what the states of all services are below.
-const statesPrefix = control.Root + "state/"
-
-// others returns the experiments that run, of all services, but for one.
-func (l *leading) others(e ledger.Entry) ([]*configv1.Experiment, error) {
-	ctx, cancel := context.WithTimeout(l.ledger.Context(), listTimeout)
-	defer cancel()
-	prefix := statesPrefix
-	if e.Document.GetExperiment().GetLayer() == nil {
-		prefix = control.StatePrefix(l.service)
-	}
-	entries, err := l.store.List(ctx, prefix)
-	if errors.Is(err, kv.ErrDenied) && prefix == statesPrefix {
-		l.log.Warn("experiment: whether its layer is used by experiments of other services cannot be known, and is not looked at",
-			slog.String("experiment", e.Name), slog.Any("error", err))
-		entries, err = l.store.List(ctx, control.StatePrefix(l.service))
-	}
-	if err != nil {
-		return nil, err
-	}
-	var list []*configv1.Experiment
-	for _, entry := range entries {
-		state := &controlv1.RunState{}
-		if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(entry.Value, state) != nil ||
-			state.GetKind() != string(control.Experiment) || !runs(state) || state.GetName() == e.Name {
-			continue
-		}
-		if doc, err := decode(state.GetDocument()); err == nil {
-			list = append(list, doc)
-		}
-	}
-	slices.SortFunc(list, func(a, b *configv1.Experiment) int { return strings.Compare(a.GetName(), b.GetName()) })
-	return list, nil
 }
 
 // final returns what a run has come to, for the history; nil: nobody knows.

@@ -36,6 +36,9 @@ type led struct {
 	published uint64 // the threshold that all were told
 	saved     uint64 // pool.changes when it was kept
 	savedAt   time.Time
+
+	besideLooks int       // how often it was looked what runs beside it
+	besideNext  time.Time // when that is to be looked next
 }
 
 func newLed(state *controlv1.RunState) (*led, error) {

@@ -59,7 +59,7 @@ func Problem(e *configv1.Experiment, running []*configv1.Experiment) string {
 	}
 	for _, other := range running {
 		o := other.GetLayer()
-		if other.GetName() == e.GetName() || o == nil || o.GetName() != l.GetName() || l.GetStart() >= o.GetEnd() || o.GetStart() >= l.GetEnd() {
+		if other.GetName() == e.GetName() && other.GetService() == e.GetService() || o == nil || o.GetName() != l.GetName() || l.GetStart() >= o.GetEnd() || o.GetStart() >= l.GetEnd() {
 			continue
 		}
 		return "the layer " + quoted(l.GetName()) + " has " + part(l) + " of its units in this experiment, but " + part(o) +

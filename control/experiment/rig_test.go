@@ -232,9 +232,12 @@ func (w *world) ask(name string, action controlv1.Action, revision uint64) *cont
 }
 
 // state is what the store says of an experiment; nil: nothing.
-func (w *world) state(name string) *controlv1.RunState {
+func (w *world) state(name string) *controlv1.RunState { return w.stateOf("shop", name) }
+
+// stateOf is the same for an experiment of any service.
+func (w *world) stateOf(service, name string) *controlv1.RunState {
 	w.t.Helper()
-	e, err := w.memory.Store().Get(w.t.Context(), control.StateKey(control.Experiment, "shop", name))
+	e, err := w.memory.Store().Get(w.t.Context(), control.StateKey(control.Experiment, service, name))
 	if err != nil {
 		return nil
 	}
