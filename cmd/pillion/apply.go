@@ -60,7 +60,14 @@ deleted, of those services that the files have documents for.`,
 			if err != nil {
 				return d.located(err)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "ok: %d documents, %d unchanged\n", len(d.list), result.Unchanged)
+			if len(d.list) == 0 {
+				warn(cmd, []string{strings.Join(files, ", ") + ": there is no document in it"})
+			}
+			ok := "ok"
+			if dryRun {
+				ok = "ok, and nothing was written"
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d documents, %d unchanged\n", ok, len(d.list), result.Unchanged)
 			return err
 		},
 	}

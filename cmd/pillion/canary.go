@@ -134,13 +134,18 @@ func askCanary(cmd *cobra.Command, name string, action controlv1.Action, timeout
 		return err
 	}
 	q := &controlv1.Request{Action: action}
+	s := requests.Subject{Kind: control.Canary, Service: service, Name: name}
 	if action == controlv1.Action_ACTION_START {
 		if revision == 0 {
 			return fmt.Errorf("canary %q: its document was deleted: apply it first", name)
 		}
 		q.Revision = revision
+	} else if revision == 0 {
+		if err := mustRun(cmd.Context(), store, s, action); err != nil {
+			return err
+		}
 	}
-	return askRun(cmd, store, requests.Subject{Kind: control.Canary, Service: service, Name: name}, q, timeout, standing)
+	return askRun(cmd, store, s, q, timeout, standing)
 }
 
 // standing says where a canary stands, such as "running, step 1 of 3, 10%".

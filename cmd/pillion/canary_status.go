@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -32,6 +33,8 @@ func newCanaryStatusCommand() *cobra.Command {
 		admin  adminFlags
 		output string
 		watch  bool
+		wait   bool
+		limit  time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "status [NAME]",
@@ -43,13 +46,24 @@ last transition.
 
 A guard's p is the chance of seeing evidence as strong at any time of the run of a canary
 that is as good as it may be. When it is below the guard's part of false_alarm, the canary
-is rolled back.`,
-		Example:           "  pillion canary status\n  pillion canary status greeter-v2 --watch",
+is rolled back.
+
+--wait shows each step until the run is over, and ends with exit code 0 where the canary
+was promoted, and 1 where it was rolled back or aborted, or the time is over.`,
+		Example:           "  pillion canary status\n  pillion canary status greeter-v2 --watch\n  pillion canary start greeter-v2 && pillion canary status greeter-v2 --wait",
 		Args:              atMostOneRun(control.Canary),
 		ValidArgsFunction: completeRuns(control.Canary),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != formTable && output != formJSON {
 				return fmt.Errorf("--output: %q is not known: use table or json", output)
+			}
+			switch {
+			case watch && wait:
+				return errors.New("--watch and --wait exclude each other: give one")
+			case wait && len(args) == 0:
+				return errors.New("--wait is for one canary: name it")
+			case wait && output == formJSON:
+				return errors.New("--wait shows steps as text: leave out --output, and ask for it afterwards")
 			}
 			store, err := openStore(cmd)
 			if err != nil {
@@ -63,6 +77,9 @@ is rolled back.`,
 				if err != nil {
 					return err
 				}
+				if wait {
+					return awaitCanary(cmd, store, requests.Subject{Kind: control.Canary, Service: service, Name: args[0]}, limit)
+				}
 				look = func(ctx context.Context) (proto.Message, string, error) {
 					return lookAtCanary(ctx, store, &admin, cmd.Flags().Changed("admin"), cmd.OutOrStdout(), service, args[0])
 				}
@@ -72,6 +89,10 @@ is rolled back.`,
 	}
 	admin.add(cmd)
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again whenever it changes")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the run is over")
+	// --timeout says how long sidecars are waited for.
+	cmd.Flags().DurationVar(&limit, "wait-timeout", 0, "how long --wait waits, a `DURATION`; 0: as long as it takes")
+	_ = cmd.RegisterFlagCompletionFunc("wait-timeout", cobra.NoFileCompletions)
 	addOutputFlag(cmd, &output, formTable)
 	addStoreFlags(cmd)
 	return cmd
@@ -112,6 +133,35 @@ func showCanaries(cmd *cobra.Command, look func(context.Context) (proto.Message,
 			return nil
 		}
 	}
+}
+
+// awaitCanary shows where a canary stands, whenever that changes, until its run is over.
+func awaitCanary(cmd *cobra.Command, store kv.Store, s requests.Subject, limit time.Duration) error {
+	ctx := cmd.Context()
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	var shown uint64
+	last, err := requests.Follow(ctx, store, s, func(state *controlv1.RunState) (enough bool) {
+		if state.GetNumber() != shown && state.GetRefusal() == nil {
+			shown = state.GetNumber()
+			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s  %s: %s\n", at(state.GetSince()), standing(state), documents.Printable(state.GetReason()))
+		}
+		return !canary.Active(state.GetPhase())
+	})
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && cmd.Context().Err() == nil:
+		return fmt.Errorf("canary %s: after %v its run is not over, as far as is known", s.Name, limit)
+	case err != nil:
+		return fmt.Errorf("canary %s: %w", s.Name, err)
+	case last.GetRun() == 0:
+		return fmt.Errorf("canary %s: it was not started yet: pillion canary start %s", s.Name, s.Name)
+	case last.GetPhase() != controlv1.Phase_PHASE_PROMOTED:
+		return fmt.Errorf("canary %s: it was %s", s.Name, control.PhaseWord(last.GetPhase()))
+	}
+	return nil
 }
 
 // lookAtCanaries returns the states of all canaries.

@@ -65,10 +65,15 @@ func TestCanaryCommands(t *testing.T) {
 	run("canary resume greeter-v2 --author bob")
 	run("traffic shift shift --service greeter --from v1 --to v2 --steps 10%,50%,100% --hold 1m --author bob")
 	run("canary promote greeter-v2 --fully --author ann")
+	run("canary status greeter-v2 --wait")
 	run("canary status greeter-v2")
 	run("traffic shift shift --service greeter --from v1 --to v2 --steps 0.5%,50%,100% --hold 1m --author bob")
 	run("get canary/shift -o yaml")
 	run("canary abort shift --author bob")
+	run("canary status shift --wait")
+	run("delete canary/shift")
+	run("canary abort shift --author bob")
+	run("rollback canary/shift --author bob")
 	run("canary start -f d.yaml --author ann", "-m", "once more")
 	run("canary history greeter-v2")
 	golden(t, "canary", all.String())
@@ -81,7 +86,8 @@ func TestWrongCanaryCommands(t *testing.T) {
 	m.says(t, "apply -f d.yaml")
 	for _, line := range []string{
 		"canary start", "canary start nothing", "canary start -f none.yaml", "canary start other -f d.yaml", "canary abort", "canary history nothing",
-		"canary history greeter-v2", "canary start greeter-v2 --timeout 1ms", "canary pause greeter-v2 --timeout 0s", "canary status greeter-v2 -o xml", "traffic shift",
+		"canary history greeter-v2", "canary start greeter-v2 --timeout 1ms", "canary pause greeter-v2 --timeout 0s", "canary status greeter-v2 -o xml",
+		"canary status --wait", "canary status greeter-v2 --wait", "canary status greeter-v2 --wait --watch", "canary status greeter-v2 --wait -o json", "traffic shift",
 		"traffic shift s --service greeter --from v1 --to v2 --steps 10%,5%",
 		"traffic shift s --service greeter --from v1 --to v1 --steps 10%",
 		"traffic shift s --service greeter --from v1 --to v3 --steps 10%",

@@ -95,8 +95,17 @@ pillion experiment report.`,
 			if state == nil {
 				return fmt.Errorf("experiment %q never ran: there is nothing to stop", args[0])
 			}
-			return askRun(cmd, store, requests.Subject{Kind: control.Experiment, Service: state.GetService(), Name: args[0]},
-				&controlv1.Request{Action: controlv1.Action_ACTION_STOP}, wait, experimentStands)
+			s := subjectOf(state)
+			docs, err := documents.New(store, documents.Options{}).Load(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if docs.Find(documents.ID{Kind: s.Kind, Name: s.Name}) == nil {
+				if err := mustRun(cmd.Context(), store, s, controlv1.Action_ACTION_STOP); err != nil {
+					return err
+				}
+			}
+			return askRun(cmd, store, s, &controlv1.Request{Action: controlv1.Action_ACTION_STOP}, wait, experimentStands)
 		},
 	}
 	addAskFlags(cmd, &wait)

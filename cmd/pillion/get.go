@@ -85,6 +85,10 @@ message. How far sidecars obey them is what pillion status shows.`,
 			if name != "" && len(list) == 0 {
 				return fmt.Errorf("%s/%s: there is no such document: pillion get shows all, pillion history those that were deleted", kind, name)
 			}
+			if len(list) == 0 && output == formTable {
+				_, err := io.WriteString(cmd.OutOrStdout(), nothingLike(kind, service))
+				return err
+			}
 			return showDocuments(cmd, list, output)
 		},
 	}
@@ -97,6 +101,18 @@ message. How far sidecars obey them is what pillion status shows.`,
 	_ = cmd.RegisterFlagCompletionFunc("revision", cobra.NoFileCompletions)
 	addStoreFlags(cmd)
 	return cmd
+}
+
+// nothingLike says that there are no documents such as are asked for.
+func nothingLike(kind control.Kind, service string) string {
+	text := "there are no documents"
+	if kind != "" {
+		text = "there are no " + documents.Plural(kind)
+	}
+	if service != "" {
+		text += " for the service " + documents.Printable(service)
+	}
+	return text + "\n"
 }
 
 // selection reads what documents are asked for. Without a name it is all of a kind,
@@ -173,9 +189,6 @@ func writeDocuments(out io.Writer, list []*controlv1.Document) error {
 
 // documentsTable lays documents out for people.
 func documentsTable(out io.Writer, list []*documents.Stored) string {
-	if len(list) == 0 {
-		return "there are no documents\n"
-	}
 	r := lipgloss.NewRenderer(out)
 	bad := r.NewStyle().Foreground(lipgloss.Color("1"))
 	rows := plainTable(r, "DOCUMENT", "SAYS", "SERVICE", "REVISION", "CHANGED", "BY", "MESSAGE")

@@ -120,6 +120,16 @@ func addAskFlags(cmd *cobra.Command, timeout *time.Duration) {
 	addStoreFlags(cmd)
 }
 
+// mustRun refuses what is asked of a canary, or an experiment, that has no document any
+// more and is over: nobody is elected to say so.
+func mustRun(ctx context.Context, store kv.Store, s requests.Subject, action controlv1.Action) error {
+	state, err := requests.State(ctx, store, s)
+	if err != nil || canary.Active(state.GetPhase()) {
+		return err
+	}
+	return fmt.Errorf("%s %s: there is nothing to %s: it is %s, and its document was deleted", s.Kind, s.Name, requests.Verb(action), control.PhaseWord(state.GetPhase()))
+}
+
 // askRun asks something of a canary or an experiment, waits until it is done, and says what
 // came of it, in the words of standing.
 func askRun(cmd *cobra.Command, store kv.Store, s requests.Subject, q *controlv1.Request, timeout time.Duration, standing func(*controlv1.RunState) string) error {

@@ -204,33 +204,53 @@ func statusText(out io.Writer, m *status.Mesh, now time.Time) string {
 			if run.Kind == string(control.Canary) {
 				step, weight = number(run.Step), fmt.Sprintf("%g%%", float64(run.Weight)/100)
 			}
-			rows.Row(show(run.Kind+"/"+run.Name), show(run.Service), run.Phase, step, weight, run.Since.UTC().Format(time.RFC3339), cmp.Or(show(run.Elected), "-"), show(run.Reason))
+			rows.Row(show(run.Kind+"/"+run.Name), show(run.Service), run.Phase, step, weight, run.Since.Local().Format(time.DateTime), cmp.Or(show(run.Elected), "-"), show(run.Reason))
 		}
 		b.WriteString(rendered(rows))
 	}
+	b.WriteString(statusDetails(m))
+	return b.String()
+}
+
+// maxDetails bounds the lines on single sidecars that people are shown; -o json has all.
+const maxDetails = 100
+
+// statusDetails says what is the matter with each sidecar that is not in order. Those
+// that lag behind, which are all of them just after a change, come last.
+func statusDetails(m *status.Mesh) string {
+	show := documents.Printable
+	var lines, behind []string
+	add := func(to *[]string, format string, args ...any) { *to = append(*to, fmt.Sprintf(format, args...)) }
 	for _, s := range m.Sidecars {
 		who := show(cmp.Or(s.Service, "client") + " " + s.ID)
-		for _, line := range s.Behind {
-			fmt.Fprintf(&b, "%s: has not seen %s\n", who, show(line))
+		if len(s.Behind) > 0 {
+			add(&behind, "%s: has not seen %s", who, show(strings.Join(s.Behind, ", ")))
 		}
 		for _, refusal := range s.Refused {
 			kept := "nothing holds in its place"
 			if refusal.InForce > 0 {
 				kept = fmt.Sprintf("revision %d stays in force", refusal.InForce)
 			}
-			fmt.Fprintf(&b, "%s: has refused %s: %s (%s)\n", who, show(refusal.Document), show(refusal.Problem), kept)
+			add(&lines, "%s: has refused %s: %s (%s)", who, show(refusal.Document), show(refusal.Problem), kept)
 		}
 		for _, lost := range s.Lost {
-			fmt.Fprintf(&b, "%s: %s revision %d: %s\n", who, show(lost.Document), lost.InForce, show(lost.Problem))
+			add(&lines, "%s: %s revision %d: %s", who, show(lost.Document), lost.InForce, show(lost.Problem))
 		}
 		for _, problem := range s.Problems {
-			fmt.Fprintf(&b, "%s: %s\n", who, show(problem))
+			add(&lines, "%s: %s", who, show(problem))
 		}
 	}
 	for _, key := range m.Unreadable {
-		fmt.Fprintf(&b, "the key %s cannot be read\n", show(key))
+		add(&lines, "the key %s cannot be read", show(key))
 	}
-	return b.String()
+	lines = append(lines, behind...)
+	if len(lines) == 0 {
+		return ""
+	}
+	if n := len(lines) - maxDetails; n > 0 {
+		lines = append(lines[:maxDetails], fmt.Sprintf("and %d more lines (-o json)", n))
+	}
+	return "\n" + strings.Join(lines, "\n") + "\n"
 }
 
 func marked(n int, bad lipgloss.Style) string {

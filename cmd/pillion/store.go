@@ -61,13 +61,16 @@ func openStore(cmd *cobra.Command) (kv.Store, error) {
 			return nil, fmt.Errorf("--%s is for Consul, but --%s says the folder %s: give one", flag, controlFlag, where)
 		}
 	}
-	if cmd.Name() != applyCommand {
+	_, missing := os.Stat(where)
+	if missing != nil && cmd.Name() != applyCommand {
 		// A store that is made because its name is mistyped is empty, which would be believed.
-		if _, err := os.Stat(where); err != nil {
-			return nil, fmt.Errorf("--%s: there is no folder %s: pillion apply makes it", controlFlag, where)
-		}
+		return nil, fmt.Errorf("--%s: there is no folder %s: pillion apply makes it", controlFlag, where)
 	}
-	return dirkv.Open(where, dirkv.Options{})
+	store, err := dirkv.Open(where, dirkv.Options{})
+	if err == nil && missing != nil {
+		warn(cmd, []string{fmt.Sprintf("--%s: there was no folder %s yet: sidecars follow it where their control.dir names it", controlFlag, where)})
+	}
+	return store, err
 }
 
 // openConsulStore opens Consul's KV. What flags do not say is taken from Consul's

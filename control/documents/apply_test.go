@@ -369,8 +369,8 @@ func TestDelete(t *testing.T) {
 		return err
 	}
 	expectError(t, remove(false, ID{control.Policy, "none"}), "policy/none: there is no such document")
-	expectError(t, remove(false, parts), `canary/release: stable: no policy says what the subset "v1" of service "checkout" is: apply a subsets policy with it (or say --subsets-elsewhere, where Consul or mesh files define it)`+"\n"+
-		`canary/release: canary: no policy says what the subset "v2" of service "checkout" is: apply a subsets policy with it (or say --subsets-elsewhere, where Consul or mesh files define it)`)
+	expectError(t, remove(false, parts), `canary/release: stable: needs the subset "v1" of service "checkout", which would be gone: delete it as well, or force it (--force)`+"\n"+
+		`canary/release: canary: needs the subset "v2" of service "checkout", which would be gone: delete it as well, or force it (--force)`)
 	r.starts(t, canary, "checkout", controlv1.Phase_PHASE_PAUSED)
 	expectError(t, remove(false, canary), "canary/release: it is running: end it first (pillion canary abort release), or force it")
 	if err := remove(true, canary); err != nil {

@@ -35,10 +35,10 @@ func (c *Change) Verb() string {
 	switch {
 	case c.After == nil:
 		return "deleted"
+	case c.After.GetRestores() != 0:
+		return fmt.Sprintf("restored from revision %d", c.After.GetRestores())
 	case c.Before == nil:
 		return "created"
-	case c.After.GetRestores() != 0:
-		return "restored"
 	}
 	return "changed"
 }

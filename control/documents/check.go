@@ -16,8 +16,10 @@ type Refusal struct {
 	// Field is the path of the field below the document; empty for the whole.
 	Field   string
 	Message string
-	// undefined says that nothing is known that it could be checked against.
-	undefined bool
+	// undefined says that nothing is known that it could be checked against: no policy
+	// defines subsets of the service.
+	undefined       bool
+	service, subset string
 }
 
 // Error is the refusal on one line.
@@ -191,10 +193,15 @@ func (d *Documents) verify(state *State, changes []*Change, elsewhere bool) (war
 	for _, c := range changes {
 		changed[c.ID] = c.After != nil
 	}
+	deleting := onlyDeletes(changes)
 	for _, r := range after.refusals() {
-		if !known[r] || changed[r.ID] {
-			found = append(found, r)
+		switch {
+		case known[r] && !changed[r.ID]:
+			continue
+		case deleting && r.undefined:
+			r.Message = fmt.Sprintf("needs the subset %q of service %q, which would be gone: delete it as well, or force it (--force)", r.subset, r.service)
 		}
+		found = append(found, r)
 	}
 	if len(found) > 0 {
 		return nil, &RefusedError{found}

@@ -72,7 +72,7 @@ func (s subsetsBy) missing(d *controlv1.Document, elsewhere bool) (found []Refus
 		switch {
 		case subset == "" || has[subset] != nil || p == nil && elsewhere:
 		case p == nil:
-			found = append(found, Refusal{ID: id, Field: field, undefined: true, Message: fmt.Sprintf(
+			found = append(found, Refusal{ID: id, Field: field, undefined: true, service: service, subset: subset, Message: fmt.Sprintf(
 				"no policy says what the subset %q of service %q is: apply a subsets policy with it (or say --subsets-elsewhere, where Consul or mesh files define it)", subset, service)})
 		case !elsewhere:
 			found = append(found, Refusal{ID: id, Field: field, Message: fmt.Sprintf(

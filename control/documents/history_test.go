@@ -30,7 +30,7 @@ func TestRollback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, "done", verbs(result), "restored policy/slow@3")
+	expect(t, "done", verbs(result), "restored from revision 1 policy/slow@3")
 	if _, err := r.rollback(t, "bob", "policy/slow", 2); err != nil {
 		t.Fatal(err)
 	}

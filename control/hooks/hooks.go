@@ -5,8 +5,10 @@
 package hooks
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -96,6 +98,9 @@ func (t *Teller) Tell(hooks []*configv1.Hook, transition *controlv1.Transition, 
 	}
 	transition = proto.CloneOf(transition)
 	transition.GetState().Document = nil // which is long, and is in the history by its revision
+	for _, guard := range transition.GetState().GetGuards() {
+		guard.Evidence = nil // which is for the test to go on from; p says what it comes to
+	}
 	for _, hook := range hooks {
 		t.under.Go(func() { t.tell(hook, transition, key) })
 	}
@@ -162,7 +167,12 @@ func (t *Teller) run(ctx context.Context, name string, transition *controlv1.Tra
 		if err != nil {
 			return "", err
 		}
-		return command(ctx, c.GetRun(), input)
+		var line bytes.Buffer
+		if err := json.Compact(&line, input); err != nil { // protojson varies its blanks on purpose
+			return "", err
+		}
+		line.WriteByte('\n')
+		return command(ctx, c.GetRun(), line.Bytes())
 	}
 	return "", fmt.Errorf("control.commands of this sidecar's bootstrap has no %q", name)
 }

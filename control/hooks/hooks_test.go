@@ -34,7 +34,8 @@ const key = "pillion/v1/transitions/greeter/canary/greeter-v2/000000000000000000
 
 // transition is what hooks are told of here.
 func transition() *controlv1.Transition {
-	return &controlv1.Transition{State: &controlv1.RunState{Name: "greeter-v2", Service: "greeter", Number: 7, Phase: controlv1.Phase_PHASE_ROLLED_BACK, Document: []byte("long")}}
+	return &controlv1.Transition{State: &controlv1.RunState{Name: "greeter-v2", Service: "greeter", Number: 7, Phase: controlv1.Phase_PHASE_ROLLED_BACK, Document: []byte("long"),
+		Guards: []*controlv1.GuardState{{Name: "errors/max", Evidence: []float64{-1, 1}, P: 0.5}}}}
 }
 
 // newStore returns a store with the transition in it.
@@ -116,8 +117,12 @@ func TestCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told controlv1.Transition
-	if err := protojson.Unmarshal(input, &told); err != nil || told.GetState().GetNumber() != 7 || told.GetState().GetDocument() != nil {
+	if err := protojson.Unmarshal(input, &told); err != nil || told.GetState().GetNumber() != 7 || told.GetState().GetDocument() != nil ||
+		len(told.GetState().GetGuards()) != 1 || told.GetState().GetGuards()[0].GetP() != 0.5 || told.GetState().GetGuards()[0].GetEvidence() != nil {
 		t.Errorf("told %s, %v", input, err)
+	}
+	if lines := strings.SplitAfter(string(input), "\n"); len(lines) != 2 || lines[1] != "" {
+		t.Errorf("it is not told on one line: %q", input)
 	}
 	environment, err := os.ReadFile(filepath.Join(dir, "$HOME;x.env"))
 	if err != nil || strings.Contains(string(environment), "hush") || !strings.Contains(string(environment), "PATH=") {

@@ -109,6 +109,46 @@ func Await(ctx context.Context, store kv.Store, s Subject, number uint64) (*cont
 	return found, ctx.Err()
 }
 
+// Follow hands each state over to see, the present one first, until that says that it is
+// enough, and returns the last. States that were soon followed by others are skipped. It
+// waits while the store is away; where there is no state it hands over nil.
+func Follow(ctx context.Context, store kv.Store, s Subject, see func(*controlv1.RunState) (enough bool)) (*controlv1.RunState, error) {
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	var (
+		last   *controlv1.RunState
+		denied error
+		enough bool
+	)
+	key := control.StateKey(s.Kind, s.Service, s.Name)
+	store.Watch(watching, key, func(now kv.State) {
+		if errors.Is(now.Err, kv.ErrDenied) {
+			denied = now.Err
+			stop()
+		}
+		if now.Err != nil || enough {
+			return
+		}
+		last = nil
+		for _, e := range now.Entries {
+			state := &controlv1.RunState{}
+			if e.Key == key && unmarshal.Unmarshal(e.Value, state) == nil {
+				last = state
+			}
+		}
+		if enough = see(last); enough {
+			stop()
+		}
+	})
+	switch {
+	case enough:
+		return last, nil
+	case denied != nil:
+		return last, denied
+	}
+	return last, ctx.Err()
+}
+
 // lasting is how long a request waits for somebody to be elected who does it.
 const lasting = time.Hour
 

@@ -3,8 +3,9 @@ package requests
 import (
 	"context"
 	"errors"
-	"sync"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,6 +116,48 @@ func TestAnswersAreAwaited(t *testing.T) {
 		defer cancel()
 		if _, err := Await(ctx, store, subject, 2); !errors.Is(err, away) {
 			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Who follows a state sees it change, also over an outage of the store, and is done when he
+// has seen enough.
+func TestFollow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := memkv.New().Store()
+		var seen []uint64
+		see := func(s *controlv1.RunState) bool {
+			if n := s.GetNumber(); len(seen) == 0 || seen[len(seen)-1] != n {
+				seen = append(seen, n)
+			}
+			return s.GetPhase() == controlv1.Phase_PHASE_PROMOTED
+		}
+		time.AfterFunc(time.Second, func() {
+			write(t, store, stateKey(), &controlv1.RunState{Number: 1})
+		})
+		time.AfterFunc(2*time.Second, func() { store.SetFault(memkv.Fault{Err: errors.New("away")}) })
+		time.AfterFunc(3*time.Second, func() { store.SetFault(memkv.Fault{}) })
+		time.AfterFunc(10*time.Second, func() {
+			write(t, store, stateKey()+"-other", &controlv1.RunState{Number: 9, Phase: controlv1.Phase_PHASE_PROMOTED})
+		})
+		time.AfterFunc(20*time.Second, func() {
+			write(t, store, stateKey(), &controlv1.RunState{Number: 2, Phase: controlv1.Phase_PHASE_PROMOTED})
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		if last, err := Follow(ctx, store, subject, see); !errors.Is(err, context.DeadlineExceeded) || last.GetNumber() != 1 {
+			t.Errorf("before it is over: %v, %v", last, err)
+		}
+		if last, err := Follow(t.Context(), store, subject, see); err != nil || last.GetNumber() != 2 {
+			t.Errorf("%v, %v", last, err)
+		}
+		if want := []uint64{0, 1, 2}; !slices.Equal(seen, want) {
+			t.Errorf("seen %v, not %v", seen, want)
+		}
+		store.SetFault(memkv.Fault{Err: kv.ErrDenied})
+		if _, err := Follow(t.Context(), store, subject, see); !errors.Is(err, kv.ErrDenied) {
+			t.Errorf("who may not look hears %v", err)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -256,7 +257,11 @@ func (m *Mesh) judge(st *controlv1.SidecarStatus, documents map[string]*Document
 			s.InForce++
 		case has == nil || d.Revision != 0 && has.GetRevision() != d.Revision: // a later one is of a store that was lost
 			d.Behind++
-			s.Behind = append(s.Behind, fmt.Sprintf("%s revision %d (has %d)", d.Label(), d.Revision, has.GetRevision()))
+			older := "none"
+			if n := has.GetRevision(); n > 0 {
+				older = strconv.FormatUint(n, 10)
+			}
+			s.Behind = append(s.Behind, fmt.Sprintf("%s revision %d (has %s)", d.Label(), d.Revision, older))
 		case has.GetProblem() != "":
 			d.Refused++
 			s.Refused = append(s.Refused, Refusal{Document: d.Label(), Problem: has.GetProblem(), InForce: has.GetInForce()})

@@ -80,7 +80,7 @@ func TestSaysWhoHasWhat(t *testing.T) {
 		}
 	}
 	check("good", 3, "", 0)
-	check("behind", 1, "policy/a revision 3 (has 2); policy/b revision 1 (has 0)", 0)
+	check("behind", 1, "policy/a revision 3 (has 2); policy/b revision 1 (has none)", 0)
 	check("refuses", 2, "", 1)
 	check("other store", 2, "policy/a revision 3 (has 9)", 0)
 	check("late", 1, "policy/gone (was deleted)", 0)

@@ -81,11 +81,13 @@ func Text(out io.Writer, p *Plan) string {
 	return b.String()
 }
 
-func rpcs(n int) string {
+func rpcs(n int) string { return counted(n, "RPC") }
+
+func counted(n int, what string) string {
 	if n == 1 {
-		return "1 RPC"
+		return "1 " + what
 	}
-	return fmt.Sprintf("%d RPCs", n)
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // sidecars says who obeys a document.
@@ -100,7 +102,7 @@ func sidecars(of map[string]int) string {
 		names = append(names, fmt.Sprintf("%s %d", cmp.Or(service, "clients"), of[service]))
 	}
 	if n == 0 {
-		return "; no sidecar obeys it now"
+		return "; no sidecar follows the documents of that service now"
 	}
-	return fmt.Sprintf("; obeyed by %d sidecars (%s)", n, strings.Join(names, ", "))
+	return fmt.Sprintf("; for %s (%s)", counted(n, "sidecar"), strings.Join(names, ", "))
 }
