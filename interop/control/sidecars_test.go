@@ -59,7 +59,7 @@ func documentsAreObeyed(t *testing.T, r *rig) {
 		args = append(args, "--admin", c.Admin)
 	}
 	said := r.pillion(3, args...)
-	for _, want := range []string{`subsets.default: "v1" -> "v2"`, "obeyed by 2 sidecars", "would fare otherwise", "default v1 -> subsets v1"} {
+	for _, want := range []string{`subsets.default: "v1" -> "v2"`, "for 2 sidecars (", "would fare otherwise", "default v1 -> subsets v1"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("plan does not say %q:\n%s", want, said)
 		}
