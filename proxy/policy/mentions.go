@@ -15,6 +15,8 @@ type Mentions struct {
 	metadata, cookies map[string]bool
 	// lengths has a bit for each length of a key: most fields need not be looked up.
 	lengths uint64
+	// withheld are credentials that policies look at nevertheless.
+	withheld []string
 }
 
 // secretKeys are never among those that are mentioned: what is remembered of RPCs must not
@@ -32,7 +34,10 @@ func (s *Set) Mentions() *Mentions {
 		}
 	}
 	for _, key := range secretKeys {
-		delete(m.metadata, key)
+		if m.metadata[key] {
+			delete(m.metadata, key)
+			m.withheld = append(m.withheld, key)
+		}
 	}
 	for key := range m.metadata {
 		m.lengths |= lengthBit(key)
@@ -105,6 +110,15 @@ func (m *Mentions) Cookies() []string {
 		return nil
 	}
 	return slices.Sorted(maps.Keys(m.cookies))
+}
+
+// Withheld returns the metadata keys, in their order, that policies look at and that are not
+// among those mentioned, as they are credentials.
+func (m *Mentions) Withheld() []string {
+	if m == nil {
+		return nil
+	}
+	return slices.Clone(m.withheld)
 }
 
 // Has says whether a field that Fields made is still mentioned.

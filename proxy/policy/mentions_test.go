@@ -39,9 +39,12 @@ func TestMentions(t *testing.T) {
 	if want := []string{"fault", "hash", "range", "route-cookie"}; !slices.Equal(m.Cookies(), want) {
 		t.Errorf("cookies %q, want %q", m.Cookies(), want)
 	}
+	if want := []string{"authorization", "cookie"}; !slices.Equal(m.Withheld(), want) {
+		t.Errorf("credentials %q, want %q", m.Withheld(), want)
+	}
 	var none *Mentions
 	none.Fields(fields("a: b"), func(hpack.Field) bool { t.Error("something is mentioned"); return true })
-	if (*Set)(nil).Mentions().Metadata() != nil || none.Metadata() != nil || none.Cookies() != nil || none.Has(fields("a: b")[0]) {
+	if (*Set)(nil).Mentions().Metadata() != nil || none.Metadata() != nil || none.Cookies() != nil || none.Withheld() != nil || none.Has(fields("a: b")[0]) {
 		t.Error("something is mentioned")
 	}
 }

@@ -1,6 +1,6 @@
 // Package recording remembers a sample of RPCs, for people who ask what other policies
-// would make of them: where they went, and of their metadata just what policies look at.
-// It is memory alone, bounded in number, bytes and time.
+// would make of them: where they went, and of their metadata just what policies look at,
+// without secrets. It is memory alone, bounded in number, bytes and time.
 //
 // It does not choose which RPCs are remembered: [Ring.Gap] says how many are not.
 package recording
@@ -50,13 +50,15 @@ type RPC struct {
 	// Caller is the service that it came from; "": it is not known.
 	Caller string
 	// Fields are those of its metadata that policies mention. Each cookie is a field
-	// "cookie: name=value" of its own.
+	// "cookie: name=value" of its own. Values that are secret by their names (see Secret)
+	// are replaced: what is there tells only whether two of them are the same.
 	Fields []hpack.Field
 }
 
 // Ring is what is remembered. A nil one remembers nothing.
 type Ring struct {
-	opts Options
+	opts   Options
+	keeper keeper
 
 	mu       sync.Mutex
 	mentions *policy.Mentions
@@ -77,7 +79,7 @@ func New(o Options) *Ring {
 	if o.MaxBytes <= 0 {
 		o.MaxBytes = defaultMaxBytes
 	}
-	return &Ring{opts: o}
+	return &Ring{opts: o, keeper: newKeeper()}
 }
 
 // OneIn is one of how many RPCs is remembered; 0: none is.
@@ -144,8 +146,8 @@ func (r *Ring) Add(now time.Time, service, path, caller string, fields []hpack.F
 	}
 	rpc := RPC{Time: now, Service: strings.Clone(service), Path: strings.Clone(path), Caller: strings.Clone(caller)}
 	r.mentions.Fields(fields, func(f hpack.Field) bool {
-		if len(f.Value) <= maxValue {
-			rpc.Fields = append(rpc.Fields, hpack.Field{Name: strings.Clone(f.Name), Value: strings.Clone(f.Value)})
+		if f, ok := r.keeper.kept(f); ok {
+			rpc.Fields = append(rpc.Fields, f)
 		}
 		return len(rpc.Fields) < maxFields
 	})

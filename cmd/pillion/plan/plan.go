@@ -15,6 +15,7 @@ import (
 	adminv1 "github.com/pillion-proxy/pillion/proto/pillion/admin/v1"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	"github.com/pillion-proxy/pillion/proxy/policy"
+	"github.com/pillion-proxy/pillion/proxy/recording"
 )
 
 // Plan is what a change would do.
@@ -31,6 +32,9 @@ type Plan struct {
 	// Unknown are metadata keys and cookies that the policies before do not look at: it is
 	// not remembered what RPCs had there, so they were looked at as if they had nothing.
 	Unknown []string `json:"unknown,omitempty"`
+	// Hidden are metadata keys and cookies that policies look at of which sidecars remember
+	// no values, as they are secrets: RPCs were looked at as if they had other ones, or none.
+	Hidden []string `json:"hidden,omitempty"`
 	// LeftOut is how many further moves are not listed.
 	LeftOut int `json:"left_out,omitempty"`
 }
@@ -103,7 +107,7 @@ func Make(ctx context.Context, in *Input) (*Plan, error) {
 		}
 		return nil, fmt.Errorf("%s", strings.Join(lines, "\n"))
 	}
-	p := &Plan{Unknown: after.Mentions().Beyond(before.Mentions())}
+	p := &Plan{Unknown: after.Mentions().Beyond(before.Mentions()), Hidden: hidden(before.Mentions(), after.Mentions())}
 	for i, old := range in.Before {
 		if c := changeOf(old, in.After[i]); c != nil {
 			p.Changes = append(p.Changes, c)
@@ -114,6 +118,27 @@ func Make(ctx context.Context, in *Input) (*Plan, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// hidden returns what policies look at of which no values are remembered.
+func hidden(all ...*policy.Mentions) []string {
+	found := map[string]bool{}
+	for _, m := range all {
+		for _, key := range m.Withheld() {
+			found[fmt.Sprintf("metadata %q", key)] = true
+		}
+		for _, key := range m.Metadata() {
+			if recording.Secret(key) {
+				found[fmt.Sprintf("metadata %q", key)] = true
+			}
+		}
+		for _, name := range m.Cookies() {
+			if recording.Secret(name) {
+				found[fmt.Sprintf("cookie %q", name)] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // changeOf says what changes in a document; nil: nothing does.

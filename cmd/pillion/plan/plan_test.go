@@ -147,6 +147,26 @@ func TestSaysWhatIsNotRemembered(t *testing.T) {
 	}
 }
 
+// Whoever plans is told which conditions could not be judged, since what they look at is
+// secret.
+func TestSaysWhatIsSecret(t *testing.T) {
+	old := policies(t, before)
+	now := policies(t, strings.Replace(before, "{key: x-beta,", "{key: authorization, present: true}, {key: x-api-key,", 1))
+	for _, in := range []*Input{
+		{Policies: old, NewPolicies: now, Before: documentsOf(old, now), After: documentsOf(now, now)},
+		{Policies: now, NewPolicies: old, Before: documentsOf(now, old), After: documentsOf(old, old)},
+	} {
+		in.Recorded = []*adminv1.RecordedRPC{rpc("SayHello", "web", "x-user", "a", "x-api-key", "hidden-1")}
+		p, err := Make(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := Text(io.Discard, p); !strings.Contains(text, `looked at as if they had others: metadata "authorization", metadata "x-api-key"`+"\n") {
+			t.Error(text)
+		}
+	}
+}
+
 func TestWrongPoliciesAreAnError(t *testing.T) {
 	list := policies(t, before)
 	twice := append(policies(t, "policies:\n- name: second\n  service: other\n  timeout: {default: 2s}\n"), list...)

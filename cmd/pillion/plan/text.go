@@ -61,6 +61,9 @@ func Text(out io.Writer, p *Plan) string {
 	if p.Replayed > 0 && len(p.Unknown) > 0 {
 		fmt.Fprintf(&b, "not remembered, because no policy looks at it yet, and so looked at as if they had none: %s\n", show(strings.Join(p.Unknown, ", ")))
 	}
+	if p.Replayed > 0 && len(p.Hidden) > 0 {
+		fmt.Fprintf(&b, "secret by their names, so that no values are remembered, and looked at as if they had others: %s\n", show(strings.Join(p.Hidden, ", ")))
+	}
 	if p.Unreadable > 0 {
 		fmt.Fprintf(&b, "%s could not be looked at\n", rpcs(p.Unreadable))
 	}
