@@ -365,7 +365,7 @@ func (c *controlled) lead(id string) mesh.Lead {
 	if dir != "" {
 		dir = filepath.Join(dir, "experiments")
 	}
-	canaries := canary.Lead(canary.LeadOptions{ID: id, Known: c.canaries.Known, Hooks: c.hooks, Metrics: &c.metrics, Logger: c.s.logger})
+	canaries := canary.Lead(canary.LeadOptions{ID: id, Known: c.canaries.Known, Obstacle: c.s.policies.obstacle, Hooks: c.hooks, Metrics: &c.metrics, Logger: c.s.logger})
 	experiments := experiment.Lead(experiment.LeadOptions{ID: id, Known: c.experiments.Known, Dir: dir, Hooks: c.hooks, Logger: c.s.logger})
 	return leadBoth(canaries, experiments)
 }

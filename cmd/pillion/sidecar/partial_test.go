@@ -28,7 +28,7 @@ func TestAPartThatIsNotObeyed(t *testing.T) {
 		t.Errorf("%d are in force and %d refused, want 1 and 1", inForce, refused)
 	}
 	for _, text := range []string{
-		`level=WARN msg="a part of a policy is not obeyed, the rest of it is" policy=a problem="routes[1]: it is left out"`,
+		`level=WARN msg="policy is in force, but not all of it is obeyed" policy=a problem="routes[1]: it is left out"`,
 		`level=ERROR msg="policy is refused, its last good version stays in force if there is one" policy=b`,
 	} {
 		if strings.Count(lines.String(), text) != 1 {
@@ -38,5 +38,24 @@ func TestAPartThatIsNotObeyed(t *testing.T) {
 	p.take(0, said(t, "m", "- {name: a, service: g, timeout: {max: 1s}}\n", whole))
 	if got := lines.String(); strings.Count(got, "policy is in order again\" policy=a") != 1 || strings.Count(got, "policy=b") != 1 {
 		t.Error(got)
+	}
+}
+
+// A canary that a route leaves nothing to divide says so.
+func TestACanaryThatDividesNothing(t *testing.T) {
+	t.Parallel()
+	p := newPolicies(policy.Env{}, "greeter", slog.New(slog.DiscardHandler))
+	p.said = make([]*registry.Policies, 1)
+	const canary = "- {name: v, service: g, subsets: {subsets: {v1: {}, v2: {}}}}\n" +
+		"- {name: canary.c, service: g, split: {split: {destinations: [{weight: 9000, subset: v1}, {weight: 1000, subset: v2}]}}}\n" +
+		"- {name: experiment.e, service: g, split: {split: {destinations: [{weight: 10000, group: a}]}}}\n"
+	route := "- {name: r, service: g, route: {rules: [{to: {subset: v1}}]}}\n"
+	p.take(0, said(t, "m", canary+route))
+	if refused := p.refusals(); len(refused) != 1 || refused[0].Policy != "canary.c" || !refused[0].Partial || !strings.Contains(refused[0].Problem, `it divides nothing: policy "r"`) || p.obstacle("g") == "" {
+		t.Errorf("%+v", refused)
+	}
+	p.take(0, said(t, "m", canary+strings.Replace(route, "to:", "yields: true, to:", 1)))
+	if refused := p.refusals(); len(refused) != 0 || p.obstacle("g") != "" {
+		t.Errorf("%+v", refused)
 	}
 }

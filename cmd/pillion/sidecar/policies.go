@@ -157,6 +157,7 @@ func (p *policies) take(source int, now *registry.Policies) {
 		r.Service, r.Access = meansAccess(all.List, w.Policy)
 		refused = append(refused, r)
 	}
+	refused = append(refused, dividingNothing(set)...)
 	p.log(refused)
 	// Before the others, so that nobody slips in between.
 	p.setBroken(append(p.brokenAccess(set, refused), p.unknown...))
@@ -165,6 +166,28 @@ func (p *policies) take(source int, now *registry.Policies) {
 	for _, to := range p.targets {
 		to(set)
 	}
+}
+
+// obstacle says why a canary of a service would divide nothing; "": it would.
+func (p *policies) obstacle(service string) string {
+	set, _ := p.inForce()
+	return set.Obstacle(service)
+}
+
+// dividingNothing returns the split policies (of canaries and experiments) that choose a
+// part of a service, but for no RPC, because of its routes.
+func dividingNothing(set *policy.Set) (list []registry.RefusedPolicy) {
+	for one := range set.All() {
+		places := slices.ContainsFunc(one.Source.GetSplit().GetSplit().GetDestinations(), func(d *configv1.WeightedDestination) bool {
+			return d.GetSubset() != "" || d.GetService() != ""
+		})
+		if why := set.Obstacle(one.Source.GetService()); places && why != "" {
+			list = append(list, registry.RefusedPolicy{
+				Policy: one.Source.GetName(), Service: one.Source.GetService(), Problem: "it divides nothing: " + why, Partial: true,
+			})
+		}
+	}
+	return list
 }
 
 // close ends the watching. It may be called on nil.
@@ -181,7 +204,7 @@ func (p *policies) log(refused []registry.RefusedPolicy) {
 		switch {
 		case slices.Contains(p.refused, r):
 		case r.Partial:
-			p.logger.Warn("a part of a policy is not obeyed, the rest of it is", "policy", r.Policy, "problem", r.Problem)
+			p.logger.Warn("policy is in force, but not all of it is obeyed", "policy", r.Policy, "problem", r.Problem)
 		default:
 			p.logger.Error("policy is refused, its last good version stays in force if there is one", "policy", r.Policy, "problem", r.Problem)
 		}
