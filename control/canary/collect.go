@@ -23,6 +23,10 @@ func (a *Agent) Collect(service string, r *meshv1.ReportRequest, all bool) {
 	runs := a.services[service]
 	for _, name := range slices.Sorted(maps.Keys(runs)) {
 		one := runs[name]
+		if s := one.state; s != nil && (all || s != one.told && s.GetNumber() != one.heard) {
+			one.heard = s.GetNumber()
+			r.Heard = append(r.Heard, &meshv1.Heard{Kind: kind, Name: name, Number: s.GetNumber(), Run: s.GetRun(), Since: s.GetSince()})
+		}
 		counts := one.counts(a.o.Events)
 		if counts == nil || !all && proto.Equal(counts, one.reported) {
 			continue

@@ -17,6 +17,9 @@ func TestHostileReports(t *testing.T) {
 		defer w.end()
 		w.elect(nil)
 		w.start(canary(stepOf(5000, time.Hour)))
+		w.kill() // of a run that it began itself nobody else has decided anything
+		w.elect(nil)
+		time.Sleep(time.Second)
 		l := w.elected.leading
 		from := &meshv1.Hello{Id: "mallory", Process: 66}
 		group := func(codes, buckets map[uint32]uint64) *meshv1.GroupCounts {

@@ -41,9 +41,6 @@ type LeadOptions struct {
 	// Known returns the states of a service's canaries that this sidecar obeys, for where
 	// the store loses them: see Agent.Known. Nil: it obeys none.
 	Known func(service string) []*controlv1.RunState
-	// Obstacle says why a canary of a service would divide nothing, as far as this sidecar
-	// knows; "": it would divide something. Nil: nothing is known.
-	Obstacle func(service string) string
 	// Hooks tells hooks of transitions; nil: nobody is told. Whoever made it closes it.
 	Hooks *hooks.Teller
 	// Metrics counts transitions.
@@ -102,6 +99,7 @@ func (l *leading) Results(string) *meshv1.ResultsResponse { return nil }
 func (l *leading) Take(from *meshv1.Hello, m *meshv1.ReportRequest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.ledger.Heard(m.GetHeard())
 	for _, c := range m.GetCanaries() {
 		if err := l.take(source{from.GetId(), from.GetProcess()}, c); err != nil && !l.complained {
 			l.complained = true // once: who reports such things does so five times a second
@@ -116,6 +114,9 @@ func (l *leading) take(from source, c *meshv1.CanaryCounts) error {
 	r := l.canaries[c.GetName()]
 	if r == nil || !r.active() || c.GetRun() != r.pool.run {
 		return nil
+	}
+	if c.GetRolledBack() > 0 && r.entry.Fresh {
+		return nil // it is of another run, which the store has lost: this one was begun here
 	}
 	if c.GetRolledBack() >= r.state.GetNumber() && c.GetRolledBack() > 0 {
 		// Who was elected before had decided it, and could not write it.
@@ -193,16 +194,18 @@ func (l *leading) round(at time.Time) time.Duration {
 
 // decide has a request done, or the canary go on. l.mu is held.
 func (l *leading) decide(r *led, at time.Time) {
-	if r.entry.Lost {
+	switch {
+	case r.entry.Lost:
 		r.want = r.entry.Restored(l.o.ID)
+	case r.entry.Behind:
+		r.want = r.entry.Ahead(l.o.ID)
+	}
+	if r.want != nil {
 		r.want.Number = control.Next(r.highest)
 		return
 	}
 	if r.entry.Pending() {
-		s := l.obstructed(r, at)
-		if s == nil {
-			s = r.done(r.entry, l.others(r), at)
-		}
+		s := r.done(r.entry, l.others(r), at)
 		if over(s) {
 			l.back(r, s)
 		} else {

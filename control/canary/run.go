@@ -27,6 +27,7 @@ type run struct {
 	tripped *finding
 	// reported is what was said last.
 	reported *meshv1.CanaryCounts
+	heard    uint64 // the number of the state that was said last to be obeyed
 }
 
 // step are the counters of one step.

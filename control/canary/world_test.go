@@ -66,6 +66,8 @@ type world struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
+	fence    func(kv.Store) kv.Store                    // of who is elected next
+	known    func(service string) []*controlv1.RunState // what it has heard of
 	sidecars []*sidecar
 	behave   atomic.Pointer[behaviour]
 
@@ -98,6 +100,7 @@ type sidecar struct {
 	set *policy.Set
 
 	reports chan struct{}
+	keeps   atomic.Bool // what the store has lost holds
 	// on is told of every RPC.
 	on func(now time.Time, s *sidecar, key, version string, code codes.Code)
 
@@ -132,17 +135,26 @@ func (w *world) newSidecar(i int) *sidecar {
 	})
 	s.compile()
 	w.running.Go(func() {
+		var last map[string]*controlv1.RunState // by name
 		s.store.Watch(w.ctx, control.StatePrefix(service), func(state kv.State) {
 			if !state.Known {
 				return
 			}
 			var states []*controlv1.RunState
+			before := last
+			last = map[string]*controlv1.RunState{}
 			for _, e := range state.Entries {
 				one := &controlv1.RunState{}
 				if err := protojson.Unmarshal(e.Value, one); err != nil {
 					w.t.Error(err)
 				}
 				states = append(states, one)
+				last[one.GetName()] = one
+			}
+			for name, one := range before {
+				if last[name] == nil && s.keeps.Load() {
+					states, last[name] = append(states, one), one
+				}
 			}
 			s.agent.States(service, states)
 			s.compile()
@@ -247,7 +259,7 @@ func (s *sidecar) report() {
 		var r meshv1.ReportRequest
 		s.agent.Collect(service, &r, to != last)
 		last = to
-		if len(r.GetCanaries()) > 0 {
+		if len(r.GetCanaries()) > 0 || len(r.GetHeard()) > 0 {
 			time.Sleep(latency)
 			to.do(func(l mesh.Leading) {
 				l.Take(&meshv1.Hello{Id: s.id, Service: "caller", Process: s.process, About: service}, &r)
@@ -273,7 +285,11 @@ func (w *world) elect(told *hooks.Teller) {
 	w.seq++
 	id := fmt.Sprintf("elected-%d", w.seq)
 	w.mu.Unlock()
-	e.leading = Lead(LeadOptions{ID: id, Hooks: told})(ctx, service, e.store, func(said *meshv1.ReportResponse) {
+	var store kv.Store = e.store
+	if w.fence != nil {
+		store = w.fence(store)
+	}
+	e.leading = Lead(LeadOptions{ID: id, Hooks: told, Known: w.known})(ctx, service, store, func(said *meshv1.ReportResponse) {
 		said = proto.CloneOf(said)
 		for _, s := range w.sidecars {
 			w.running.Go(func() {

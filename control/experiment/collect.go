@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pillion-proxy/pillion/control"
 	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
 
@@ -23,6 +24,13 @@ func (a *Agent) Collect(service string, report *meshv1.ReportRequest, all bool) 
 	defer a.mu.Unlock()
 	if a.closed {
 		return
+	}
+	if s := a.services[service]; s != nil && all {
+		for name, state := range s.newest() {
+			report.Heard = append(report.Heard, &meshv1.Heard{
+				Kind: string(control.Experiment), Name: name, Number: state.GetNumber(), Run: state.GetRun(), Since: state.GetSince(),
+			})
+		}
 	}
 	names := make([]string, 0, len(a.runs))
 	for name, r := range a.runs {

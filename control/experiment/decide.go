@@ -31,6 +31,8 @@ func (l *leading) decide(e ledger.Entry) bool {
 	switch {
 	case e.Lost:
 		next = e.Restored(l.o.ID)
+	case e.Behind:
+		next = e.Ahead(l.o.ID)
 	case e.Pending():
 		var err error
 		if next, err = l.answer(e, now); err != nil {

@@ -97,6 +97,7 @@ func (l *leading) Evidence(string) *meshv1.EvidenceResponse { return nil }
 func (l *leading) Take(from *meshv1.Hello, report *meshv1.ReportRequest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.ledger.Heard(report.GetHeard())
 	for _, counts := range report.GetExperiments() {
 		if l.known {
 			l.take(from, counts)

@@ -61,6 +61,14 @@ func (l *Ledger) Commit(from Entry, next *controlv1.RunState, results []byte) er
 	}
 	t := l.take(from.Name, now)
 	delete(l.writing, from.Name)
+	if one := l.entries[from.Name]; written && from.State == nil && one.number == 0 {
+		one.Fresh = true
+		l.put(from.Name, one)
+	} else if from.Behind {
+		one.Fresh = false
+		l.put(from.Name, one)
+	}
+	l.look(from.Name)
 	l.mu.Unlock()
 	if t != nil {
 		l.tell(next, t)

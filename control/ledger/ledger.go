@@ -12,6 +12,7 @@ import (
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/kv"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
 
 // storeTimeout bounds each question to the store.
@@ -49,6 +50,13 @@ type Entry struct {
 	Lost bool
 
 	version uint64 // of the state's key; 0: there is none
+	// Behind says that sidecars go by later numbers than the one of State, which was begun
+	// here: by those of a run that the store has lost. See Ahead.
+	Behind bool
+	// Fresh says that State was begun here where nothing was known before, and what came of
+	// it since.
+	Fresh bool
+
 	// number and run are the highest that are known of states that were there before.
 	number, run uint64
 	request     uint64 // what was done of the requests that are there, before a state was removed
@@ -74,7 +82,8 @@ type Ledger struct {
 	stated  bool // states are known
 	away    error
 	entries map[string]Entry
-	missing map[string]bool // it is being found out why the store has them no more
+	heard   map[string]*meshv1.Heard // what sidecars go by, by name
+	missing map[string]bool          // it is being found out why the store has them no more
 	// writing is, by name, what is being written, or may have been.
 	writing map[string]*controlv1.Transition
 }
@@ -89,7 +98,7 @@ func Open(ctx context.Context, o Options) *Ledger {
 	}
 	l := &Ledger{
 		o: o, wake: make(chan struct{}, 1), book: Book{Store: o.Store, Kind: o.Kind, Service: o.Service},
-		entries: map[string]Entry{}, missing: map[string]bool{}, writing: map[string]*controlv1.Transition{},
+		entries: map[string]Entry{}, heard: map[string]*meshv1.Heard{}, missing: map[string]bool{}, writing: map[string]*controlv1.Transition{},
 	}
 	l.ctx, l.cancel = context.WithCancel(ctx)
 	l.running.Go(func() { o.Store.Watch(l.ctx, control.ServicePrefix(o.Service), l.takeDocuments) })

@@ -15,6 +15,7 @@ import (
 	"github.com/pillion-proxy/pillion/control/documents"
 	"github.com/pillion-proxy/pillion/control/kv"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
 
 // askAgain is the pause after a question about a state that is not there any more which was
@@ -91,6 +92,14 @@ func (l *Ledger) search(name string) error {
 	return nil
 }
 
+// Ahead returns the state that is to be written in place of one that is behind, for
+// sidecars to obey it: by is who writes it.
+func (e *Entry) Ahead(by string) *controlv1.RunState {
+	s := proto.CloneOf(e.State)
+	s.Reason, s.By, s.Since = documents.Line("sidecars know of a later run, which the store had lost; before that: "+s.GetReason()), by, timestamppb.Now()
+	return s
+}
+
 // remember takes note of a state that was there.
 func (e *Entry) remember(s *controlv1.RunState) {
 	e.number, e.run = later(e.number, s.GetNumber()), later(e.run, s.GetRun())
@@ -108,7 +117,7 @@ func later(a, b uint64) uint64 {
 // tells.
 func (l *Ledger) number(ctx context.Context, from Entry, next *controlv1.RunState) error {
 	l.mu.Lock()
-	one := l.entries[from.Name]
+	one, heard := l.entries[from.Name], l.heardOf(from.Name, from.State)
 	l.mu.Unlock()
 	if from.State == nil && !one.searched {
 		last, err := l.book.last(ctx, from.Name)
@@ -122,13 +131,64 @@ func (l *Ledger) number(ctx context.Context, from Entry, next *controlv1.RunStat
 		l.put(from.Name, one)
 		l.mu.Unlock()
 	}
-	if n := later(one.number, from.State.GetNumber()); !control.After(next.GetNumber(), n) || next.GetNumber() > control.MaxNumber {
+	if n := later(later(one.number, heard.GetNumber()), from.State.GetNumber()); !control.After(next.GetNumber(), n) || next.GetNumber() > control.MaxNumber {
 		next.Number = control.Next(n)
 	}
-	if from.State == nil && next.GetRun() != 0 && !control.After(next.GetRun(), one.run) {
-		next.Run = control.Next(one.run)
+	if run := later(one.run, heard.GetRun()); (from.State == nil || from.Behind) && next.GetRun() != 0 && !control.After(next.GetRun(), run) {
+		next.Run = control.Next(run)
 	}
 	return nil
+}
+
+const (
+	// maxHeard bounds the names that are kept of what sidecars go by.
+	maxHeard = 1024
+	// maxAhead bounds how far numbers go on by what sidecars say.
+	maxAhead = 1 << 20
+)
+
+// Heard takes what a sidecar says of the states that it goes by. A state of which the store
+// knows nothing, nor does this sidecar, is not taken from others: who may report may not
+// say what runs. But it is not counted from 1 again.
+func (l *Ledger) Heard(all []*meshv1.Heard) {
+	l.mu.Lock()
+	behind := false
+	for _, h := range all {
+		last, is := l.heard[h.GetName()]
+		if h.GetKind() != string(l.o.Kind) || !is && len(l.heard) >= maxHeard {
+			continue
+		}
+		number := h.GetNumber()
+		if s := l.entries[h.GetName()].State; s.GetNumber() == number && !s.GetSince().AsTime().Equal(h.GetSince().AsTime()) {
+			number++ // it is another state: the one that is known has to come after it
+		}
+		l.heard[h.GetName()] = &meshv1.Heard{Number: max(last.GetNumber(), number), Run: max(last.GetRun(), h.GetRun())}
+		behind = l.look(h.GetName()) || behind
+	}
+	l.mu.Unlock()
+	if behind {
+		l.Signal()
+	}
+}
+
+// heardOf returns what sidecars go by, as far as it is believed beside a state. l.mu is
+// held.
+func (l *Ledger) heardOf(name string, s *controlv1.RunState) *meshv1.Heard {
+	h := l.heard[name]
+	return &meshv1.Heard{
+		Number: min(h.GetNumber(), s.GetNumber()+maxAhead, control.MaxNumber), Run: min(h.GetRun(), s.GetRun()+maxAhead, control.MaxNumber),
+	}
+}
+
+// look finds out whether a state that was begun here is behind, and says so. l.mu is held.
+func (l *Ledger) look(name string) bool {
+	one := l.entries[name]
+	behind := one.Fresh && control.After(l.heardOf(name, one.State).GetNumber(), one.State.GetNumber())
+	if behind != one.Behind {
+		one.Behind = behind
+		l.put(name, one)
+	}
+	return behind
 }
 
 // Restored returns the state that is to be written again in place of one that the store has

@@ -3,6 +3,7 @@ package ledger
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/pillion-proxy/pillion/control/kv"
 	"github.com/pillion-proxy/pillion/control/kv/memkv"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 )
 
 // delete deletes all that is below prefixes.
@@ -189,6 +191,58 @@ func TestHighestNumbers(t *testing.T) {
 		}
 		if got := r.tellings(); !slices.Equal(got, []string{"next", "next", "next"}) {
 			t.Errorf("told of %q", got)
+		}
+	})
+}
+
+// What a sidecar says of later numbers has what comes next come after them, within a bound:
+// whatever it says, states can be read and followed by others. It has nothing run, and
+// outranks nothing more than once.
+func TestForgedNumbers(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		l := r.open(r.memory.Store())
+		say := func(number, run uint64) {
+			l.Heard([]*meshv1.Heard{
+				nil, {Kind: "canary", Name: name, Number: 1 << 40}, {Kind: "experiment", Name: name, Number: number, Run: run},
+			})
+		}
+		say(1<<64-1, 1<<64-1)
+		if entries, _ := l.Entries(); len(entries) != 0 {
+			t.Fatalf("%v runs, as somebody says", entries)
+		}
+		if err := l.Commit(Entry{Name: name}, state("first", 1), nil); err != nil {
+			t.Fatal(err)
+		}
+		first := r.entry(l)
+		if n := first.State.GetNumber(); n == 0 || n > 2*maxAhead || first.State.GetRun() > 2*maxAhead {
+			t.Fatalf("the first state is %v", first.State)
+		}
+		numbers := first.State.GetNumber()
+		for range 10 {
+			say(1<<64-1, 1<<64-1)
+			e := r.entry(l)
+			next := proto.CloneOf(e.State)
+			if e.Behind {
+				next = e.Ahead("me")
+			}
+			if err := l.Commit(e, next, nil); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			now := r.entry(l)
+			if now.State == nil || now.Lost || !control.After(now.State.GetNumber(), numbers) || now.State.GetNumber() > numbers+2*maxAhead {
+				t.Fatalf("%v came after %d", now.State, numbers)
+			}
+			numbers = now.State.GetNumber()
+		}
+		if e := r.entry(l); e.Behind || e.State.GetRun() > 3*maxAhead+3 {
+			t.Errorf("%+v is known", e)
+		}
+		for n := range 2 * maxHeard {
+			l.Heard([]*meshv1.Heard{{Kind: "experiment", Name: strconv.Itoa(n), Number: 1}})
+		}
+		if len(l.heard) > maxHeard {
+			t.Errorf("%d names are kept", len(l.heard))
 		}
 	})
 }

@@ -24,7 +24,7 @@ const (
 // check says why a report is none that a sidecar makes. The numbers in it are for those
 // to judge who count.
 func check(r *meshv1.ReportRequest) error {
-	if len(r.GetCanaries()) > maxRuns || len(r.GetExperiments()) > maxRuns {
+	if len(r.GetCanaries()) > maxRuns || len(r.GetExperiments()) > maxRuns || len(r.GetHeard()) > 2*maxRuns {
 		return wrong("it is about too many canaries or experiments")
 	}
 	for _, c := range r.GetCanaries() {
@@ -40,6 +40,11 @@ func check(r *meshv1.ReportRequest) error {
 			if len(g.GetCodes()) > observe.Codes || len(g.GetBuckets()) > observe.Buckets {
 				return wrong("a canary has more statuses or buckets than there are")
 			}
+		}
+	}
+	for _, h := range r.GetHeard() {
+		if !isName(h.GetName()) || len(h.GetName()) > maxDocument {
+			return wrong("a state is of nothing that has a name")
 		}
 	}
 	units := 0

@@ -13,7 +13,7 @@ func chunks(r *meshv1.ReportRequest, most int) []*meshv1.ReportRequest {
 	if proto.Size(r) <= most {
 		return []*meshv1.ReportRequest{r}
 	}
-	at := &meshv1.ReportRequest{Hello: r.GetHello(), Canaries: r.GetCanaries()}
+	at := &meshv1.ReportRequest{Hello: r.GetHello(), Canaries: r.GetCanaries(), Heard: r.GetHeard()}
 	list := []*meshv1.ReportRequest{at}
 	size := proto.Size(at)
 	for _, e := range r.GetExperiments() {

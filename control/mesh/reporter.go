@@ -171,7 +171,7 @@ func (s *seat) report(ctx context.Context, send func(*meshv1.ReportRequest) erro
 		s.counting.Lock()
 		s.m.o.Counting.Collect(s.service, r, all)
 		s.counting.Unlock()
-		if all || len(r.GetCanaries()) > 0 || len(r.GetExperiments()) > 0 {
+		if all || len(r.GetCanaries()) > 0 || len(r.GetExperiments()) > 0 || len(r.GetHeard()) > 0 {
 			if err := send(r); err != nil {
 				return err
 			}

@@ -115,7 +115,10 @@ type ReportRequest struct {
 	// Canaries whose counts have changed.
 	Canaries []*CanaryCounts `protobuf:"bytes,2,rep,name=canaries,proto3" json:"canaries,omitempty"`
 	// Experiments whose counts have changed.
-	Experiments   []*ExperimentCounts `protobuf:"bytes,3,rep,name=experiments,proto3" json:"experiments,omitempty"`
+	Experiments []*ExperimentCounts `protobuf:"bytes,3,rep,name=experiments,proto3" json:"experiments,omitempty"`
+	// States that it goes by and that the elected sidecar may not know, as the store may
+	// have lost them.
+	Heard         []*Heard `protobuf:"bytes,4,rep,name=heard,proto3" json:"heard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -171,6 +174,95 @@ func (x *ReportRequest) GetExperiments() []*ExperimentCounts {
 	return nil
 }
 
+func (x *ReportRequest) GetHeard() []*Heard {
+	if x != nil {
+		return x.Heard
+	}
+	return nil
+}
+
+// Heard says by which state of a canary or an experiment a sidecar goes.
+type Heard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "canary" or "experiment".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The state's number.
+	Number uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	// Its run.
+	Run uint64 `protobuf:"varint,4,opt,name=run,proto3" json:"run,omitempty"`
+	// When it got into this state.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Heard) Reset() {
+	*x = Heard{}
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Heard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Heard) ProtoMessage() {}
+
+func (x *Heard) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Heard.ProtoReflect.Descriptor instead.
+func (*Heard) Descriptor() ([]byte, []int) {
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Heard) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Heard) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Heard) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Heard) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *Heard) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // Hello says who speaks.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -188,7 +280,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[3]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -200,7 +292,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[3]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -213,7 +305,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{3}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Hello) GetId() string {
@@ -258,7 +350,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[4]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +362,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[4]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +375,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{4}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ReportResponse) GetStates() []*v1.RunState {
@@ -327,7 +419,7 @@ type CanaryCounts struct {
 
 func (x *CanaryCounts) Reset() {
 	*x = CanaryCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[5]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +431,7 @@ func (x *CanaryCounts) String() string {
 func (*CanaryCounts) ProtoMessage() {}
 
 func (x *CanaryCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[5]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +444,7 @@ func (x *CanaryCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CanaryCounts.ProtoReflect.Descriptor instead.
 func (*CanaryCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{5}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CanaryCounts) GetName() string {
@@ -428,7 +520,7 @@ type GroupCounts struct {
 
 func (x *GroupCounts) Reset() {
 	*x = GroupCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[6]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +532,7 @@ func (x *GroupCounts) String() string {
 func (*GroupCounts) ProtoMessage() {}
 
 func (x *GroupCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[6]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +545,7 @@ func (x *GroupCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupCounts.ProtoReflect.Descriptor instead.
 func (*GroupCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{6}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GroupCounts) GetCodes() map[uint32]uint64 {
@@ -505,7 +597,7 @@ type ExperimentCounts struct {
 
 func (x *ExperimentCounts) Reset() {
 	*x = ExperimentCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[7]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +609,7 @@ func (x *ExperimentCounts) String() string {
 func (*ExperimentCounts) ProtoMessage() {}
 
 func (x *ExperimentCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[7]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +622,7 @@ func (x *ExperimentCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentCounts.ProtoReflect.Descriptor instead.
 func (*ExperimentCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{7}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExperimentCounts) GetName() string {
@@ -586,7 +678,7 @@ type UnitCounts struct {
 
 func (x *UnitCounts) Reset() {
 	*x = UnitCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[8]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +690,7 @@ func (x *UnitCounts) String() string {
 func (*UnitCounts) ProtoMessage() {}
 
 func (x *UnitCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[8]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +703,7 @@ func (x *UnitCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitCounts.ProtoReflect.Descriptor instead.
 func (*UnitCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{8}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UnitCounts) GetUnit() uint64 {
@@ -655,7 +747,7 @@ type MeasureCounts struct {
 
 func (x *MeasureCounts) Reset() {
 	*x = MeasureCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[9]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +759,7 @@ func (x *MeasureCounts) String() string {
 func (*MeasureCounts) ProtoMessage() {}
 
 func (x *MeasureCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[9]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +772,7 @@ func (x *MeasureCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasureCounts.ProtoReflect.Descriptor instead.
 func (*MeasureCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{9}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MeasureCounts) GetCount() uint64 {
@@ -710,7 +802,7 @@ type EvidenceRequest struct {
 
 func (x *EvidenceRequest) Reset() {
 	*x = EvidenceRequest{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[10]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +814,7 @@ func (x *EvidenceRequest) String() string {
 func (*EvidenceRequest) ProtoMessage() {}
 
 func (x *EvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[10]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +827,7 @@ func (x *EvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceRequest.ProtoReflect.Descriptor instead.
 func (*EvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{10}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EvidenceRequest) GetService() string {
@@ -773,7 +865,7 @@ type EvidenceResponse struct {
 
 func (x *EvidenceResponse) Reset() {
 	*x = EvidenceResponse{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[11]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +877,7 @@ func (x *EvidenceResponse) String() string {
 func (*EvidenceResponse) ProtoMessage() {}
 
 func (x *EvidenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[11]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +890,7 @@ func (x *EvidenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceResponse.ProtoReflect.Descriptor instead.
 func (*EvidenceResponse) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EvidenceResponse) GetState() *v1.RunState {
@@ -856,7 +948,7 @@ type ResultsRequest struct {
 
 func (x *ResultsRequest) Reset() {
 	*x = ResultsRequest{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[12]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +960,7 @@ func (x *ResultsRequest) String() string {
 func (*ResultsRequest) ProtoMessage() {}
 
 func (x *ResultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[12]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +973,7 @@ func (x *ResultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsRequest.ProtoReflect.Descriptor instead.
 func (*ResultsRequest) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{12}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResultsRequest) GetService() string {
@@ -922,7 +1014,7 @@ type ResultsResponse struct {
 
 func (x *ResultsResponse) Reset() {
 	*x = ResultsResponse{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[13]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1026,7 @@ func (x *ResultsResponse) String() string {
 func (*ResultsResponse) ProtoMessage() {}
 
 func (x *ResultsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[13]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1039,7 @@ func (x *ResultsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsResponse.ProtoReflect.Descriptor instead.
 func (*ResultsResponse) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{13}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResultsResponse) GetState() *v1.RunState {
@@ -1014,7 +1106,7 @@ type VariantResults struct {
 
 func (x *VariantResults) Reset() {
 	*x = VariantResults{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[14]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1118,7 @@ func (x *VariantResults) String() string {
 func (*VariantResults) ProtoMessage() {}
 
 func (x *VariantResults) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[14]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1131,7 @@ func (x *VariantResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VariantResults.ProtoReflect.Descriptor instead.
 func (*VariantResults) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{14}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VariantResults) GetName() string {
@@ -1085,7 +1177,7 @@ type MeasureResults struct {
 
 func (x *MeasureResults) Reset() {
 	*x = MeasureResults{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[15]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1189,7 @@ func (x *MeasureResults) String() string {
 func (*MeasureResults) ProtoMessage() {}
 
 func (x *MeasureResults) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[15]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1202,7 @@ func (x *MeasureResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasureResults.ProtoReflect.Descriptor instead.
 func (*MeasureResults) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MeasureResults) GetUnits() uint64 {
@@ -1168,7 +1260,7 @@ type ResultsPoint struct {
 
 func (x *ResultsPoint) Reset() {
 	*x = ResultsPoint{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[16]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1272,7 @@ func (x *ResultsPoint) String() string {
 func (*ResultsPoint) ProtoMessage() {}
 
 func (x *ResultsPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[16]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1285,7 @@ func (x *ResultsPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsPoint.ProtoReflect.Descriptor instead.
 func (*ResultsPoint) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{16}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResultsPoint) GetTime() *timestamppb.Timestamp {
@@ -1221,7 +1313,7 @@ type VariantPoint struct {
 
 func (x *VariantPoint) Reset() {
 	*x = VariantPoint{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[17]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1325,7 @@ func (x *VariantPoint) String() string {
 func (*VariantPoint) ProtoMessage() {}
 
 func (x *VariantPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[17]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1338,7 @@ func (x *VariantPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VariantPoint.ProtoReflect.Descriptor instead.
 func (*VariantPoint) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{17}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VariantPoint) GetMeasures() []*MeasurePoint {
@@ -1271,7 +1363,7 @@ type MeasurePoint struct {
 
 func (x *MeasurePoint) Reset() {
 	*x = MeasurePoint{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[18]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1375,7 @@ func (x *MeasurePoint) String() string {
 func (*MeasurePoint) ProtoMessage() {}
 
 func (x *MeasurePoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[18]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1388,7 @@ func (x *MeasurePoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurePoint.ProtoReflect.Descriptor instead.
 func (*MeasurePoint) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{18}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MeasurePoint) GetUnits() uint64 {
@@ -1329,11 +1421,18 @@ const file_pillion_mesh_v1_mesh_proto_rawDesc = "" +
 	"\n" +
 	"transition\x18\x01 \x01(\v2\x1e.pillion.control.v1.TransitionR\n" +
 	"transition\"\x14\n" +
-	"\x12TransitionResponse\"\xbd\x01\n" +
+	"\x12TransitionResponse\"\xeb\x01\n" +
 	"\rReportRequest\x12,\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.pillion.mesh.v1.HelloR\x05hello\x129\n" +
 	"\bcanaries\x18\x02 \x03(\v2\x1d.pillion.mesh.v1.CanaryCountsR\bcanaries\x12C\n" +
-	"\vexperiments\x18\x03 \x03(\v2!.pillion.mesh.v1.ExperimentCountsR\vexperiments\"a\n" +
+	"\vexperiments\x18\x03 \x03(\v2!.pillion.mesh.v1.ExperimentCountsR\vexperiments\x12,\n" +
+	"\x05heard\x18\x04 \x03(\v2\x16.pillion.mesh.v1.HeardR\x05heard\"\x8b\x01\n" +
+	"\x05Heard\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x10\n" +
+	"\x03run\x18\x04 \x01(\x04R\x03run\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"a\n" +
 	"\x05Hello\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x18\n" +
@@ -1445,74 +1544,77 @@ func file_pillion_mesh_v1_mesh_proto_rawDescGZIP() []byte {
 	return file_pillion_mesh_v1_mesh_proto_rawDescData
 }
 
-var file_pillion_mesh_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_pillion_mesh_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_pillion_mesh_v1_mesh_proto_goTypes = []any{
 	(*TransitionRequest)(nil),     // 0: pillion.mesh.v1.TransitionRequest
 	(*TransitionResponse)(nil),    // 1: pillion.mesh.v1.TransitionResponse
 	(*ReportRequest)(nil),         // 2: pillion.mesh.v1.ReportRequest
-	(*Hello)(nil),                 // 3: pillion.mesh.v1.Hello
-	(*ReportResponse)(nil),        // 4: pillion.mesh.v1.ReportResponse
-	(*CanaryCounts)(nil),          // 5: pillion.mesh.v1.CanaryCounts
-	(*GroupCounts)(nil),           // 6: pillion.mesh.v1.GroupCounts
-	(*ExperimentCounts)(nil),      // 7: pillion.mesh.v1.ExperimentCounts
-	(*UnitCounts)(nil),            // 8: pillion.mesh.v1.UnitCounts
-	(*MeasureCounts)(nil),         // 9: pillion.mesh.v1.MeasureCounts
-	(*EvidenceRequest)(nil),       // 10: pillion.mesh.v1.EvidenceRequest
-	(*EvidenceResponse)(nil),      // 11: pillion.mesh.v1.EvidenceResponse
-	(*ResultsRequest)(nil),        // 12: pillion.mesh.v1.ResultsRequest
-	(*ResultsResponse)(nil),       // 13: pillion.mesh.v1.ResultsResponse
-	(*VariantResults)(nil),        // 14: pillion.mesh.v1.VariantResults
-	(*MeasureResults)(nil),        // 15: pillion.mesh.v1.MeasureResults
-	(*ResultsPoint)(nil),          // 16: pillion.mesh.v1.ResultsPoint
-	(*VariantPoint)(nil),          // 17: pillion.mesh.v1.VariantPoint
-	(*MeasurePoint)(nil),          // 18: pillion.mesh.v1.MeasurePoint
-	nil,                           // 19: pillion.mesh.v1.ReportResponse.ThresholdsEntry
-	nil,                           // 20: pillion.mesh.v1.GroupCounts.CodesEntry
-	nil,                           // 21: pillion.mesh.v1.GroupCounts.BucketsEntry
-	(*v1.Transition)(nil),         // 22: pillion.control.v1.Transition
-	(*v1.RunState)(nil),           // 23: pillion.control.v1.RunState
-	(*v1.GuardState)(nil),         // 24: pillion.control.v1.GuardState
-	(*v1.Tally)(nil),              // 25: pillion.control.v1.Tally
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*Heard)(nil),                 // 3: pillion.mesh.v1.Heard
+	(*Hello)(nil),                 // 4: pillion.mesh.v1.Hello
+	(*ReportResponse)(nil),        // 5: pillion.mesh.v1.ReportResponse
+	(*CanaryCounts)(nil),          // 6: pillion.mesh.v1.CanaryCounts
+	(*GroupCounts)(nil),           // 7: pillion.mesh.v1.GroupCounts
+	(*ExperimentCounts)(nil),      // 8: pillion.mesh.v1.ExperimentCounts
+	(*UnitCounts)(nil),            // 9: pillion.mesh.v1.UnitCounts
+	(*MeasureCounts)(nil),         // 10: pillion.mesh.v1.MeasureCounts
+	(*EvidenceRequest)(nil),       // 11: pillion.mesh.v1.EvidenceRequest
+	(*EvidenceResponse)(nil),      // 12: pillion.mesh.v1.EvidenceResponse
+	(*ResultsRequest)(nil),        // 13: pillion.mesh.v1.ResultsRequest
+	(*ResultsResponse)(nil),       // 14: pillion.mesh.v1.ResultsResponse
+	(*VariantResults)(nil),        // 15: pillion.mesh.v1.VariantResults
+	(*MeasureResults)(nil),        // 16: pillion.mesh.v1.MeasureResults
+	(*ResultsPoint)(nil),          // 17: pillion.mesh.v1.ResultsPoint
+	(*VariantPoint)(nil),          // 18: pillion.mesh.v1.VariantPoint
+	(*MeasurePoint)(nil),          // 19: pillion.mesh.v1.MeasurePoint
+	nil,                           // 20: pillion.mesh.v1.ReportResponse.ThresholdsEntry
+	nil,                           // 21: pillion.mesh.v1.GroupCounts.CodesEntry
+	nil,                           // 22: pillion.mesh.v1.GroupCounts.BucketsEntry
+	(*v1.Transition)(nil),         // 23: pillion.control.v1.Transition
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*v1.RunState)(nil),           // 25: pillion.control.v1.RunState
+	(*v1.GuardState)(nil),         // 26: pillion.control.v1.GuardState
+	(*v1.Tally)(nil),              // 27: pillion.control.v1.Tally
 }
 var file_pillion_mesh_v1_mesh_proto_depIdxs = []int32{
-	22, // 0: pillion.mesh.v1.TransitionRequest.transition:type_name -> pillion.control.v1.Transition
-	3,  // 1: pillion.mesh.v1.ReportRequest.hello:type_name -> pillion.mesh.v1.Hello
-	5,  // 2: pillion.mesh.v1.ReportRequest.canaries:type_name -> pillion.mesh.v1.CanaryCounts
-	7,  // 3: pillion.mesh.v1.ReportRequest.experiments:type_name -> pillion.mesh.v1.ExperimentCounts
-	23, // 4: pillion.mesh.v1.ReportResponse.states:type_name -> pillion.control.v1.RunState
-	19, // 5: pillion.mesh.v1.ReportResponse.thresholds:type_name -> pillion.mesh.v1.ReportResponse.ThresholdsEntry
-	6,  // 6: pillion.mesh.v1.CanaryCounts.stable:type_name -> pillion.mesh.v1.GroupCounts
-	6,  // 7: pillion.mesh.v1.CanaryCounts.canary:type_name -> pillion.mesh.v1.GroupCounts
-	20, // 8: pillion.mesh.v1.GroupCounts.codes:type_name -> pillion.mesh.v1.GroupCounts.CodesEntry
-	21, // 9: pillion.mesh.v1.GroupCounts.buckets:type_name -> pillion.mesh.v1.GroupCounts.BucketsEntry
-	8,  // 10: pillion.mesh.v1.ExperimentCounts.units:type_name -> pillion.mesh.v1.UnitCounts
-	9,  // 11: pillion.mesh.v1.UnitCounts.measures:type_name -> pillion.mesh.v1.MeasureCounts
-	23, // 12: pillion.mesh.v1.EvidenceResponse.state:type_name -> pillion.control.v1.RunState
-	24, // 13: pillion.mesh.v1.EvidenceResponse.guards:type_name -> pillion.control.v1.GuardState
-	25, // 14: pillion.mesh.v1.EvidenceResponse.tally:type_name -> pillion.control.v1.Tally
-	26, // 15: pillion.mesh.v1.EvidenceResponse.next:type_name -> google.protobuf.Timestamp
-	23, // 16: pillion.mesh.v1.ResultsResponse.state:type_name -> pillion.control.v1.RunState
-	26, // 17: pillion.mesh.v1.ResultsResponse.time:type_name -> google.protobuf.Timestamp
-	14, // 18: pillion.mesh.v1.ResultsResponse.variants:type_name -> pillion.mesh.v1.VariantResults
-	16, // 19: pillion.mesh.v1.ResultsResponse.series:type_name -> pillion.mesh.v1.ResultsPoint
-	15, // 20: pillion.mesh.v1.VariantResults.measures:type_name -> pillion.mesh.v1.MeasureResults
-	26, // 21: pillion.mesh.v1.ResultsPoint.time:type_name -> google.protobuf.Timestamp
-	17, // 22: pillion.mesh.v1.ResultsPoint.variants:type_name -> pillion.mesh.v1.VariantPoint
-	18, // 23: pillion.mesh.v1.VariantPoint.measures:type_name -> pillion.mesh.v1.MeasurePoint
-	2,  // 24: pillion.mesh.v1.Mesh.Report:input_type -> pillion.mesh.v1.ReportRequest
-	10, // 25: pillion.mesh.v1.Mesh.Evidence:input_type -> pillion.mesh.v1.EvidenceRequest
-	12, // 26: pillion.mesh.v1.Mesh.Results:input_type -> pillion.mesh.v1.ResultsRequest
-	0,  // 27: pillion.mesh.v1.Hooks.Transition:input_type -> pillion.mesh.v1.TransitionRequest
-	4,  // 28: pillion.mesh.v1.Mesh.Report:output_type -> pillion.mesh.v1.ReportResponse
-	11, // 29: pillion.mesh.v1.Mesh.Evidence:output_type -> pillion.mesh.v1.EvidenceResponse
-	13, // 30: pillion.mesh.v1.Mesh.Results:output_type -> pillion.mesh.v1.ResultsResponse
-	1,  // 31: pillion.mesh.v1.Hooks.Transition:output_type -> pillion.mesh.v1.TransitionResponse
-	28, // [28:32] is the sub-list for method output_type
-	24, // [24:28] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	23, // 0: pillion.mesh.v1.TransitionRequest.transition:type_name -> pillion.control.v1.Transition
+	4,  // 1: pillion.mesh.v1.ReportRequest.hello:type_name -> pillion.mesh.v1.Hello
+	6,  // 2: pillion.mesh.v1.ReportRequest.canaries:type_name -> pillion.mesh.v1.CanaryCounts
+	8,  // 3: pillion.mesh.v1.ReportRequest.experiments:type_name -> pillion.mesh.v1.ExperimentCounts
+	3,  // 4: pillion.mesh.v1.ReportRequest.heard:type_name -> pillion.mesh.v1.Heard
+	24, // 5: pillion.mesh.v1.Heard.since:type_name -> google.protobuf.Timestamp
+	25, // 6: pillion.mesh.v1.ReportResponse.states:type_name -> pillion.control.v1.RunState
+	20, // 7: pillion.mesh.v1.ReportResponse.thresholds:type_name -> pillion.mesh.v1.ReportResponse.ThresholdsEntry
+	7,  // 8: pillion.mesh.v1.CanaryCounts.stable:type_name -> pillion.mesh.v1.GroupCounts
+	7,  // 9: pillion.mesh.v1.CanaryCounts.canary:type_name -> pillion.mesh.v1.GroupCounts
+	21, // 10: pillion.mesh.v1.GroupCounts.codes:type_name -> pillion.mesh.v1.GroupCounts.CodesEntry
+	22, // 11: pillion.mesh.v1.GroupCounts.buckets:type_name -> pillion.mesh.v1.GroupCounts.BucketsEntry
+	9,  // 12: pillion.mesh.v1.ExperimentCounts.units:type_name -> pillion.mesh.v1.UnitCounts
+	10, // 13: pillion.mesh.v1.UnitCounts.measures:type_name -> pillion.mesh.v1.MeasureCounts
+	25, // 14: pillion.mesh.v1.EvidenceResponse.state:type_name -> pillion.control.v1.RunState
+	26, // 15: pillion.mesh.v1.EvidenceResponse.guards:type_name -> pillion.control.v1.GuardState
+	27, // 16: pillion.mesh.v1.EvidenceResponse.tally:type_name -> pillion.control.v1.Tally
+	24, // 17: pillion.mesh.v1.EvidenceResponse.next:type_name -> google.protobuf.Timestamp
+	25, // 18: pillion.mesh.v1.ResultsResponse.state:type_name -> pillion.control.v1.RunState
+	24, // 19: pillion.mesh.v1.ResultsResponse.time:type_name -> google.protobuf.Timestamp
+	15, // 20: pillion.mesh.v1.ResultsResponse.variants:type_name -> pillion.mesh.v1.VariantResults
+	17, // 21: pillion.mesh.v1.ResultsResponse.series:type_name -> pillion.mesh.v1.ResultsPoint
+	16, // 22: pillion.mesh.v1.VariantResults.measures:type_name -> pillion.mesh.v1.MeasureResults
+	24, // 23: pillion.mesh.v1.ResultsPoint.time:type_name -> google.protobuf.Timestamp
+	18, // 24: pillion.mesh.v1.ResultsPoint.variants:type_name -> pillion.mesh.v1.VariantPoint
+	19, // 25: pillion.mesh.v1.VariantPoint.measures:type_name -> pillion.mesh.v1.MeasurePoint
+	2,  // 26: pillion.mesh.v1.Mesh.Report:input_type -> pillion.mesh.v1.ReportRequest
+	11, // 27: pillion.mesh.v1.Mesh.Evidence:input_type -> pillion.mesh.v1.EvidenceRequest
+	13, // 28: pillion.mesh.v1.Mesh.Results:input_type -> pillion.mesh.v1.ResultsRequest
+	0,  // 29: pillion.mesh.v1.Hooks.Transition:input_type -> pillion.mesh.v1.TransitionRequest
+	5,  // 30: pillion.mesh.v1.Mesh.Report:output_type -> pillion.mesh.v1.ReportResponse
+	12, // 31: pillion.mesh.v1.Mesh.Evidence:output_type -> pillion.mesh.v1.EvidenceResponse
+	14, // 32: pillion.mesh.v1.Mesh.Results:output_type -> pillion.mesh.v1.ResultsResponse
+	1,  // 33: pillion.mesh.v1.Hooks.Transition:output_type -> pillion.mesh.v1.TransitionResponse
+	30, // [30:34] is the sub-list for method output_type
+	26, // [26:30] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_pillion_mesh_v1_mesh_proto_init() }
@@ -1526,7 +1628,7 @@ func file_pillion_mesh_v1_mesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pillion_mesh_v1_mesh_proto_rawDesc), len(file_pillion_mesh_v1_mesh_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
