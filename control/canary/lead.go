@@ -41,6 +41,9 @@ type LeadOptions struct {
 	// Known returns the states of a service's canaries that this sidecar obeys, for where
 	// the store loses them: see Agent.Known. Nil: it obeys none.
 	Known func(service string) []*controlv1.RunState
+	// Obstacle says why a canary of a service would divide nothing, as far as this sidecar
+	// knows; "": it would divide something. Nil: nothing is known.
+	Obstacle func(service string) string
 	// Hooks tells hooks of transitions; nil: nobody is told. Whoever made it closes it.
 	Hooks *hooks.Teller
 	// Metrics counts transitions.
@@ -205,7 +208,10 @@ func (l *leading) decide(r *led, at time.Time) {
 		return
 	}
 	if r.entry.Pending() {
-		s := r.done(r.entry, l.others(r), at)
+		s := l.obstructed(r, at)
+		if s == nil {
+			s = r.done(r.entry, l.others(r), at)
+		}
 		if over(s) {
 			l.back(r, s)
 		} else {
