@@ -63,10 +63,16 @@ test-unit: tool-grpc ## Run the product's own tests
 	@command -v systemd-analyze >/dev/null || \
 		echo "skipped: systemd's own look at the units in docs/systemd.md, which needs systemd-analyze (Debian: systemd)" >&2
 
-# One package after the other: some tests need a rate or look at a time.
+# These need a rate, compare times or fill the machine: one after the other. The others
+# wait for most of their time, so two at once.
+alone := abuse|bench|canary|overload|policy|relay|scale|soak|traffic
+
 .PHONY: test-interop
 test-interop: build race tool-grpc tool-ghz tool-consul tool-envoy ## Drive the real binary with programs that are not ours
-	cd interop && $(interop_env) $(GO) test -race -count=1 -p 1 -timeout 25m $(TESTFLAGS) ./...
+	@cd interop && export $(interop_env) && code=0; \
+	$(GO) list ./... | grep -vE '/interop/($(alone))(/|$$)' | xargs $(GO) test -race -count=1 -p 2 -timeout 25m $(TESTFLAGS) || code=1; \
+	$(GO) list ./... | grep -E '/interop/($(alone))(/|$$)' | xargs $(GO) test -race -count=1 -p 1 -timeout 25m $(TESTFLAGS) || code=1; \
+	exit $$code
 	@{ unshare --net true && test -w /dev/net/tun; } 2>/dev/null || \
 		echo "skipped: the partitions in interop/faults, which need root (CAP_NET_ADMIN, CAP_SYS_ADMIN) and /dev/net/tun" >&2
 	@command -v systemd-socket-activate >/dev/null || \
