@@ -31,7 +31,8 @@ type instance struct {
 	client *api.Client
 	mu     sync.Mutex
 	leafs  map[string]*tls.Certificate
-	calls  map[string]int // by x-id
+	calls  map[string]int           // by x-id
+	held   map[string]chan struct{} // by x-hold: closed to let it go
 }
 
 // seen is what an instance says of an RPC.
@@ -42,7 +43,7 @@ type seen struct {
 
 func startInstance(t testing.TB, name string, client *api.Client) *instance {
 	t.Helper()
-	i := &instance{name: name, client: client, leafs: map[string]*tls.Certificate{}, calls: map[string]int{}}
+	i := &instance{name: name, client: client, leafs: map[string]*tls.Certificate{}, calls: map[string]int{}, held: map[string]chan struct{}{}}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +107,9 @@ const (
 	askID    = "x-id"    // counts the RPC's attempts
 	askFail  = "x-fail"  // how many attempts fail: "2"
 	askCode  = "x-code"  // and with which status: "14"
+	askAt    = "x-at"    // at which instance alone: "v1"
 	askSleep = "x-sleep" // how long it takes: "1s"
+	askHold  = "x-hold"  // that it waits to be let go by this name
 )
 
 func (i *instance) serve(_ any, stream grpc.ServerStream) error {
@@ -120,9 +123,16 @@ func (i *instance) serve(_ any, stream grpc.ServerStream) error {
 	i.calls[one(askID)]++
 	times := i.calls[one(askID)]
 	i.mu.Unlock()
-	if fail, _ := strconv.Atoi(one(askFail)); times <= fail {
+	if fail, _ := strconv.Atoi(one(askFail)); times <= fail && (one(askAt) == "" || one(askAt) == i.name) {
 		code, _ := strconv.Atoi(one(askCode))
 		return status.Error(codes.Code(code), "as it was asked for")
+	}
+	if name := one(askHold); name != "" {
+		select {
+		case <-i.hold(name):
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		}
 	}
 	if d, _ := time.ParseDuration(one(askSleep)); d > 0 {
 		select {
@@ -150,6 +160,16 @@ func (i *instance) serve(_ any, stream grpc.ServerStream) error {
 		return err
 	}
 	return stream.SendMsg(wrapperspb.String(string(text)))
+}
+
+// hold is closed when RPCs that wait by a name are let go.
+func (i *instance) hold(name string) chan struct{} {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.held[name] == nil {
+		i.held[name] = make(chan struct{})
+	}
+	return i.held[name]
 }
 
 // attempts is how often an RPC came.

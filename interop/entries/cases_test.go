@@ -18,6 +18,16 @@ type testCase struct {
 	settle map[string]string
 	// shares are of many RPCs: where each goes how often.
 	shares map[string]float64
+	// upstream is what the callers' service-defaults say of the service.
+	upstream *api.UpstreamConfig
+	// limit is how many RPCs there may be at a time; 0: not looked at.
+	limit int
+	// ejects: an instance that fails is left alone.
+	ejects bool
+	// timeout: connecting to an instance takes too long, as this says.
+	timeout string
+	// policy is a Pillion's own, in YAML.
+	policy string
 }
 
 // placed is an instance.
@@ -282,6 +292,40 @@ var cases = []testCase{
 			when(api.ServiceRouteHTTPMatch{PathPrefix: "/old.Service/"}, api.ServiceRouteDestination{PrefixRewrite: "/new.Service/"}))},
 		instances: map[string][]placed{"": {{version: v1}}},
 		rpcs:      []rpc{{method: hello, want: "rewrite/v1"}, {method: "/old.Service/M", want: "rewrite/v1", differs: "Unimplemented"}},
+	},
+	{
+		name: "limit", entries: nil,
+		upstream: &api.UpstreamConfig{Limits: &api.UpstreamLimits{MaxConnections: new(10), MaxPendingRequests: new(10), MaxConcurrentRequests: new(2)}},
+		limit:    2,
+	},
+	{
+		name: "limit-redirect", entries: []api.ConfigEntry{resolver("limit-redirect", func(r *api.ServiceResolverConfigEntry) {
+			r.Redirect = &api.ServiceResolverRedirect{Service: "limit-to"}
+		})},
+		instances: map[string][]placed{"": {{version: v1}}, "limit-to": {{version: v2}}},
+		upstream:  &api.UpstreamConfig{Limits: &api.UpstreamLimits{MaxConcurrentRequests: new(1)}},
+		limit:     1,
+	},
+	{
+		name: "ejects", entries: nil,
+		upstream: &api.UpstreamConfig{PassiveHealthCheck: &api.PassiveHealthCheck{
+			Interval: time.Hour, MaxFailures: 3, EnforcingConsecutive5xx: new(uint32(100)), MaxEjectionPercent: new(uint32(100)), BaseEjectionTime: new(time.Hour),
+		}},
+		ejects: true,
+	},
+	{
+		name: "connect", entries: nil, instances: map[string][]placed{"": {{version: silent}}},
+		upstream: &api.UpstreamConfig{ConnectTimeoutMs: 300}, timeout: "the caller's",
+	},
+	{
+		name:      "connect-resolver",
+		entries:   []api.ConfigEntry{resolver("connect-resolver", func(r *api.ServiceResolverConfigEntry) { r.ConnectTimeout = 300 * time.Millisecond })},
+		instances: map[string][]placed{"": {{version: silent}}}, timeout: "the service's",
+	},
+	{
+		name: "yields", entries: []api.ConfigEntry{versions("yields"), splitter("yields", api.ServiceSplit{Weight: 100, ServiceSubset: v1}, api.ServiceSplit{ServiceSubset: v2})},
+		policy: "{name: divide, service: yields, split: {split: {destinations: [{weight: 10000, subset: v2}]}}},",
+		rpcs:   []rpc{{want: "yields/v1", differs: "yields/v2"}},
 	},
 	{
 		name: "plain", entries: nil, instances: map[string][]placed{"": {{version: v1}}},

@@ -25,14 +25,19 @@ import (
 func TestEntriesMeanTheSame(t *testing.T) {
 	m := startMesh(t)
 	var services, recorded []string
+	var entries []api.ConfigEntry
+	var upstreams api.UpstreamConfiguration
 	for _, c := range cases {
 		services = append(services, c.name)
 		m.place(t, c)
-	}
-	var entries []api.ConfigEntry
-	for _, c := range cases {
 		entries = append(entries, c.entries...)
+		if c.upstream != nil {
+			c.upstream.Name = c.name
+			upstreams.Overrides = append(upstreams.Overrides, c.upstream)
+		}
+		m.policies += c.policy
 	}
+	m.calling(t, &upstreams)
 	for _, c := range chains {
 		entries, recorded = append(entries, c.entries...), append(recorded, c.name)
 	}
@@ -50,12 +55,22 @@ func TestEntriesMeanTheSame(t *testing.T) {
 			for name, conn := range map[string]*grpc.ClientConn{"Envoy": m.envoy[c.name], "Pillion": m.pillion[c.name]} {
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
+					if c.timeout != "" {
+						m.checkConnecting(t, conn, name == "Pillion")
+						return
+					}
 					m.settle(t, c, conn)
 					for i, r := range c.rpcs {
 						m.check(t, fmt.Sprintf("RPC %d", i), r, conn, name == "Pillion")
 					}
 					if c.shares != nil {
 						checkShares(t, c, conn)
+					}
+					if c.limit > 0 {
+						m.checkLimit(t, c, conn)
+					}
+					if c.ejects {
+						m.checkEjection(t, conn)
 					}
 				})
 			}
@@ -75,7 +90,13 @@ func (m *mesh) place(t *testing.T, c testCase) {
 			service = c.name
 		}
 		for _, p := range list {
-			m.register(t, service, p.version, p.status, m.apps[p.version].port(t))
+			port := 0
+			if p.version == silent {
+				port = listenSilently(t)
+			} else {
+				port = m.apps[p.version].port(t)
+			}
+			m.register(t, service, p.version, p.status, port)
 		}
 	}
 }

@@ -31,20 +31,25 @@ type mesh struct {
 	envoy   map[string]*grpc.ClientConn // by the service that is called
 	pillion map[string]*grpc.ClientConn
 	sidecar *harness.Sidecar
+	// policies are the Pillion's own, in YAML.
+	policies string
 }
 
-// The versions that there are of each service.
-const v1, v2 = "v1", "v2"
+// The versions that there are of each service; no instance of silent ever answers.
+const v1, v2, silent = "v1", "v2", "silent"
 
-func startMesh(t *testing.T) *mesh {
+// The services whose apps call.
+const envoyCaller, pillionCaller = "web", "pillion-web"
+
+func startMesh(t *testing.T, options ...consul.Option) *mesh {
 	t.Helper()
 	harness.Tool(t, "envoy")
 	port := harness.FreePort(t)
 	m := &mesh{grpc: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), envoy: map[string]*grpc.ClientConn{}, pillion: map[string]*grpc.ClientConn{}}
-	m.agent = consul.Start(t, func(config map[string]any) {
+	m.agent = consul.Start(t, append(options, func(config map[string]any) {
 		config["connect"] = map[string]any{"enabled": true}
 		config["ports"].(map[string]int)["grpc"] = port
-	})
+	})...)
 	m.write(t, &api.ProxyConfigEntry{Kind: api.ProxyDefaults, Name: api.ProxyConfigGlobal, Config: map[string]any{"protocol": "grpc"}})
 	m.apps = map[string]*instance{v1: startInstance(t, v1, m.agent.Client), v2: startInstance(t, v2, m.agent.Client)}
 	return m
@@ -75,8 +80,32 @@ func (m *mesh) writeAll(t testing.TB, entries []api.ConfigEntry) {
 	}
 }
 
+// calling writes what the service-defaults of the callers say of those that they call.
+func (m *mesh) calling(t testing.TB, config *api.UpstreamConfiguration) {
+	t.Helper()
+	for _, caller := range []string{envoyCaller, pillionCaller} {
+		m.write(t, &api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: caller, Protocol: "grpc", UpstreamConfig: config})
+	}
+}
+
+// listenSilently takes connections, and never says a word.
+func listenSilently(t testing.TB) (port int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") // the system takes them
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return portOf(t, l.Addr().String())
+}
+
 // register registers an instance of a service.
 func (m *mesh) register(t testing.TB, service, version, status string, port int) {
+	t.Helper()
+	register(t, m.agent, service, version, status, port)
+}
+
+func register(t testing.TB, agent *consul.Agent, service, version, status string, port int) {
 	t.Helper()
 	r := &api.AgentServiceRegistration{
 		ID: service + "-" + version, Name: service, Address: "127.0.0.1", Port: port,
@@ -86,7 +115,7 @@ func (m *mesh) register(t testing.TB, service, version, status string, port int)
 	if status != "" {
 		r.Check = &api.AgentServiceCheck{TTL: "1h", Status: status}
 	}
-	if err := m.agent.Client.Agent().ServiceRegister(r); err != nil {
+	if err := agent.Client.Agent().ServiceRegister(r); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -102,7 +131,7 @@ func (m *mesh) call(t *testing.T, services []string) {
 		upstreams = append(upstreams, api.Upstream{DestinationName: service, LocalBindAddress: "127.0.0.1", LocalBindPort: portOf(t, ports[service])})
 	}
 	err := m.agent.Client.Agent().ServiceRegister(&api.AgentServiceRegistration{
-		Name: "web", Address: "127.0.0.1", Port: 9,
+		Name: envoyCaller, Address: "127.0.0.1", Port: 9,
 		Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{
 			Address: "127.0.0.1", Port: portOf(t, public),
 			Check: &api.AgentServiceCheck{TTL: "1h", Status: api.HealthPassing},
@@ -114,7 +143,7 @@ func (m *mesh) call(t *testing.T, services []string) {
 	}
 	bootstrap := filepath.Join(t.TempDir(), "web.json")
 	out, err := exec.CommandContext(t.Context(), harness.Tool(t, "consul"), "connect", "envoy", "-bootstrap", "-ignore-envoy-compatibility",
-		"-sidecar-for=web", "-http-addr="+m.agent.Address, "-grpc-addr="+m.grpc, "-admin-bind="+admin).Output()
+		"-sidecar-for="+envoyCaller, "-http-addr="+m.agent.Address, "-grpc-addr="+m.grpc, "-admin-bind="+admin).Output()
 	if err != nil || !json.Valid(out) {
 		t.Fatalf("consul connect envoy: %v\n%s", err, out)
 	}
@@ -125,13 +154,20 @@ func (m *mesh) call(t *testing.T, services []string) {
 		Path: harness.Tool(t, "envoy"),
 		Args: []string{"-c", bootstrap, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"},
 	})
+	policies := filepath.Join(t.TempDir(), "policies.yaml")
+	if err := os.WriteFile(policies, []byte("policies: ["+m.policies+"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	m.sidecar = harness.StartSidecar(t, harness.Config{
 		Outbound: true,
 		Settings: map[string]any{
-			"service":  map[string]any{"name": "pillion-web", "port": 9, "health_check": map[string]any{"disabled": true}},
+			"service":  map[string]any{"name": pillionCaller, "port": 9, "health_check": map[string]any{"disabled": true}},
 			"registry": map[string]any{"consul": map[string]any{"address": m.agent.Address, "max_connections": 180}},
 			"identity": map[string]any{"consul": map[string]any{}},
 			"control":  map[string]any{},
+			"policies": map[string]any{"path": policies},
+			// So that RPCs end before, where entries say that connecting takes less.
+			"connections": map[string]any{"connect_timeout": "60s"},
 		},
 	})
 	consul.Eventually(t, "the Envoy listens", func() bool {
