@@ -18,7 +18,7 @@ func TestHealthChecks(t *testing.T) {
 
 	apps, service := startApps(t, 2)
 	sidecar, _ := governed(t, service, `
-- {name: health, service: app, health_check: {interval: 200ms, unhealthy_threshold: 2, healthy_threshold: 2}}
+- {name: health, service: app, health_check: {interval: 200ms, timeout: 10s, unhealthy_threshold: 2, healthy_threshold: 2}}
 `)
 	conn := load.Dial(t, sidecar.Outbound)
 	calls(t, conn, 50).all(t)
@@ -58,7 +58,7 @@ func TestLocality(t *testing.T) {
 	mesh := harness.NewMesh(t, map[string]harness.Service{"app": service})
 	mesh.SetPolicies(t, `
 - {name: near, service: app, load_balancing: {locality: {max_load_ratio: 0}}}
-- {name: health, service: app, health_check: {interval: 100ms, unhealthy_threshold: 1, healthy_threshold: 1}}
+- {name: health, service: app, health_check: {interval: 100ms, timeout: 10s, unhealthy_threshold: 1, healthy_threshold: 1}}
 `)
 	local := startApp(t, "local")
 	conn := load.Dial(t, harness.StartSidecar(t, harness.Config{
