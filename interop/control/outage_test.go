@@ -123,6 +123,7 @@ func TestSidecarsInAnOutage(t *testing.T) {
 	r.answers(fresh, "v1", "v2") // the good version is nowhere that it could have seen
 	fresh.guards(t, "Consul is back")
 	t.Logf("a sidecar that was started without Consul obeys %v after it is back", time.Since(began).Round(time.Millisecond))
+	freshly := r.loads(fresh)
 	all.more(t, "Consul is back")
 
 	// It goes in the middle of what people do.
@@ -142,6 +143,10 @@ func TestSidecarsInAnOutage(t *testing.T) {
 	agent.Kill()
 	t.Logf("Consul was killed after %d changes", <-ended)
 	all.more(t, "Consul went during a change")
+	// It keeps nothing on disk, but hands over what it knows by now.
+	fresh.upgrade(t)
+	fresh.guards(t, "upgraded without Consul and without a folder")
+	freshly.more(t, "upgraded without Consul and without a folder")
 	agent.Start(t)
 	began = time.Now()
 	r.pillion(0, "apply", "-f", r.file(guarded("v2")))
@@ -149,6 +154,7 @@ func TestSidecarsInAnOutage(t *testing.T) {
 		r.answers(c, "v2")
 	}
 	t.Logf("all obey what is applied after an outage %v after it is back", time.Since(began).Round(time.Millisecond))
+	freshly.end(t)
 	m := r.settle(0)
 	revision := m.Documents[0].Revision
 

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/consul/api"
 	"google.golang.org/grpc"
 
+	"github.com/pillion-proxy/pillion/cmd/pillion/handover"
 	"github.com/pillion-proxy/pillion/interop/consul"
 	"github.com/pillion-proxy/pillion/interop/harness"
 	"github.com/pillion-proxy/pillion/interop/load"
@@ -163,6 +164,70 @@ func TestTheRegistrationPassesOn(t *testing.T) {
 	l.More(t, 300*time.Millisecond)
 	long.finish(t)
 	l.End(t)
+}
+
+// The new process serves before it registers: as long as the old one may still be
+// connected to, Consul must not say of it what is true of the new one alone, such as that
+// it speaks TLS.
+func TestTheRegistrationComesLast(t *testing.T) {
+	t.Parallel()
+
+	agent := consul.Start(t)
+	app := load.StartApp(t, "app", "")
+	listener := harness.Listen(t)
+	s := prepare(t, withApp(agent, app, "v2", listener.Addr().String()))
+	said := filepath.Join(t.TempDir(), "log")
+	s.script(t, `exec `+harness.Pillion(t)+` "$@" >`+said+` 2>&1`)
+	t.Cleanup(func() {
+		if text, _ := os.ReadFile(said); t.Failed() {
+			t.Logf("the new process said:\n%s", text)
+		}
+	})
+	registrations := func() (count int) {
+		for _, name := range []string{"app", "app-sidecar-proxy"} {
+			entries, _, err := agent.Client.Health().Service(name, "", false, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			count += len(entries)
+		}
+
+		return count
+	}
+
+	// The test is the old process, which accepts nothing any more.
+	successor, err := handover.Start(handover.Command{Path: s.program, Args: []string{s.program, "run", "-c", s.config}},
+		handover.Estate{Sockets: []handover.Socket{{Name: "inbound", Listen: listener.Addr().String(), Listener: listener}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer successor.Kill()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := successor.AwaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := successor.Begin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	conn := load.Dial(t, listener.Addr().String())
+	for range 100 {
+		if _, err := load.Who(t.Context(), conn); err != nil {
+			t.Fatalf("the new process has begun: %v", err)
+		}
+		if count := registrations(); count > 0 {
+			t.Fatalf("%d registrations, and the old process has not said yet that it accepts nothing any more", count)
+		}
+	}
+	successor.Leave()
+	consul.Eventually(t, "the new process registers", func() bool { return registrations() == 2 })
+	if err := syscall.Kill(successor.PID(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new process ends", func() bool { return gone(successor.PID()) })
+	if count := registrations(); count != 0 {
+		t.Errorf("%d registrations after its end", count)
+	}
 }
 
 // SIGTERM while an upgrade is half done, when the registration is let go of and nobody
