@@ -24,12 +24,7 @@ without its document, and can be ended as before.`,
 			if len(args) == 0 {
 				return oneDocument(cmd, args)
 			}
-			for _, arg := range args {
-				if _, err := documents.ParseID(arg); err != nil {
-					return err
-				}
-			}
-			return nil
+			return documentsAtWill(cmd, args)
 		},
 		ValidArgsFunction: completeDocuments,
 		RunE: func(cmd *cobra.Command, args []string) error {

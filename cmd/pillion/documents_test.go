@@ -102,6 +102,10 @@ func TestDocuments(t *testing.T) {
 	run("history policy/bills")
 	run("rollback policy/bills --author bob")
 	m.write(t, "few.yaml", "policies:\n- {name: slow, service: checkout, timeout: {default: 2s}}\n")
+	run("history prune --keep 2 --dry-run")
+	run("history prune policy/bills --keep 1")
+	run("history policy/bills")
+	run("history prune --older-than 1h")
 	run("diff -f few.yaml --prune")
 	run("apply -f few.yaml --prune --author dave")
 	run("get")
@@ -120,6 +124,7 @@ func TestWrongDocumentFiles(t *testing.T) {
 		"apply -f d.yaml --expect policy/slow", "apply -f d.yaml --expect slow=1", "apply -f d.yaml --expect policy/slow=x", "diff", "diff -f field.yaml",
 		"get nothing", "get policy none", "get -o xml", "get policy --revision 2", "get policy/slow --revision 9", "get a b c",
 		"history", "history slow", "history policy/none", "history policy/slow -o yaml", "rollback policy/slow", "rollback policy/none", "rollback policy/slow --to 9",
+		"history prune --keep 0", "history prune --older-than -1h", "history prune slow", "history prune policy/none",
 		"delete", "delete policy/none", "delete policies", "delete policy/a/b", "apply -f d.yaml --consul 127.0.0.1:1",
 	} {
 		all.WriteString(m.says(t, line) + "\n")

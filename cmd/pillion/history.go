@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/charmbracelet/lipgloss"
 	"github.com/spf13/cobra"
@@ -21,8 +24,10 @@ func newHistoryCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history KIND/NAME",
 		Short: "Show who changed a document, when and why",
-		Long: `Show all revisions of a policy, a canary or an experiment, the last one first, also of one
-that was deleted. What sidecars did with a canary is what pillion canary history shows.`,
+		Long: `Show the revisions of a policy, a canary or an experiment, the last one first, also of one
+that was deleted. What sidecars did with a canary is what pillion canary history shows.
+
+The newest 1,000 revisions of each document are kept; see pillion history prune.`,
 		Example:           "  pillion history policy/checkout-routes\n  pillion history policy/checkout-routes --diff",
 		Args:              oneDocument,
 		ValidArgsFunction: completeDocuments,
@@ -59,7 +64,82 @@ that was deleted. What sidecars did with a canary is what pillion canary history
 	addOutputFlag(cmd, &output, formTable)
 	cmd.Flags().BoolVar(&diffs, "diff", false, "show what each revision changed")
 	addStoreFlags(cmd)
+	cmd.AddCommand(newHistoryPruneCommand())
 	return cmd
+}
+
+// defaultKept is how many revisions of each document pillion history prune leaves there.
+const defaultKept = 20
+
+func newHistoryPruneCommand() *cobra.Command {
+	var (
+		keep   uint
+		age    time.Duration
+		dryRun bool
+	)
+	cmd := &cobra.Command{
+		Use:   "prune [KIND/NAME...]",
+		Short: "Remove old revisions",
+		Long: `Remove old revisions of the named documents, or of all: those that are not among the newest
+--keep, and older than --older-than where that is given. The last revision always stays, also
+one that says that the document was deleted. What is in force does not change; what was
+removed cannot be brought back.`,
+		Example:           "  pillion history prune --keep 50 --dry-run\n  pillion history prune policy/checkout-routes --older-than 2160h",
+		Args:              documentsAtWill,
+		ValidArgsFunction: completeDocuments,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if keep == 0 {
+				return errors.New("--keep: the last revision always stays: give 1 or more")
+			}
+			if age < 0 {
+				return fmt.Errorf("--older-than: %v is less than nothing", age)
+			}
+			p := documents.Pruning{Keep: int(min(keep, math.MaxInt32)), DryRun: dryRun}
+			if age > 0 {
+				p.Before = time.Now().Add(-age)
+			}
+			for _, arg := range args {
+				id, _ := documents.ParseID(arg)
+				p.Of = append(p.Of, id)
+			}
+			d, err := openDocuments(cmd)
+			if err != nil {
+				return err
+			}
+			list, err := d.Prune(cmd.Context(), p)
+			verb, sum := "removed", 0
+			if dryRun {
+				verb = "would be removed"
+			}
+			for _, one := range list {
+				sum += len(one.Removed)
+				_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d of %d revisions %s\n", one.ID, len(one.Removed), len(one.Removed)+one.Left, verb)
+			}
+			if err == nil && sum == 0 {
+				_, err = io.WriteString(cmd.OutOrStdout(), "nothing is that old\n")
+			}
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.UintVar(&keep, "keep", defaultKept, "leave the newest of each document, a `NUMBER`, whatever their age")
+	flags.DurationVar(&age, "older-than", 0, "remove only what is older than this `DURATION`, such as 2160h")
+	flags.BoolVar(&dryRun, "dry-run", false, "say what would be removed, but remove nothing")
+	for _, name := range []string{"keep", "older-than"} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
+	addStoreFlags(cmd)
+	return cmd
+}
+
+// documentsAtWill takes any number of arguments KIND/NAME.
+func documentsAtWill(_ *cobra.Command, args []string) error {
+	for _, arg := range args {
+		if _, err := documents.ParseID(arg); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // historyTable lays revisions out for people, the last one first.
@@ -82,7 +162,7 @@ func became(revisions []documents.Revision, i int) string {
 		return "deleted"
 	case r.Document.GetRestores() != 0:
 		return fmt.Sprintf("restored %d", r.Document.GetRestores())
-	case i == 0 || revisions[i-1].Deleted():
+	case r.Document.GetRevision() == 1 || i > 0 && revisions[i-1].Deleted():
 		return "created"
 	}
 	return "changed"

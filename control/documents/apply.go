@@ -264,6 +264,7 @@ func (a *applying) commit(ctx context.Context, changes []*Change) error {
 			return a.d.notWritten(err)
 		}
 		a.result.Changes = append(a.result.Changes, batch...)
+		a.d.trim(ctx, batch)
 		batch, ops, size = nil, nil, 0
 		return nil
 	}

@@ -25,8 +25,8 @@ type Revision struct {
 // Deleted says that the revision is a deletion.
 func (r Revision) Deleted() bool { return r.Problem == nil && r.Document.GetBody() == nil }
 
-// History returns all revisions of a document, the first one first; none where there
-// never was such a document.
+// History returns the revisions of a document that are kept, the first one first; none
+// where there never was such a document.
 func (d *Documents) History(ctx context.Context, id ID) ([]Revision, error) {
 	entries, err := d.store.List(ctx, control.HistoryPrefix(id.Kind, id.Name))
 	if err != nil {

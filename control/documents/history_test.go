@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/kv"
@@ -211,4 +212,101 @@ func FuzzStored(f *testing.F) {
 			_ = fmt.Sprint(set.refusals(), set.warnings(map[ID]bool{id: true}))
 		}
 	})
+}
+
+// Old revisions go, and the last one never, for it says whether there is such a document.
+func TestHistoryIsPruned(t *testing.T) {
+	t.Parallel()
+	prune := func(t *testing.T, r *rig, p Pruning) string {
+		t.Helper()
+		list, err := r.Prune(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var texts []string
+		for _, one := range list {
+			texts = append(texts, fmt.Sprintf("%s %d, %d stay", one.ID, one.Removed, one.Left))
+		}
+		return strings.Join(texts, "; ")
+	}
+	six := func(t *testing.T) *rig {
+		t.Helper()
+		r := newRig()
+		at := noon
+		r.Documents = New(r.store, Options{Made: Made, Now: func() time.Time {
+			at = at.Add(time.Minute)
+			return at
+		}})
+		for n := range 5 {
+			r.must(t, "alice", policies(strings.Replace(slow, "2s", fmt.Sprintf("%ds", n+1), 1), subsets))
+		}
+		if _, err := r.Apply(t.Context(), Wanted{Delete: []ID{{control.Policy, "slow"}}, Author: "carol"}); err != nil {
+			t.Fatal(err)
+		}
+		r.put(t, control.HistoryPrefix(control.Policy, "slow")+"x", "?") // which is nobody's revision
+		r.put(t, historyPrefix+"recipe/soup/1", "?")
+		return r
+	}
+	t.Run("by number", func(t *testing.T) {
+		t.Parallel()
+		r := six(t)
+		p := Pruning{Keep: 2, DryRun: true}
+		want := "policy/slow [1 2 3 4], 2 stay"
+		expect(t, "would go", prune(t, r, p), want)
+		p.DryRun = false
+		expect(t, "gone", prune(t, r, p), want)
+		expect(t, "gone again", prune(t, r, p), "")
+		expect(t, "history", r.history(t, "policy/slow"), "5 alice, 6 carol deleted")
+		expect(t, "another's", r.history(t, "policy/parts"), "1 alice")
+		expect(t, "gone", prune(t, r, Pruning{}), "policy/slow [5], 1 stay")
+		if _, err := r.rollback(t, "bob", "policy/slow", 0); err == nil {
+			t.Error("what is gone was brought back")
+		}
+		if result := r.must(t, "bob", policies(slow)); verbs(result) != "created policy/slow@7" {
+			t.Error(verbs(result))
+		}
+	})
+	t.Run("by age", func(t *testing.T) {
+		t.Parallel()
+		r := six(t)
+		third, err := r.At(t.Context(), ID{control.Policy, "slow"}, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.put(t, control.HistoryKey(control.Policy, "slow", 1), "{") // nobody knows when that was
+		at := third.Document.GetTime().AsTime()
+		expect(t, "gone", prune(t, r, Pruning{Before: at, Of: []ID{{control.Policy, "slow"}}}), "policy/slow [2], 5 stay")
+		expect(t, "of the newest nothing", prune(t, r, Pruning{Keep: 5, Before: at.Add(time.Hour)}), "")
+	})
+	t.Run("what is wrong", func(t *testing.T) {
+		t.Parallel()
+		r := six(t)
+		_, err := r.Prune(t.Context(), Pruning{Of: []ID{{control.Canary, "slow"}}})
+		expectError(t, err, "canary/slow: there is no such document, and never was")
+		r.store.before = func() { r.put(t, control.HistoryKey(control.Policy, "slow", 2), "{}") }
+		_, err = r.Prune(t.Context(), Pruning{})
+		expectError(t, err, "policy/slow: somebody else is changing its history: try again")
+	})
+}
+
+// The history is bounded without that anybody does something.
+func TestHistoryIsBounded(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	r.must(t, "alice", policies(slow))
+	// As if it had been changed often.
+	r.put(t, control.HistoryKey(control.Policy, "slow", 2), `{}`)
+	key := control.DocumentKey(control.Policy, "checkout", "slow")
+	doc, err := r.store.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.put(t, key, strings.Replace(string(doc.Value), `"revision":"1"`, fmt.Sprintf(`"revision":"%d"`, MaxRevisions), 1))
+	if result := r.must(t, "bob", policies(slower)); verbs(result) != fmt.Sprintf("changed policy/slow@%d", MaxRevisions+1) {
+		t.Error(verbs(result))
+	}
+	revisions, err := r.History(t.Context(), ID{control.Policy, "slow"})
+	if err != nil || len(revisions) != 2 || revisions[0].Document.GetRevision() != 2 {
+		t.Errorf("%v %v", revisions, err)
+	}
 }
