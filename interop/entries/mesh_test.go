@@ -163,11 +163,11 @@ func (m *mesh) call(t *testing.T, services []string) {
 		Settings: map[string]any{
 			"service":  map[string]any{"name": pillionCaller, "port": 9, "health_check": map[string]any{"disabled": true}},
 			"registry": map[string]any{"consul": map[string]any{"address": m.agent.Address, "max_connections": 180}},
-			"identity": map[string]any{"consul": map[string]any{}},
+			"identity": map[string]any{"consul": map[string]any{}, "handshake_timeout": "120s"},
 			"control":  map[string]any{},
 			"policies": map[string]any{"path": policies},
-			// So that RPCs end before, where entries say that connecting takes less.
-			"connections": map[string]any{"connect_timeout": "60s"},
+			// Longer than any test waits: what ends before does so because entries say it.
+			"connections": map[string]any{"connect_timeout": "120s"},
 		},
 	})
 	consul.Eventually(t, "the Envoy listens", func() bool {
