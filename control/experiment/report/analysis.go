@@ -109,6 +109,8 @@ type Measure struct {
 	Variants []Moments `json:"variants"`
 	// Comparisons are of each variant but the control, with the control.
 	Comparisons []Comparison `json:"comparisons"`
+
+	reported string // what the app calls it; empty: it is not the app that says it
 }
 
 // Moments are what a measure came to in a variant.
@@ -260,6 +262,9 @@ func (a *Analysis) note() {
 	}
 	few := false
 	for _, m := range a.Measures {
+		if a.Units >= LeastUnits && m.silent() {
+			say("No RPC has reported anything but 0 for %s: does the app set the trailer pillion-measure-%s?", printable(m.Name), printable(m.reported))
+		}
 		for _, c := range m.Comparisons {
 			few = few || c.Verdict == TooFew
 		}
@@ -269,9 +274,20 @@ func (a *Analysis) note() {
 	}
 }
 
+// silent says that the app should report the measure, and that nothing of it was seen: a
+// sum is 0 then, and of a mean there is none.
+func (m *Measure) silent() bool {
+	for _, v := range m.Variants {
+		if v.Units > 0 && (v.Mean != 0 || v.Deviation > 0) {
+			return false
+		}
+	}
+	return m.reported != ""
+}
+
 // measure compares by one measure. The verdicts that it returns say the direction alone.
 func (a *Analysis) measure(e *configv1.Experiment, r *meshv1.ResultsResponse, number int, s setting, drift float64) Measure {
-	m := Measure{Name: s.name, Kind: s.kind, PerUnit: s.perUnit, Better: s.better(), MinEffect: s.minEffect}
+	m := Measure{Name: s.name, Kind: s.kind, PerUnit: s.perUnit, Better: s.better(), MinEffect: s.minEffect, reported: s.reported}
 	results := make([]*meshv1.MeasureResults, len(e.GetVariants()))
 	for i, v := range e.GetVariants() {
 		if i < len(r.GetVariants()) && number < len(r.GetVariants()[i].GetMeasures()) {

@@ -78,8 +78,11 @@ func plotIntervals(k Kind, c *Comparison) (intervalPlot, bool) {
 		plot.Y = append(plot.Y, tick{At: place(y(v)), Text: difference(k, v)})
 	}
 	layout := "2 Jan 15:04"
-	if last.Sub(first) > 4*24*time.Hour {
+	switch span := last.Sub(first); {
+	case span > 4*24*time.Hour:
 		layout = "2 Jan"
+	case span < 10*time.Minute:
+		layout = "15:04:05"
 	}
 	for i, anchor := range []string{"start", "middle", "end"} {
 		t := first.Add(last.Sub(first) / 2 * time.Duration(i))

@@ -33,6 +33,7 @@ type setting struct {
 	perUnit   string
 	lower     bool // is better
 	minEffect float64
+	reported  string // what the app calls it; empty: it is not the app that says it
 }
 
 // settings returns the measures of an experiment.
@@ -51,7 +52,7 @@ func settings(e *configv1.Experiment) []setting {
 		case *configv1.Measure_Latency:
 			s.kind, s.name = Latency, "latency"
 		case *configv1.Measure_Reported:
-			s.kind, s.name = Reported, of.Reported
+			s.kind, s.name, s.reported = Reported, of.Reported, of.Reported
 		default:
 			s.kind, s.name, s.minEffect = Success, "success", defaultMinSuccessEffect
 		}

@@ -220,3 +220,39 @@ func TestFigures(t *testing.T) {
 		}
 	}
 }
+
+// An app that reports under another name than the experiment asks for is found out before
+// weeks have passed.
+func TestSaysThatNothingIsReported(t *testing.T) {
+	t.Parallel()
+	sold := &configv1.Measure{Name: "revenue", Of: &configv1.Measure_Reported{Reported: "sold"}, PerUnit: "sum"}
+	latency := &configv1.Measure{Of: &configv1.Measure_Latency{}}
+	for name, c := range map[string]struct {
+		measure          *configv1.Measure
+		control, variant made
+		units            uint64
+		want             bool
+	}{
+		"nothing":             {sold, made{}, made{}, 500, true},
+		"of too few":          {sold, made{}, made{}, LeastUnits / 4, false},
+		"in one variant":      {sold, made{}, made{0.01, 1}, 500, false},
+		"as much for each":    {sold, made{0, 1}, made{}, 500, false},
+		"it is not reported":  {latency, made{}, made{}, 500, false},
+		"something, for each": {sold, made{3, 2}, made{3, 2}, 500, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := Analyze(one(c.measure, c.control, c.variant, c.units))
+			if said := strings.Contains(strings.Join(a.Notes, "\n"), "but 0 for revenue: does the app set the trailer pillion-measure-sold?"); said != c.want {
+				t.Errorf("%q", a.Notes)
+			}
+		})
+	}
+	e, r := one(sold, made{}, made{}, 500)
+	for _, v := range r.GetVariants() { // of a mean there are no units where nothing is reported
+		v.Measures = []*meshv1.MeasureResults{{}}
+	}
+	if a := Analyze(e, r); !strings.Contains(strings.Join(a.Notes, "\n"), "does the app set") {
+		t.Errorf("%q", a.Notes)
+	}
+}
