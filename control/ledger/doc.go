@@ -1,13 +1,23 @@
 // Package ledger keeps the book of a service's canaries, or of its experiments, for the
 // sidecar that is elected: what documents say, what people ask for, where each stands. It
-// writes transitions, a state and its entry in the history at once. It does not decide
-// what the next state is.
+// is the one place that writes transitions, a state and its entry in the history at once.
+// It does not decide what the next state is.
 //
 // A transition is written on the condition that the state before is the one that is known
-// here. So one who was elected before, and does not know yet that another is, writes
-// nothing.
+// here. The store that it is given takes it only while the sidecar is elected
+// ([github.com/pillion-proxy/pillion/control/kv.Fence]).
 //
-// A [Book] reads and writes, and remembers nothing. A [Ledger] follows the store too, and
-// its states hold once they are written: experiments are led by it. Canaries keep what they
-// know themselves, over a Book: a roll-back holds before it is written.
+// # What the store loses
+//
+// A state that is gone while its history is there was removed: the run is over. One that is
+// gone together with its history was lost. So was one that cannot be read any more. What is
+// known of it then holds, and is to be written again ([Entry.Restored]). It is known here, or
+// to the elected sidecar's own agents; who may report may not say what runs.
+//
+// # Numbers
+//
+// Of two states the one with the later number holds. Numbers, and those of runs, go on from
+// the highest that is known: of the state, of states that were removed, of the history, of
+// what sidecars go by ([Ledger.Heard]). What sidecars say is believed up to a bound beyond
+// the state. After the highest number that there is comes 1: see [control.Next].
 package ledger

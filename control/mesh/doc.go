@@ -35,10 +35,11 @@
 //   - A caller that has proven an identity has to be of the own trust domain, and of the
 //     service that it says it is of. It may say that it is of none. [Options.May] says
 //     more: beside the app itself, who may not call the app may not report on it, nor ask
-//     what others have.
+//     what others have, and access policies can say who may.
 //   - A caller that has proven nothing may report where this sidecar has no identity
-//     either, or its inbound port is not strict. Everybody who reaches the port can then
-//     report what he likes, as he could send the app what he likes.
+//     either, or its inbound port is not strict, unless [Options.May] says that it may not.
+//     Everybody who reaches the port can then report what he likes, as he could send the
+//     app what he likes.
 //   - Nobody can change what another has reported: counts are kept by a number made of
 //     the proven identity, the sidecar's name, and the number of its process, which is
 //     random and told to the elected sidecar alone. It stands in [meshv1.Hello.Process]

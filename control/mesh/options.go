@@ -73,12 +73,11 @@ type Options struct {
 
 	Counting Counting
 	Lead     Lead
-	// May, unless it is nil, says why a sidecar that has proven an identity may not speak
-	// of a service that this one is elected for and that it is not of itself. It is meant
-	// for who stands beside the service's own app: [inbound.Proxy.MayCall] says who may
-	// not call that app.
+	// May, unless it is nil, says why a sidecar may not speak of a service that this one is
+	// elected for and that it is not of itself; the zero ID has proven nothing. It is meant
+	// for who stands beside the service's own app: see [inbound.Proxy.MayReport].
 	//
-	// [inbound.Proxy.MayCall]: github.com/pillion-proxy/pillion/proxy/inbound.Proxy.MayCall
+	// [inbound.Proxy.MayReport]: github.com/pillion-proxy/pillion/proxy/inbound.Proxy.MayReport
 	May func(peer spiffeid.ID, about string) error
 
 	// Dial opens a connection to another sidecar, without TLS. Default: by TCP.

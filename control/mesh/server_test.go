@@ -112,6 +112,7 @@ func TestWhoMayReport(t *testing.T) {
 		"nobody, where there is no TLS":    {"", Plaintext, "", "web", codes.OK, codes.OK},
 		"who is no ID":                     {"/svc/a", Permissive, "web", "web", codes.Unauthenticated, codes.Unauthenticated},
 		"who may not call the app":         {"/svc/a", Strict, "spiffe://mesh.test/svc/refused", "refused", codes.PermissionDenied, codes.PermissionDenied},
+		"nobody, where May says so":        {"/svc/a", Permissive, "", "unproven", codes.PermissionDenied, codes.PermissionDenied},
 		"who stands beside it":             {"/svc/a", Strict, "spiffe://mesh.test/svc/" + greeter, greeter, codes.OK, codes.OK},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -122,6 +123,9 @@ func TestWhoMayReport(t *testing.T) {
 						secured(t, ca, c.own, c.mode)(o)
 					}
 					o.May = func(peer spiffeid.ID, service string) error {
+						if peer.IsZero() && c.of == "unproven" {
+							return errors.New("access policy says no")
+						}
 						if (strings.HasSuffix(peer.Path(), "/refused") || strings.HasSuffix(peer.Path(), "/"+greeter)) && service == greeter {
 							return errors.New("access policy says no")
 						}

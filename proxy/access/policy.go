@@ -41,6 +41,7 @@ type Policy struct {
 
 	intentions *intentions // nil: no intention has to be passed
 	env        Env
+	own        *Policy // of the sidecar's own methods; nil: nothing is said of them
 
 	plain *Caller
 	mu    sync.Mutex
@@ -106,6 +107,16 @@ type tally struct {
 // New puts rules and intentions in force. Both may be nil: no rule holds, no intention
 // has to be passed.
 func New(rules *Rules, in *registry.Intentions, env Env) *Policy {
+	app, own := rules.split()
+	p := compile(app, in, env)
+	if own != nil {
+		env.AwaitIntentions = false // which are about the app
+		p.own = compile(own, nil, env)
+	}
+	return p
+}
+
+func compile(rules *Rules, in *registry.Intentions, env Env) *Policy {
 	p := &Policy{exact: map[spiffeid.ID][]int32{}, domains: map[string][]patternRule{}, members: map[string]*index{}, known: map[spiffeid.ID]*Caller{}, env: env}
 	var allows [len(p.defaults)][]string
 	var everyone, proven []int32

@@ -170,15 +170,22 @@ func (a *accessControl) denials() (all []telemetry.Denials) {
 	return all
 }
 
-// MayCall says why somebody who has proven an ID may make no RPC at all to the app, by the
-// access policies and intentions in force; nil: there are some that he may make, or may
-// under conditions.
-func (p *Proxy) MayCall(id spiffeid.ID) error {
+// MayReport says why somebody may not report to this sidecar on its app; the zero ID has
+// proven nothing. Rules of access policies may say so, which name the method
+// pillion.mesh.v1.Mesh/Report. And who has proven an ID by which he may make no RPC at all to
+// the app, by the access policies and intentions in force, does not report on it either.
+func (p *Proxy) MayReport(id spiffeid.ID) error {
 	in := p.access.gate.Policy()
 	if in == nil {
 		return nil
 	}
 	caller := in.ForID(id)
+	if by := caller.RefusedOwn(access.OwnPrefix + "Report"); by != "" {
+		return fmt.Errorf("%s refuses reports of %s", by, caller.Name())
+	}
+	if id.IsZero() {
+		return nil
+	}
 	if by := caller.Hopeless(); by != "" {
 		return fmt.Errorf("%s refuses all RPCs of %s", by, caller.Name())
 	}

@@ -43,7 +43,7 @@ type Options struct {
 	// and refuses them until SetIntentions was called.
 	AwaitIntentions bool
 	// Mesh leads to the server within the process that answers other sidecars; nil: there
-	// is none. See MeshPrefix.
+	// is none. See access.OwnPrefix.
 	Mesh      func(context.Context) (net.Conn, error)
 	Gate      *admission.Gate
 	Metrics   *telemetry.Metrics

@@ -4,14 +4,12 @@ import (
 	"context"
 	"net"
 
+	"github.com/pillion-proxy/pillion/proxy/access"
 	"github.com/pillion-proxy/pillion/proxy/admission"
 	"github.com/pillion-proxy/pillion/proxy/inmemory"
 	"github.com/pillion-proxy/pillion/proxy/relay"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 )
-
-// MeshPrefix is what the paths of RPCs begin with that are for the sidecar itself.
-const MeshPrefix = "/pillion.mesh.v1.Mesh/"
 
 // maxMeshRPCs is how many RPCs to the sidecar itself are under way at most: who answers
 // has bounds of its own, which tell who takes too much.
@@ -27,7 +25,7 @@ const meshName = "pillion-mesh"
 // the app either: what is called so is no business of its.
 func meshOf(o *Options, dial func(context.Context) (net.Conn, error)) *relay.Own {
 	own := &relay.Own{
-		Prefix: MeshPrefix, Missing: "this sidecar does not do what the mesh's documents say: its bootstrap has no block control",
+		Prefix: access.OwnPrefix, Missing: "this sidecar does not do what the mesh's documents say: its bootstrap has no block control",
 		Gate: admission.NewGate(admission.Options{MaxRPCs: maxMeshRPCs}),
 	}
 	if dial != nil {

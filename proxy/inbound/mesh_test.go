@@ -140,21 +140,34 @@ func TestNoMeshOnTheInboundPort(t *testing.T) {
 	}
 }
 
-// Who may not call the app at all is known by its identity alone.
-func TestMayCall(t *testing.T) {
+// Who may not call the app at all, or not report on it, is known by its identity alone.
+func TestMayReport(t *testing.T) {
 	t.Parallel()
 	ca := identitytest.CA(t, "mesh.test")
 	keeper, _ := identitytest.Keeper(t, ca.State(ca.Issue("/svc/greeter")))
 	p := inboundWith(t, keeper, nil)
 	web, other := spiffeid.RequireFromString("spiffe://mesh.test/svc/web"), spiffeid.RequireFromString("spiffe://mesh.test/svc/other")
-	if err := p.MayCall(other); err != nil {
+	if err := p.MayReport(other); err != nil {
 		t.Errorf("where nothing is said: %v", err)
 	}
 	p.SetPolicies(compile(t, "- {name: who, service: greeter, access: {rules: [{action: allow, from: [web], methods: [a.B/C]}]}}"))
-	if err := p.MayCall(web); err != nil {
+	if err := p.MayReport(web); err != nil {
 		t.Errorf("who may call something: %v", err)
 	}
-	if err := p.MayCall(other); err == nil || err.Error() != `access policy "who" refuses all RPCs of spiffe://mesh.test/svc/other` {
+	if err := p.MayReport(other); err == nil || err.Error() != `access policy "who" refuses all RPCs of spiffe://mesh.test/svc/other` {
 		t.Errorf("who may call nothing: %v", err)
+	}
+	if err := p.MayReport(spiffeid.ID{}); err != nil {
+		t.Errorf("who has proven nothing, where nothing is said of reports: %v", err)
+	}
+	p.SetPolicies(compile(t, "- {name: reports, service: greeter, access: {rules: [{action: allow, from: [web], methods: [pillion.mesh.v1.Mesh/Report]}]}}"))
+	if err := p.MayReport(web); err != nil {
+		t.Errorf("who may report: %v", err)
+	}
+	if err := p.MayReport(other); err == nil || err.Error() != `access policy "reports" refuses reports of spiffe://mesh.test/svc/other` {
+		t.Errorf("who may not report: %v", err)
+	}
+	if err := p.MayReport(spiffeid.ID{}); err == nil || err.Error() != `access policy "reports" refuses reports of callers who have proven no identity` {
+		t.Errorf("who has proven nothing: %v", err)
 	}
 }

@@ -169,7 +169,7 @@ func (c *controlled) join(id, own string) error {
 		if about != own || s.inbound == nil {
 			return nil
 		}
-		return s.inbound.MayCall(peer)
+		return s.inbound.MayReport(peer)
 	}
 	if s.who != nil {
 		o.Security = &mesh.Security{

@@ -96,7 +96,9 @@ type AccessRule struct {
 	// to prove where this sidecar calls it. Default: everyone, those without an
 	// identity included.
 	From []string `protobuf:"bytes,3,rep,name=from,proto3" json:"from,omitempty"`
-	// Which methods, as in Policy.methods; one must match. Default: all.
+	// Which methods, as in Policy.methods; one must match. Default: all. Rules that name
+	// methods of `pillion.mesh.v1.Mesh`, which the sidecar itself answers, say who may
+	// report on canaries and experiments; others have no say in that.
 	Methods []string `protobuf:"bytes,4,rep,name=methods,proto3" json:"methods,omitempty"`
 	// Conditions on metadata; all must hold. A caller writes what it likes there:
 	// to be used to allow only what the caller could not have more of anyway.
