@@ -15,6 +15,7 @@ import (
 	"github.com/pillion-proxy/pillion/control/mesh"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
 	controlv1 "github.com/pillion-proxy/pillion/proto/pillion/control/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 )
 
@@ -64,7 +65,10 @@ type service struct {
 	store, mesh map[string]*controlv1.RunState
 }
 
-var _ mesh.Counting = (*Agent)(nil)
+var (
+	_ mesh.Counting = (*Agent)(nil)
+	_ mesh.Hearing  = (*Agent)(nil)
+)
 
 // NewAgent returns an Agent, which is to be closed.
 func NewAgent(o Options) *Agent {
@@ -151,6 +155,17 @@ func (a *Agent) obey(name string, states []*controlv1.RunState, thresholds map[s
 		}
 	}
 	return changed
+}
+
+// Hear implements mesh.Hearing: who is elected next is told it.
+func (a *Agent) Hear(name string, sources map[string]*meshv1.Sources) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.runs {
+		if s := sources[r.key()]; s != nil && r.service == name && len(s.GetList()) <= maxMarks {
+			r.heard = s
+		}
+	}
 }
 
 func (a *Agent) service(name string) *service {

@@ -58,6 +58,9 @@ func (r *run) collect(now time.Time, all bool) *meshv1.ExperimentCounts {
 	}
 	r.collected, r.collectedAt = changes, now
 	counts := r.header()
+	if all {
+		counts.Heard = r.heard
+	}
 	room := max(collectBytes/unitBytes(len(r.counter.measures)), 1)
 	counts.Units, r.backlog = r.counter.drain(room)
 	return counts

@@ -208,27 +208,33 @@ func (l *leading) begin(state *controlv1.RunState) *led {
 	return r
 }
 
-// observe adds points to series, has all sidecars know thresholds, and keeps what was
-// counted.
+// observe adds points to series, has all sidecars know thresholds and whose counts there
+// are, and keeps what was counted.
 func (l *leading) observe() {
 	now := time.Now()
-	thresholds := map[string]uint64{}
+	said := &meshv1.ReportResponse{Thresholds: map[string]uint64{}, Sources: map[string]*meshv1.Sources{}}
 	save := false
 	l.mu.Lock()
 	for name, r := range l.runs {
 		if r.pool == nil {
 			continue
 		}
+		if now.Sub(r.begun) >= returnFor {
+			r.settled()
+		}
 		r.observe(now)
 		if t := r.pool.threshold; t != r.published {
 			r.published = t
-			thresholds[thresholdKey(name, r.state.GetRun())] = wireThreshold(t)
+			said.Thresholds[thresholdKey(name, r.state.GetRun())] = wireThreshold(t)
+		}
+		if sources := r.tell(now); sources != nil {
+			said.Sources[thresholdKey(name, r.state.GetRun())] = sources
 		}
 		save = save || r.savable(now)
 	}
 	l.mu.Unlock()
-	if len(thresholds) > 0 {
-		l.publish(&meshv1.ReportResponse{Thresholds: thresholds})
+	if len(said.Thresholds) > 0 || len(said.Sources) > 0 {
+		l.publish(said)
 	}
 	if save {
 		l.save()

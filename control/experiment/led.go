@@ -37,6 +37,12 @@ type led struct {
 	saved     uint64 // pool.changes when it was kept
 	savedAt   time.Time
 
+	told   *meshv1.Sources // what others were told
+	toldAt time.Time
+	// begun is when this sidecar began to lead the run; returned: that is returnFor ago.
+	begun    time.Time
+	returned bool
+
 	besideLooks int       // how often it was looked what runs beside it
 	besideNext  time.Time // when that is to be looked next
 }
@@ -52,7 +58,7 @@ func newLed(state *controlv1.RunState) (*led, error) {
 	}
 	return &led{
 		state: state, experiment: e, document: xxhash.Sum64(state.GetDocument()),
-		pool: newPool(compileMeasures(e), weights, int(e.GetMaxUnits())), published: everything,
+		pool: newPool(compileMeasures(e), weights, int(e.GetMaxUnits())), published: everything, begun: time.Now(),
 	}, nil
 }
 
@@ -70,6 +76,9 @@ func (r *led) compute(now time.Time) {
 	results := &meshv1.ResultsResponse{
 		State: r.state, Time: timestamppb.New(now), Sampled: sampled(r.pool.threshold),
 		Sidecars: uint32(r.pool.sidecars()), Crossed: crossed, Series: r.series.points,
+	}
+	if r.returned {
+		results.LostSidecars, results.LostUnits = r.pool.lost()
 	}
 	for i, v := range r.experiment.GetVariants() {
 		results.Variants = append(results.Variants, &meshv1.VariantResults{Name: v.GetName(), Units: sizes[i]})
@@ -98,6 +107,14 @@ func (r *led) observe(now time.Time) {
 	r.results = with
 }
 
+// settled has it be said what is lost.
+func (r *led) settled() {
+	if r.pool != nil && !r.returned {
+		r.returned = true
+		r.pool.changes++
+	}
+}
+
 // over ends the run: what it has come to stays.
 func (r *led) over(state *controlv1.RunState) {
 	r.final(state)
@@ -106,6 +123,7 @@ func (r *led) over(state *controlv1.RunState) {
 
 // final returns what the run has come to, with another state.
 func (r *led) final(state *controlv1.RunState) *meshv1.ResultsResponse {
+	r.settled()
 	if r.pool != nil && (r.results == nil || r.computed != r.pool.changes) {
 		r.compute(time.Now())
 	}

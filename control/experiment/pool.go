@@ -41,6 +41,7 @@ type pool struct {
 	speakers  map[speaker]bool
 	begun     map[uint64]int // how many epochs a process has spoken of
 	pooled    int            // rows of all sources
+	claims    claims
 	changes   uint64
 }
 
@@ -52,6 +53,7 @@ type speaker struct{ process, epoch uint64 }
 type source struct {
 	id        string // for people: nobody has proven it
 	epoch     uint64
+	mark      uint64 // what others know it by
 	threshold uint64 // that it has said
 	index     map[uint64]int32
 	rows      []uint64        // units
@@ -89,6 +91,7 @@ func (p *pool) take(id string, process uint64, counts *meshv1.ExperimentCounts) 
 		p.begun[process]++
 		p.speakers[who] = true
 	}
+	p.claims.hear(process, counts.GetHeard())
 	s := p.source(id, epoch)
 	if s.isRefused {
 		return nil
@@ -109,7 +112,7 @@ func (p *pool) take(id string, process uint64, counts *meshv1.ExperimentCounts) 
 func (p *pool) source(id string, epoch uint64) *source {
 	s := p.sources[epoch]
 	if s == nil {
-		s = &source{id: id, epoch: epoch, threshold: everything, index: map[uint64]int32{}}
+		s = &source{id: id, epoch: epoch, mark: markOf(epoch), threshold: everything, index: map[uint64]int32{}}
 		p.sources[epoch] = s
 	}
 	return s
@@ -177,7 +180,7 @@ func (s *source) of(r, measures int) []cell { return s.cells[r*measures : (r+1)*
 // refuse takes back all that a sidecar said, and has it say nothing more.
 func (p *pool) refuse(s *source) {
 	p.pooled -= len(s.rows) + len(s.crossed)
-	*s = source{id: s.id, epoch: s.epoch, threshold: everything, isRefused: true}
+	*s = source{id: s.id, epoch: s.epoch, mark: s.mark, threshold: everything, isRefused: true}
 	p.changes++
 }
 
@@ -260,11 +263,14 @@ func (p *pool) heed(s *source, t uint64) {
 	}
 }
 
-// sidecars is how many sidecars' counts are there.
+// counts says whether it has counted anything.
+func (s *source) counts() bool { return len(s.rows)+len(s.crossed) > 0 }
+
+// sidecars is how many sidecars have counted something.
 func (p *pool) sidecars() int {
 	ids := map[string]bool{}
 	for _, s := range p.sources {
-		if !s.isRefused {
+		if !s.isRefused && s.counts() {
 			ids[s.id] = true
 		}
 	}

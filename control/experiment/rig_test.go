@@ -185,6 +185,7 @@ func (w *world) report() {
 	for _, s := range w.sidecars {
 		for _, r := range told {
 			if s.agent != nil && !s.cut {
+				s.agent.Hear("shop", r.GetSources())
 				s.agent.Obey("shop", r.GetStates(), r.GetThresholds())
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
+	meshv1 "github.com/pillion-proxy/pillion/proto/pillion/mesh/v1"
 	"github.com/pillion-proxy/pillion/proxy/telemetry"
 )
 
@@ -34,7 +35,8 @@ type run struct {
 	// collected is counter.changes at the last report, and when that was.
 	collected   uint64
 	collectedAt time.Time
-	backlog     bool // the last report had not room for all
+	backlog     bool            // the last report had not room for all
+	heard       *meshv1.Sources // whose counts the elected sidecar has
 	saved       uint64
 	lastWriter  uint64 // of the file, as far as this process knows; 0: there was none
 }
@@ -48,7 +50,7 @@ func newRun(e *configv1.Experiment, number, document uint64) *run {
 	}
 }
 
-// key is what thresholds are published under.
+// key is what thresholds and sources are published under.
 func (r *run) key() string { return thresholdKey(r.experiment.GetName(), r.number) }
 
 func thresholdKey(experiment string, run uint64) string {

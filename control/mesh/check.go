@@ -19,6 +19,7 @@ const (
 	maxVariants = 16
 	maxMeasures = 32     // those of the document, and the two of every experiment
 	maxUnits    = 200000 // of all experiments in a report
+	maxSources  = 64     // that one has heard of
 )
 
 // check says why a report is none that a sidecar makes. The numbers in it are for those
@@ -55,6 +56,8 @@ func check(r *meshv1.ReportRequest) error {
 			return wrong("an experiment has no name that could be one")
 		case units > maxUnits:
 			return wrong("there are too many units")
+		case len(e.GetHeard().GetList()) > maxSources:
+			return wrong("it has heard of more than is said")
 		}
 		for _, u := range e.GetUnits() {
 			if err := checkUnit(u); err != nil {

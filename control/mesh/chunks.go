@@ -28,6 +28,8 @@ func chunks(r *meshv1.ReportRequest, most int) []*meshv1.ReportRequest {
 			size += proto.Size(part)
 		}
 		begin()
+		part.Heard = e.GetHeard()
+		size += proto.Size(part.GetHeard())
 		for _, unit := range e.GetUnits() {
 			if size >= most {
 				begin()

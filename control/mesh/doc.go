@@ -75,6 +75,12 @@ type Counting interface {
 	Obey(service string, states []*controlv1.RunState, thresholds map[string]uint64)
 }
 
+// Hearing is what a Counting may be too.
+type Hearing interface {
+	// Hear is told whose counts the elected sidecar has, by experiment and run.
+	Hear(service string, sources map[string]*meshv1.Sources)
+}
+
 // Leading is what an elected sidecar does for one service: it takes what all count, its
 // own counts included, and decides. Its methods are called one at a time, and should not
 // wait for anything.
@@ -98,5 +104,5 @@ type Leading interface {
 // Lead begins to lead a service. ctx ends when the lock is lost or given back. store is the
 // one that the lock is in, and takes no commits of who does not hold it any more. publish,
 // which never blocks, has all sidecars told of what was decided, at once, this one
-// included; who connects later is told the last of each state and threshold.
+// included; who connects later is told the last of each state, threshold and sources.
 type Lead func(ctx context.Context, service string, store kv.Store, publish func(*meshv1.ReportResponse)) Leading

@@ -134,12 +134,22 @@ func (s *seat) obeySelf(st *station) {
 	}
 }
 
+// isBeat says whether nothing is said but that somebody is there.
+func isBeat(said *meshv1.ReportResponse) bool {
+	return len(said.GetStates()) == 0 && len(said.GetThresholds()) == 0 && len(said.GetSources()) == 0
+}
+
 // obey hands over what was decided.
 func (s *seat) obey(said *meshv1.ReportResponse) {
-	if len(said.GetStates()) == 0 && len(said.GetThresholds()) == 0 {
+	if isBeat(said) {
 		return
 	}
 	s.counting.Lock()
 	defer s.counting.Unlock()
-	s.m.o.Counting.Obey(s.service, said.GetStates(), said.GetThresholds())
+	if hearing, ok := s.m.o.Counting.(Hearing); ok && len(said.GetSources()) > 0 {
+		hearing.Hear(s.service, said.GetSources())
+	}
+	if len(said.GetStates()) > 0 || len(said.GetThresholds()) > 0 {
+		s.m.o.Counting.Obey(s.service, said.GetStates(), said.GetThresholds())
+	}
 }

@@ -89,11 +89,13 @@ func TestConnectedAnew(t *testing.T) {
 		l.say("new", 2)
 		l.say("other", 1)
 		l.publish(&meshv1.ReportResponse{Thresholds: map[string]uint64{"units/1": 5}})
+		l.publish(&meshv1.ReportResponse{Sources: map[string]*meshv1.Sources{"units/1": {All: 7}}})
+		l.publish(&meshv1.ReportResponse{Sources: map[string]*meshv1.Sources{"units/1": {All: 8}}})
 		late := r.add("late", nil)
 		late.Set(greeter, true)
 		time.Sleep(time.Second)
-		if late.number("new") != 3 || late.number("other") != 1 || late.thresholds["units/1"] != 5 {
-			t.Errorf("who came later knows %v, %v", late.states, late.thresholds)
+		if late.number("new") != 3 || late.number("other") != 1 || late.thresholds["units/1"] != 5 || late.sources["units/1"].GetAll() != 8 {
+			t.Errorf("who came later knows %v, %v, %v", late.states, late.thresholds, late.sources)
 		}
 		all[0].count(5, false)
 		all[1].count(6, false)
@@ -178,6 +180,9 @@ func TestChunks(t *testing.T) {
 		}
 		for i := range rapid.IntRange(0, 4).Draw(t, "experiments") {
 			e := &meshv1.ExperimentCounts{Name: string(rune('a' + i)), Run: uint64(i), Epoch: 5, Threshold: 9}
+			if i%2 == 0 {
+				e.Heard = &meshv1.Sources{All: 3}
+			}
 			for u := range rapid.IntRange(0, 40).Draw(t, "units") {
 				e.Units = append(e.Units, &meshv1.UnitCounts{Unit: uint64(u), Measures: make([]*meshv1.MeasureCounts, 0)})
 			}
@@ -195,7 +200,7 @@ func TestChunks(t *testing.T) {
 			whole.Hello = r.GetHello()
 			whole.Canaries = append(whole.Canaries, part.GetCanaries()...)
 			for _, e := range part.GetExperiments() {
-				if n := len(whole.GetExperiments()); n > 0 && whole.GetExperiments()[n-1].GetName() == e.GetName() {
+				if n := len(whole.GetExperiments()); n > 0 && whole.GetExperiments()[n-1].GetName() == e.GetName() && e.GetHeard() == nil {
 					whole.Experiments[n-1].Units = append(whole.Experiments[n-1].Units, e.GetUnits()...)
 					continue
 				}

@@ -288,12 +288,13 @@ type counting struct {
 	urgent     func(string)
 	states     map[string]*controlv1.RunState
 	thresholds map[string]uint64
+	sources    map[string]*meshv1.Sources
 	obeyed     []time.Time
 	units      int // of the experiment "units", with all
 }
 
 func newCounting() *counting {
-	return &counting{states: map[string]*controlv1.RunState{}, thresholds: map[string]uint64{}}
+	return &counting{states: map[string]*controlv1.RunState{}, thresholds: map[string]uint64{}, sources: map[string]*meshv1.Sources{}}
 }
 
 func (c *counting) Collect(_ string, r *meshv1.ReportRequest, all bool) {
@@ -325,6 +326,12 @@ func (c *counting) Obey(_ string, states []*controlv1.RunState, thresholds map[s
 		}
 	}
 	maps.Copy(c.thresholds, thresholds)
+}
+
+func (c *counting) Hear(_ string, sources map[string]*meshv1.Sources) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.Copy(c.sources, sources)
 }
 
 // count counts RPCs.

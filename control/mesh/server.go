@@ -130,7 +130,7 @@ func converse(stream grpc.BidiStreamingServer[meshv1.ReportRequest, meshv1.Repor
 		case <-r.replaced:
 			return status.Error(codes.AlreadyExists, "control: the same sidecar has begun to report anew")
 		case <-st.ended:
-			if said, _, _ = st.since(seq); len(said.GetStates()) > 0 || len(said.GetThresholds()) > 0 {
+			if said, _, _ = st.since(seq); !isBeat(said) {
 				_ = stream.Send(said) // and who does not hear it learns it of the store
 			}
 			return st.why()

@@ -27,11 +27,12 @@ type station struct {
 	mu        sync.Mutex
 	seq       uint64
 	states    map[run]published[*controlv1.RunState]
-	limits    map[string]published[uint64] // thresholds, by experiment
-	changed   chan struct{}                // closed when there is more
-	ended     chan struct{}                // closed by end
-	orderly   bool                         // set before that
-	reporters map[uint64]*reporter         // by their number
+	limits    map[string]published[uint64] // thresholds, by experiment and run
+	sources   map[string]published[*meshv1.Sources]
+	changed   chan struct{}        // closed when there is more
+	ended     chan struct{}        // closed by end
+	orderly   bool                 // set before that
+	reporters map[uint64]*reporter // by their number
 	known     census
 }
 
@@ -48,6 +49,7 @@ func newStation(m *Member, service string, leader *controlv1.Leader) *station {
 	return &station{
 		m: m, service: service, leader: leader,
 		states: map[run]published[*controlv1.RunState]{}, limits: map[string]published[uint64]{},
+		sources: map[string]published[*meshv1.Sources]{},
 		changed: make(chan struct{}), ended: make(chan struct{}),
 		reporters: map[uint64]*reporter{}, known: newCensus(m.o.Limits.Known),
 	}
@@ -108,6 +110,9 @@ func (st *station) publish(said *meshv1.ReportResponse) {
 			st.limits[name] = published[uint64]{threshold, st.seq}
 		}
 	}
+	for name, sources := range said.GetSources() {
+		st.sources[name] = published[*meshv1.Sources]{sources, st.seq}
+	}
 	close(st.changed)
 	st.changed = make(chan struct{})
 }
@@ -132,6 +137,14 @@ func (st *station) since(seq uint64) (*meshv1.ReportResponse, uint64, <-chan str
 				said.Thresholds = map[string]uint64{}
 			}
 			said.Thresholds[name] = p.what
+		}
+	}
+	for name, p := range st.sources {
+		if p.seq > seq {
+			if said.Sources == nil {
+				said.Sources = map[string]*meshv1.Sources{}
+			}
+			said.Sources[name] = p.what
 		}
 	}
 	return said, st.seq, st.changed

@@ -33,6 +33,15 @@ func (c counting) Obey(service string, states []*controlv1.RunState, thresholds 
 	}
 }
 
+// Hear implements mesh.Hearing.
+func (c counting) Hear(service string, sources map[string]*meshv1.Sources) {
+	for _, one := range c {
+		if hearing, ok := one.(mesh.Hearing); ok {
+			hearing.Hear(service, sources)
+		}
+	}
+}
+
 // leading decides on canaries and on experiments.
 type leading struct{ canaries, experiments mesh.Leading }
 

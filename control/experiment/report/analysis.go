@@ -60,6 +60,10 @@ type Analysis struct {
 	Units   uint64 `json:"units"`
 	// Crossed is how many units were left out, since they were seen in several variants.
 	Crossed uint64 `json:"crossed"`
+	// LostSidecars is how many sidecars were gone, with what they had counted, when another
+	// one was elected to add up, and LostUnits about how many units they had counted.
+	LostSidecars uint32 `json:"lost_sidecars,omitempty"`
+	LostUnits    uint64 `json:"lost_units,omitempty"`
 	// FalseAlarm is the risk that any of the verdicts is false, however often one looks,
 	// and IntervalRisk the part of it that each interval has (Bonferroni): all of them
 	// hold at all times with a chance of 1-FalseAlarm.
@@ -173,8 +177,9 @@ func Analyze(e *configv1.Experiment, r *meshv1.ResultsResponse) *Analysis {
 		Sampled:    Number(r.GetSampled()),
 		Crossed:    r.GetCrossed(),
 		FalseAlarm: falseAlarm(e),
-		Power:      power(e),
-		Notes:      []string{},
+		LostUnits:  r.GetLostUnits(), LostSidecars: r.GetLostSidecars(),
+		Power: power(e),
+		Notes: []string{},
 	}
 	a.IntervalRisk = sequential.Bonferroni(a.FalseAlarm, comparisons(e))
 	if t := r.GetState().GetStarted(); t != nil {
@@ -256,6 +261,13 @@ func (a *Analysis) note() {
 	}
 	if s := float64(a.Sampled); s > 0 && s < 1 {
 		say("There were too many units to keep all of them: this is about a sample of %s, chosen by hash.", percent(s))
+	}
+	if a.LostSidecars > 0 {
+		who := "sidecars"
+		if a.LostSidecars == 1 {
+			who = "sidecar"
+		}
+		say("What %d %s had counted of about %s units is lost: they were gone when another sidecar was elected to add up, and it has no control.state_dir where it could have kept that. Units that others have counted too are here still, with less.", a.LostSidecars, who, count(a.LostUnits))
 	}
 	if all := a.Units + a.Crossed; a.Crossed > 0 && float64(a.Crossed) >= manyCrossed*float64(all) {
 		say("%s of the units were seen in several variants and are left out. That is so for a while where weights or the salt have been changed, or where a unit's key does not stay the same.", percent(float64(a.Crossed)/float64(all)))

@@ -30,6 +30,20 @@ func one(m *configv1.Measure, control, variant made, units uint64) (*configv1.Ex
 	return e, r
 }
 
+// A report says what is lost, and nothing of that where nothing is.
+func TestWhatIsLostIsNoted(t *testing.T) {
+	t.Parallel()
+	measure := &configv1.Measure{Of: &configv1.Measure_Success{}}
+	for lost, want := range map[uint32]string{0: "", 1: "What 1 sidecar had counted of about 1,234 units is lost", 2: "What 2 sidecars had counted"} {
+		e, r := one(measure, made{0.98, 0.1}, made{0.99, 0.1}, 10_000)
+		r.LostSidecars, r.LostUnits = lost, 1234
+		notes := strings.Join(Analyze(e, r).Notes, "\n")
+		if !strings.Contains(notes, want) || strings.Contains(notes, "lost") != (lost > 0) {
+			t.Errorf("with %d lost the notes are %q", lost, notes)
+		}
+	}
+}
+
 func TestVerdicts(t *testing.T) {
 	t.Parallel()
 	latency := &configv1.Measure{Of: &configv1.Measure_Latency{Latency: &configv1.LatencyMeasure{Cap: durationpb.New(time.Minute)}}}

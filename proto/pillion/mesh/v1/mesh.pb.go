@@ -343,7 +343,10 @@ type ReportResponse struct {
 	States []*v1.RunState `protobuf:"bytes,1,rep,name=states,proto3" json:"states,omitempty"`
 	// Below which hash units are kept, by experiment and run, as "NAME/RUN"; see
 	// ExperimentCounts.threshold.
-	Thresholds    map[string]uint64 `protobuf:"bytes,2,rep,name=thresholds,proto3" json:"thresholds,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Thresholds map[string]uint64 `protobuf:"bytes,2,rep,name=thresholds,proto3" json:"thresholds,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Whose counts there are, by experiment and run as above. It is told back to who is
+	// elected next, so that what is not there any more is noticed.
+	Sources       map[string]*Sources `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +395,123 @@ func (x *ReportResponse) GetThresholds() map[string]uint64 {
 	return nil
 }
 
+func (x *ReportResponse) GetSources() map[string]*Sources {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// Sources say whose counts an elected sidecar has of an experiment's run.
+type Sources struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Some of them: the 64 with the lowest marks.
+	List []*Source `protobuf:"bytes,1,rep,name=list,proto3" json:"list,omitempty"`
+	// How many there are.
+	All           uint32 `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sources) Reset() {
+	*x = Sources{}
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sources) ProtoMessage() {}
+
+func (x *Sources) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sources.ProtoReflect.Descriptor instead.
+func (*Sources) Descriptor() ([]byte, []int) {
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Sources) GetList() []*Source {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+func (x *Sources) GetAll() uint32 {
+	if x != nil {
+		return x.All
+	}
+	return 0
+}
+
+// Source is what one sidecar has counted.
+type Source struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A digest of ExperimentCounts.epoch, which nobody else may know.
+	Mark uint64 `protobuf:"fixed64,1,opt,name=mark,proto3" json:"mark,omitempty"`
+	// About how many units it has counted.
+	Units         uint64 `protobuf:"varint,2,opt,name=units,proto3" json:"units,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Source) Reset() {
+	*x = Source{}
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Source) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Source) ProtoMessage() {}
+
+func (x *Source) ProtoReflect() protoreflect.Message {
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Source.ProtoReflect.Descriptor instead.
+func (*Source) Descriptor() ([]byte, []int) {
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Source) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
+func (x *Source) GetUnits() uint64 {
+	if x != nil {
+		return x.Units
+	}
+	return 0
+}
+
 // CanaryCounts is what one sidecar counted in one step of a canary's run.
 type CanaryCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -419,7 +539,7 @@ type CanaryCounts struct {
 
 func (x *CanaryCounts) Reset() {
 	*x = CanaryCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[6]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +551,7 @@ func (x *CanaryCounts) String() string {
 func (*CanaryCounts) ProtoMessage() {}
 
 func (x *CanaryCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[6]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +564,7 @@ func (x *CanaryCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CanaryCounts.ProtoReflect.Descriptor instead.
 func (*CanaryCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{6}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CanaryCounts) GetName() string {
@@ -520,7 +640,7 @@ type GroupCounts struct {
 
 func (x *GroupCounts) Reset() {
 	*x = GroupCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[7]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +652,7 @@ func (x *GroupCounts) String() string {
 func (*GroupCounts) ProtoMessage() {}
 
 func (x *GroupCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[7]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +665,7 @@ func (x *GroupCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupCounts.ProtoReflect.Descriptor instead.
 func (*GroupCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{7}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GroupCounts) GetCodes() map[uint32]uint64 {
@@ -590,14 +710,16 @@ type ExperimentCounts struct {
 	Units []*UnitCounts `protobuf:"bytes,4,rep,name=units,proto3" json:"units,omitempty"`
 	// Tells these counts from others of the same sidecar: counts that are lost with a
 	// process, and begun anew, have another one.
-	Epoch         uint64 `protobuf:"fixed64,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"fixed64,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// What ReportResponse.sources said last; at the beginning of a stream only.
+	Heard         *Sources `protobuf:"bytes,6,opt,name=heard,proto3" json:"heard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExperimentCounts) Reset() {
 	*x = ExperimentCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[8]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +731,7 @@ func (x *ExperimentCounts) String() string {
 func (*ExperimentCounts) ProtoMessage() {}
 
 func (x *ExperimentCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[8]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +744,7 @@ func (x *ExperimentCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentCounts.ProtoReflect.Descriptor instead.
 func (*ExperimentCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{8}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExperimentCounts) GetName() string {
@@ -660,6 +782,13 @@ func (x *ExperimentCounts) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *ExperimentCounts) GetHeard() *Sources {
+	if x != nil {
+		return x.Heard
+	}
+	return nil
+}
+
 // UnitCounts is what one unit's RPCs came to.
 type UnitCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -678,7 +807,7 @@ type UnitCounts struct {
 
 func (x *UnitCounts) Reset() {
 	*x = UnitCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[9]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +819,7 @@ func (x *UnitCounts) String() string {
 func (*UnitCounts) ProtoMessage() {}
 
 func (x *UnitCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[9]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +832,7 @@ func (x *UnitCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitCounts.ProtoReflect.Descriptor instead.
 func (*UnitCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{9}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UnitCounts) GetUnit() uint64 {
@@ -747,7 +876,7 @@ type MeasureCounts struct {
 
 func (x *MeasureCounts) Reset() {
 	*x = MeasureCounts{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[10]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +888,7 @@ func (x *MeasureCounts) String() string {
 func (*MeasureCounts) ProtoMessage() {}
 
 func (x *MeasureCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[10]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +901,7 @@ func (x *MeasureCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasureCounts.ProtoReflect.Descriptor instead.
 func (*MeasureCounts) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{10}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MeasureCounts) GetCount() uint64 {
@@ -802,7 +931,7 @@ type EvidenceRequest struct {
 
 func (x *EvidenceRequest) Reset() {
 	*x = EvidenceRequest{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[11]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +943,7 @@ func (x *EvidenceRequest) String() string {
 func (*EvidenceRequest) ProtoMessage() {}
 
 func (x *EvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[11]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +956,7 @@ func (x *EvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceRequest.ProtoReflect.Descriptor instead.
 func (*EvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EvidenceRequest) GetService() string {
@@ -865,7 +994,7 @@ type EvidenceResponse struct {
 
 func (x *EvidenceResponse) Reset() {
 	*x = EvidenceResponse{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[12]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +1006,7 @@ func (x *EvidenceResponse) String() string {
 func (*EvidenceResponse) ProtoMessage() {}
 
 func (x *EvidenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[12]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +1019,7 @@ func (x *EvidenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceResponse.ProtoReflect.Descriptor instead.
 func (*EvidenceResponse) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{12}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EvidenceResponse) GetState() *v1.RunState {
@@ -948,7 +1077,7 @@ type ResultsRequest struct {
 
 func (x *ResultsRequest) Reset() {
 	*x = ResultsRequest{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[13]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1089,7 @@ func (x *ResultsRequest) String() string {
 func (*ResultsRequest) ProtoMessage() {}
 
 func (x *ResultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[13]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1102,7 @@ func (x *ResultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsRequest.ProtoReflect.Descriptor instead.
 func (*ResultsRequest) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{13}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResultsRequest) GetService() string {
@@ -1007,14 +1136,19 @@ type ResultsResponse struct {
 	Sidecars uint32 `protobuf:"varint,6,opt,name=sidecars,proto3" json:"sidecars,omitempty"`
 	// How many units were seen in other variants than their hash says. What was counted of
 	// them there is left out.
-	Crossed       uint64 `protobuf:"varint,7,opt,name=crossed,proto3" json:"crossed,omitempty"`
+	Crossed uint64 `protobuf:"varint,7,opt,name=crossed,proto3" json:"crossed,omitempty"`
+	// How many sidecars had counted before this one was elected, whose counts are not there:
+	// they were gone by then.
+	LostSidecars uint32 `protobuf:"varint,8,opt,name=lost_sidecars,json=lostSidecars,proto3" json:"lost_sidecars,omitempty"`
+	// About how many units these had counted. Others may have counted the same ones.
+	LostUnits     uint64 `protobuf:"varint,9,opt,name=lost_units,json=lostUnits,proto3" json:"lost_units,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResultsResponse) Reset() {
 	*x = ResultsResponse{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[14]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1160,7 @@ func (x *ResultsResponse) String() string {
 func (*ResultsResponse) ProtoMessage() {}
 
 func (x *ResultsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[14]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1173,7 @@ func (x *ResultsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsResponse.ProtoReflect.Descriptor instead.
 func (*ResultsResponse) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{14}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResultsResponse) GetState() *v1.RunState {
@@ -1091,6 +1225,20 @@ func (x *ResultsResponse) GetCrossed() uint64 {
 	return 0
 }
 
+func (x *ResultsResponse) GetLostSidecars() uint32 {
+	if x != nil {
+		return x.LostSidecars
+	}
+	return 0
+}
+
+func (x *ResultsResponse) GetLostUnits() uint64 {
+	if x != nil {
+		return x.LostUnits
+	}
+	return 0
+}
+
 // VariantResults is what the units of a variant came to.
 type VariantResults struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1106,7 +1254,7 @@ type VariantResults struct {
 
 func (x *VariantResults) Reset() {
 	*x = VariantResults{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[15]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1266,7 @@ func (x *VariantResults) String() string {
 func (*VariantResults) ProtoMessage() {}
 
 func (x *VariantResults) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[15]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1279,7 @@ func (x *VariantResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VariantResults.ProtoReflect.Descriptor instead.
 func (*VariantResults) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VariantResults) GetName() string {
@@ -1177,7 +1325,7 @@ type MeasureResults struct {
 
 func (x *MeasureResults) Reset() {
 	*x = MeasureResults{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[16]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1337,7 @@ func (x *MeasureResults) String() string {
 func (*MeasureResults) ProtoMessage() {}
 
 func (x *MeasureResults) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[16]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1350,7 @@ func (x *MeasureResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasureResults.ProtoReflect.Descriptor instead.
 func (*MeasureResults) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{16}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MeasureResults) GetUnits() uint64 {
@@ -1260,7 +1408,7 @@ type ResultsPoint struct {
 
 func (x *ResultsPoint) Reset() {
 	*x = ResultsPoint{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[17]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1420,7 @@ func (x *ResultsPoint) String() string {
 func (*ResultsPoint) ProtoMessage() {}
 
 func (x *ResultsPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[17]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1433,7 @@ func (x *ResultsPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsPoint.ProtoReflect.Descriptor instead.
 func (*ResultsPoint) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{17}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResultsPoint) GetTime() *timestamppb.Timestamp {
@@ -1313,7 +1461,7 @@ type VariantPoint struct {
 
 func (x *VariantPoint) Reset() {
 	*x = VariantPoint{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[18]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1473,7 @@ func (x *VariantPoint) String() string {
 func (*VariantPoint) ProtoMessage() {}
 
 func (x *VariantPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[18]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1486,7 @@ func (x *VariantPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VariantPoint.ProtoReflect.Descriptor instead.
 func (*VariantPoint) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{18}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VariantPoint) GetMeasures() []*MeasurePoint {
@@ -1363,7 +1511,7 @@ type MeasurePoint struct {
 
 func (x *MeasurePoint) Reset() {
 	*x = MeasurePoint{}
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[19]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1523,7 @@ func (x *MeasurePoint) String() string {
 func (*MeasurePoint) ProtoMessage() {}
 
 func (x *MeasurePoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[19]
+	mi := &file_pillion_mesh_v1_mesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1536,7 @@ func (x *MeasurePoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurePoint.ProtoReflect.Descriptor instead.
 func (*MeasurePoint) Descriptor() ([]byte, []int) {
-	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{19}
+	return file_pillion_mesh_v1_mesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MeasurePoint) GetUnits() uint64 {
@@ -1437,15 +1585,25 @@ const file_pillion_mesh_v1_mesh_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x18\n" +
 	"\aprocess\x18\x03 \x01(\x04R\aprocess\x12\x14\n" +
-	"\x05about\x18\x04 \x01(\tR\x05about\"\xd6\x01\n" +
+	"\x05about\x18\x04 \x01(\tR\x05about\"\xf4\x02\n" +
 	"\x0eReportResponse\x124\n" +
 	"\x06states\x18\x01 \x03(\v2\x1c.pillion.control.v1.RunStateR\x06states\x12O\n" +
 	"\n" +
 	"thresholds\x18\x02 \x03(\v2/.pillion.mesh.v1.ReportResponse.ThresholdsEntryR\n" +
-	"thresholds\x1a=\n" +
+	"thresholds\x12F\n" +
+	"\asources\x18\x03 \x03(\v2,.pillion.mesh.v1.ReportResponse.SourcesEntryR\asources\x1a=\n" +
 	"\x0fThresholdsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x87\x02\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aT\n" +
+	"\fSourcesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12.\n" +
+	"\x05value\x18\x02 \x01(\v2\x18.pillion.mesh.v1.SourcesR\x05value:\x028\x01\"H\n" +
+	"\aSources\x12+\n" +
+	"\x04list\x18\x01 \x03(\v2\x17.pillion.mesh.v1.SourceR\x04list\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\rR\x03all\"2\n" +
+	"\x06Source\x12\x12\n" +
+	"\x04mark\x18\x01 \x01(\x06R\x04mark\x12\x14\n" +
+	"\x05units\x18\x02 \x01(\x04R\x05units\"\x87\x02\n" +
 	"\fCanaryCounts\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x12\n" +
@@ -1467,13 +1625,14 @@ const file_pillion_mesh_v1_mesh_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
 	"\fBucketsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x9f\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xcf\x01\n" +
 	"\x10ExperimentCounts\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x1c\n" +
 	"\tthreshold\x18\x03 \x01(\x04R\tthreshold\x121\n" +
 	"\x05units\x18\x04 \x03(\v2\x1b.pillion.mesh.v1.UnitCountsR\x05units\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\x06R\x05epoch\"\x90\x01\n" +
+	"\x05epoch\x18\x05 \x01(\x06R\x05epoch\x12.\n" +
+	"\x05heard\x18\x06 \x01(\v2\x18.pillion.mesh.v1.SourcesR\x05heard\"\x90\x01\n" +
 	"\n" +
 	"UnitCounts\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\x06R\x04unit\x12\x18\n" +
@@ -1495,7 +1654,7 @@ const file_pillion_mesh_v1_mesh_proto_rawDesc = "" +
 	"\atripped\x18\x06 \x03(\tR\atripped\">\n" +
 	"\x0eResultsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xb9\x02\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xfd\x02\n" +
 	"\x0fResultsResponse\x122\n" +
 	"\x05state\x18\x01 \x01(\v2\x1c.pillion.control.v1.RunStateR\x05state\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -1503,7 +1662,10 @@ const file_pillion_mesh_v1_mesh_proto_rawDesc = "" +
 	"\bvariants\x18\x04 \x03(\v2\x1f.pillion.mesh.v1.VariantResultsR\bvariants\x125\n" +
 	"\x06series\x18\x05 \x03(\v2\x1d.pillion.mesh.v1.ResultsPointR\x06series\x12\x1a\n" +
 	"\bsidecars\x18\x06 \x01(\rR\bsidecars\x12\x18\n" +
-	"\acrossed\x18\a \x01(\x04R\acrossed\"w\n" +
+	"\acrossed\x18\a \x01(\x04R\acrossed\x12#\n" +
+	"\rlost_sidecars\x18\b \x01(\rR\flostSidecars\x12\x1d\n" +
+	"\n" +
+	"lost_units\x18\t \x01(\x04R\tlostUnits\"w\n" +
 	"\x0eVariantResults\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05units\x18\x02 \x01(\x04R\x05units\x12;\n" +
@@ -1544,7 +1706,7 @@ func file_pillion_mesh_v1_mesh_proto_rawDescGZIP() []byte {
 	return file_pillion_mesh_v1_mesh_proto_rawDescData
 }
 
-var file_pillion_mesh_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_pillion_mesh_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_pillion_mesh_v1_mesh_proto_goTypes = []any{
 	(*TransitionRequest)(nil),     // 0: pillion.mesh.v1.TransitionRequest
 	(*TransitionResponse)(nil),    // 1: pillion.mesh.v1.TransitionResponse
@@ -1552,69 +1714,76 @@ var file_pillion_mesh_v1_mesh_proto_goTypes = []any{
 	(*Heard)(nil),                 // 3: pillion.mesh.v1.Heard
 	(*Hello)(nil),                 // 4: pillion.mesh.v1.Hello
 	(*ReportResponse)(nil),        // 5: pillion.mesh.v1.ReportResponse
-	(*CanaryCounts)(nil),          // 6: pillion.mesh.v1.CanaryCounts
-	(*GroupCounts)(nil),           // 7: pillion.mesh.v1.GroupCounts
-	(*ExperimentCounts)(nil),      // 8: pillion.mesh.v1.ExperimentCounts
-	(*UnitCounts)(nil),            // 9: pillion.mesh.v1.UnitCounts
-	(*MeasureCounts)(nil),         // 10: pillion.mesh.v1.MeasureCounts
-	(*EvidenceRequest)(nil),       // 11: pillion.mesh.v1.EvidenceRequest
-	(*EvidenceResponse)(nil),      // 12: pillion.mesh.v1.EvidenceResponse
-	(*ResultsRequest)(nil),        // 13: pillion.mesh.v1.ResultsRequest
-	(*ResultsResponse)(nil),       // 14: pillion.mesh.v1.ResultsResponse
-	(*VariantResults)(nil),        // 15: pillion.mesh.v1.VariantResults
-	(*MeasureResults)(nil),        // 16: pillion.mesh.v1.MeasureResults
-	(*ResultsPoint)(nil),          // 17: pillion.mesh.v1.ResultsPoint
-	(*VariantPoint)(nil),          // 18: pillion.mesh.v1.VariantPoint
-	(*MeasurePoint)(nil),          // 19: pillion.mesh.v1.MeasurePoint
-	nil,                           // 20: pillion.mesh.v1.ReportResponse.ThresholdsEntry
-	nil,                           // 21: pillion.mesh.v1.GroupCounts.CodesEntry
-	nil,                           // 22: pillion.mesh.v1.GroupCounts.BucketsEntry
-	(*v1.Transition)(nil),         // 23: pillion.control.v1.Transition
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(*v1.RunState)(nil),           // 25: pillion.control.v1.RunState
-	(*v1.GuardState)(nil),         // 26: pillion.control.v1.GuardState
-	(*v1.Tally)(nil),              // 27: pillion.control.v1.Tally
+	(*Sources)(nil),               // 6: pillion.mesh.v1.Sources
+	(*Source)(nil),                // 7: pillion.mesh.v1.Source
+	(*CanaryCounts)(nil),          // 8: pillion.mesh.v1.CanaryCounts
+	(*GroupCounts)(nil),           // 9: pillion.mesh.v1.GroupCounts
+	(*ExperimentCounts)(nil),      // 10: pillion.mesh.v1.ExperimentCounts
+	(*UnitCounts)(nil),            // 11: pillion.mesh.v1.UnitCounts
+	(*MeasureCounts)(nil),         // 12: pillion.mesh.v1.MeasureCounts
+	(*EvidenceRequest)(nil),       // 13: pillion.mesh.v1.EvidenceRequest
+	(*EvidenceResponse)(nil),      // 14: pillion.mesh.v1.EvidenceResponse
+	(*ResultsRequest)(nil),        // 15: pillion.mesh.v1.ResultsRequest
+	(*ResultsResponse)(nil),       // 16: pillion.mesh.v1.ResultsResponse
+	(*VariantResults)(nil),        // 17: pillion.mesh.v1.VariantResults
+	(*MeasureResults)(nil),        // 18: pillion.mesh.v1.MeasureResults
+	(*ResultsPoint)(nil),          // 19: pillion.mesh.v1.ResultsPoint
+	(*VariantPoint)(nil),          // 20: pillion.mesh.v1.VariantPoint
+	(*MeasurePoint)(nil),          // 21: pillion.mesh.v1.MeasurePoint
+	nil,                           // 22: pillion.mesh.v1.ReportResponse.ThresholdsEntry
+	nil,                           // 23: pillion.mesh.v1.ReportResponse.SourcesEntry
+	nil,                           // 24: pillion.mesh.v1.GroupCounts.CodesEntry
+	nil,                           // 25: pillion.mesh.v1.GroupCounts.BucketsEntry
+	(*v1.Transition)(nil),         // 26: pillion.control.v1.Transition
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*v1.RunState)(nil),           // 28: pillion.control.v1.RunState
+	(*v1.GuardState)(nil),         // 29: pillion.control.v1.GuardState
+	(*v1.Tally)(nil),              // 30: pillion.control.v1.Tally
 }
 var file_pillion_mesh_v1_mesh_proto_depIdxs = []int32{
-	23, // 0: pillion.mesh.v1.TransitionRequest.transition:type_name -> pillion.control.v1.Transition
+	26, // 0: pillion.mesh.v1.TransitionRequest.transition:type_name -> pillion.control.v1.Transition
 	4,  // 1: pillion.mesh.v1.ReportRequest.hello:type_name -> pillion.mesh.v1.Hello
-	6,  // 2: pillion.mesh.v1.ReportRequest.canaries:type_name -> pillion.mesh.v1.CanaryCounts
-	8,  // 3: pillion.mesh.v1.ReportRequest.experiments:type_name -> pillion.mesh.v1.ExperimentCounts
+	8,  // 2: pillion.mesh.v1.ReportRequest.canaries:type_name -> pillion.mesh.v1.CanaryCounts
+	10, // 3: pillion.mesh.v1.ReportRequest.experiments:type_name -> pillion.mesh.v1.ExperimentCounts
 	3,  // 4: pillion.mesh.v1.ReportRequest.heard:type_name -> pillion.mesh.v1.Heard
-	24, // 5: pillion.mesh.v1.Heard.since:type_name -> google.protobuf.Timestamp
-	25, // 6: pillion.mesh.v1.ReportResponse.states:type_name -> pillion.control.v1.RunState
-	20, // 7: pillion.mesh.v1.ReportResponse.thresholds:type_name -> pillion.mesh.v1.ReportResponse.ThresholdsEntry
-	7,  // 8: pillion.mesh.v1.CanaryCounts.stable:type_name -> pillion.mesh.v1.GroupCounts
-	7,  // 9: pillion.mesh.v1.CanaryCounts.canary:type_name -> pillion.mesh.v1.GroupCounts
-	21, // 10: pillion.mesh.v1.GroupCounts.codes:type_name -> pillion.mesh.v1.GroupCounts.CodesEntry
-	22, // 11: pillion.mesh.v1.GroupCounts.buckets:type_name -> pillion.mesh.v1.GroupCounts.BucketsEntry
-	9,  // 12: pillion.mesh.v1.ExperimentCounts.units:type_name -> pillion.mesh.v1.UnitCounts
-	10, // 13: pillion.mesh.v1.UnitCounts.measures:type_name -> pillion.mesh.v1.MeasureCounts
-	25, // 14: pillion.mesh.v1.EvidenceResponse.state:type_name -> pillion.control.v1.RunState
-	26, // 15: pillion.mesh.v1.EvidenceResponse.guards:type_name -> pillion.control.v1.GuardState
-	27, // 16: pillion.mesh.v1.EvidenceResponse.tally:type_name -> pillion.control.v1.Tally
-	24, // 17: pillion.mesh.v1.EvidenceResponse.next:type_name -> google.protobuf.Timestamp
-	25, // 18: pillion.mesh.v1.ResultsResponse.state:type_name -> pillion.control.v1.RunState
-	24, // 19: pillion.mesh.v1.ResultsResponse.time:type_name -> google.protobuf.Timestamp
-	15, // 20: pillion.mesh.v1.ResultsResponse.variants:type_name -> pillion.mesh.v1.VariantResults
-	17, // 21: pillion.mesh.v1.ResultsResponse.series:type_name -> pillion.mesh.v1.ResultsPoint
-	16, // 22: pillion.mesh.v1.VariantResults.measures:type_name -> pillion.mesh.v1.MeasureResults
-	24, // 23: pillion.mesh.v1.ResultsPoint.time:type_name -> google.protobuf.Timestamp
-	18, // 24: pillion.mesh.v1.ResultsPoint.variants:type_name -> pillion.mesh.v1.VariantPoint
-	19, // 25: pillion.mesh.v1.VariantPoint.measures:type_name -> pillion.mesh.v1.MeasurePoint
-	2,  // 26: pillion.mesh.v1.Mesh.Report:input_type -> pillion.mesh.v1.ReportRequest
-	11, // 27: pillion.mesh.v1.Mesh.Evidence:input_type -> pillion.mesh.v1.EvidenceRequest
-	13, // 28: pillion.mesh.v1.Mesh.Results:input_type -> pillion.mesh.v1.ResultsRequest
-	0,  // 29: pillion.mesh.v1.Hooks.Transition:input_type -> pillion.mesh.v1.TransitionRequest
-	5,  // 30: pillion.mesh.v1.Mesh.Report:output_type -> pillion.mesh.v1.ReportResponse
-	12, // 31: pillion.mesh.v1.Mesh.Evidence:output_type -> pillion.mesh.v1.EvidenceResponse
-	14, // 32: pillion.mesh.v1.Mesh.Results:output_type -> pillion.mesh.v1.ResultsResponse
-	1,  // 33: pillion.mesh.v1.Hooks.Transition:output_type -> pillion.mesh.v1.TransitionResponse
-	30, // [30:34] is the sub-list for method output_type
-	26, // [26:30] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	27, // 5: pillion.mesh.v1.Heard.since:type_name -> google.protobuf.Timestamp
+	28, // 6: pillion.mesh.v1.ReportResponse.states:type_name -> pillion.control.v1.RunState
+	22, // 7: pillion.mesh.v1.ReportResponse.thresholds:type_name -> pillion.mesh.v1.ReportResponse.ThresholdsEntry
+	23, // 8: pillion.mesh.v1.ReportResponse.sources:type_name -> pillion.mesh.v1.ReportResponse.SourcesEntry
+	7,  // 9: pillion.mesh.v1.Sources.list:type_name -> pillion.mesh.v1.Source
+	9,  // 10: pillion.mesh.v1.CanaryCounts.stable:type_name -> pillion.mesh.v1.GroupCounts
+	9,  // 11: pillion.mesh.v1.CanaryCounts.canary:type_name -> pillion.mesh.v1.GroupCounts
+	24, // 12: pillion.mesh.v1.GroupCounts.codes:type_name -> pillion.mesh.v1.GroupCounts.CodesEntry
+	25, // 13: pillion.mesh.v1.GroupCounts.buckets:type_name -> pillion.mesh.v1.GroupCounts.BucketsEntry
+	11, // 14: pillion.mesh.v1.ExperimentCounts.units:type_name -> pillion.mesh.v1.UnitCounts
+	6,  // 15: pillion.mesh.v1.ExperimentCounts.heard:type_name -> pillion.mesh.v1.Sources
+	12, // 16: pillion.mesh.v1.UnitCounts.measures:type_name -> pillion.mesh.v1.MeasureCounts
+	28, // 17: pillion.mesh.v1.EvidenceResponse.state:type_name -> pillion.control.v1.RunState
+	29, // 18: pillion.mesh.v1.EvidenceResponse.guards:type_name -> pillion.control.v1.GuardState
+	30, // 19: pillion.mesh.v1.EvidenceResponse.tally:type_name -> pillion.control.v1.Tally
+	27, // 20: pillion.mesh.v1.EvidenceResponse.next:type_name -> google.protobuf.Timestamp
+	28, // 21: pillion.mesh.v1.ResultsResponse.state:type_name -> pillion.control.v1.RunState
+	27, // 22: pillion.mesh.v1.ResultsResponse.time:type_name -> google.protobuf.Timestamp
+	17, // 23: pillion.mesh.v1.ResultsResponse.variants:type_name -> pillion.mesh.v1.VariantResults
+	19, // 24: pillion.mesh.v1.ResultsResponse.series:type_name -> pillion.mesh.v1.ResultsPoint
+	18, // 25: pillion.mesh.v1.VariantResults.measures:type_name -> pillion.mesh.v1.MeasureResults
+	27, // 26: pillion.mesh.v1.ResultsPoint.time:type_name -> google.protobuf.Timestamp
+	20, // 27: pillion.mesh.v1.ResultsPoint.variants:type_name -> pillion.mesh.v1.VariantPoint
+	21, // 28: pillion.mesh.v1.VariantPoint.measures:type_name -> pillion.mesh.v1.MeasurePoint
+	6,  // 29: pillion.mesh.v1.ReportResponse.SourcesEntry.value:type_name -> pillion.mesh.v1.Sources
+	2,  // 30: pillion.mesh.v1.Mesh.Report:input_type -> pillion.mesh.v1.ReportRequest
+	13, // 31: pillion.mesh.v1.Mesh.Evidence:input_type -> pillion.mesh.v1.EvidenceRequest
+	15, // 32: pillion.mesh.v1.Mesh.Results:input_type -> pillion.mesh.v1.ResultsRequest
+	0,  // 33: pillion.mesh.v1.Hooks.Transition:input_type -> pillion.mesh.v1.TransitionRequest
+	5,  // 34: pillion.mesh.v1.Mesh.Report:output_type -> pillion.mesh.v1.ReportResponse
+	14, // 35: pillion.mesh.v1.Mesh.Evidence:output_type -> pillion.mesh.v1.EvidenceResponse
+	16, // 36: pillion.mesh.v1.Mesh.Results:output_type -> pillion.mesh.v1.ResultsResponse
+	1,  // 37: pillion.mesh.v1.Hooks.Transition:output_type -> pillion.mesh.v1.TransitionResponse
+	34, // [34:38] is the sub-list for method output_type
+	30, // [30:34] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_pillion_mesh_v1_mesh_proto_init() }
@@ -1628,7 +1797,7 @@ func file_pillion_mesh_v1_mesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pillion_mesh_v1_mesh_proto_rawDesc), len(file_pillion_mesh_v1_mesh_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
