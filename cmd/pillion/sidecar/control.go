@@ -239,6 +239,10 @@ func (c *controlled) events(service, subset string) (ejections uint64, instances
 	return c.s.outbound.SubsetEvents(service, subset)
 }
 
+// obstacle says why a canary of a service would divide nothing; "": it would. The policies
+// are made after what leads.
+func (c *controlled) obstacle(service string) string { return c.s.policies.obstacle(service) }
+
 // observer is who is told of what comes of a group.
 func (c *controlled) observer(key telemetry.GroupKey) telemetry.Observer {
 	if c == nil {
@@ -365,7 +369,7 @@ func (c *controlled) lead(id string) mesh.Lead {
 	if dir != "" {
 		dir = filepath.Join(dir, "experiments")
 	}
-	canaries := canary.Lead(canary.LeadOptions{ID: id, Known: c.canaries.Known, Obstacle: c.s.policies.obstacle, Hooks: c.hooks, Metrics: &c.metrics, Logger: c.s.logger})
+	canaries := canary.Lead(canary.LeadOptions{ID: id, Known: c.canaries.Known, Obstacle: c.obstacle, Hooks: c.hooks, Metrics: &c.metrics, Logger: c.s.logger})
 	experiments := experiment.Lead(experiment.LeadOptions{ID: id, Known: c.experiments.Known, Dir: dir, Hooks: c.hooks, Logger: c.s.logger})
 	return leadBoth(canaries, experiments)
 }
