@@ -68,15 +68,6 @@ MEASURE=MEAN,DEVIATION, where the deviation is the standard deviation between un
 				}
 				known[measure] = b
 			}
-			var missing []string
-			for _, m := range e.GetMeasures() {
-				if _, is := known[m.GetName()]; !is {
-					missing = append(missing, m.GetName())
-				}
-			}
-			if len(missing) > 0 {
-				return fmt.Errorf("experiment %q: what its measures are now is not known of %s: say it with --baseline MEASURE=MEAN[,DEVIATION] for each, or take it from an experiment that ran, with --baseline-from NAME", e.GetName(), strings.Join(missing, ", "))
-			}
 			p, err := report.NewPlan(e, known, unitsPerDay)
 			if err != nil {
 				return err

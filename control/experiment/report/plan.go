@@ -119,7 +119,7 @@ func NewPlan(e *configv1.Experiment, baselines map[string]Baseline, unitsPerDay 
 	for _, s := range known {
 		b, ok := baselines[s.name]
 		if !ok {
-			return nil, fmt.Errorf("measure %q: give what its mean is now, and by how much units differ", s.name)
+			return nil, fmt.Errorf("measure %q: it is not known what its mean is now, and by how much units differ: give --baseline %s=MEAN,DEVIATION, or take it from an experiment that ran, by --baseline-from NAME", s.name, s.name)
 		}
 		if err := b.check(s); err != nil {
 			return nil, err
