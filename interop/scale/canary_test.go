@@ -44,16 +44,22 @@ func (f *fleet) startCanary(t *testing.T) (obeyed spread, reporting time.Duratio
 		t.Fatal(err)
 	}
 	a.wait(t, "the canary runs everywhere")
+	f.awaitReporters(t)
+	return a.spread(), time.Since(a.began)
+}
+
+// awaitReporters waits until all sidecars report to one.
+func (f *fleet) awaitReporters(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	for f.elected() == nil || f.reporters() < len(f.sidecars)-1 {
+	for f.reporters() < len(f.sidecars)-1 {
 		select {
 		case <-time.After(5 * time.Millisecond):
 		case <-ctx.Done():
 			t.Fatalf("of %d sidecars %d report", len(f.sidecars), f.reporters())
 		}
 	}
-	return a.spread(), time.Since(a.began)
 }
 
 // weight is what share of RPCs a sidecar has go to the canary, in 1/10,000.
@@ -81,7 +87,11 @@ func (f *fleet) elected() *sidecar {
 
 // reporters is how many report to it.
 func (f *fleet) reporters() (n int) {
-	for _, st := range f.elected().member.Status() {
+	s := f.elected()
+	if s == nil {
+		return 0
+	}
+	for _, st := range s.member.Status() {
 		n += st.Reporters
 	}
 	return n

@@ -103,6 +103,7 @@ func (f *fleet) resident() int {
 // memory is what this process has in use, its stacks included.
 func memory() int {
 	runtime.GC()
+	runtime.GC() // what the first one found to be finalized
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc + m.StackInuse)

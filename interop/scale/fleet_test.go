@@ -47,6 +47,7 @@ type fleet struct {
 	sidecars  []*sidecar
 	byAddress map[string]*sidecar
 	revision  uint64
+	talk      talk // of all with who is elected
 
 	awaited atomic.Pointer[awaited]
 }

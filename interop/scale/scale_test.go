@@ -47,6 +47,8 @@ func story(t *testing.T, z size) {
 	}
 	f.canary(t)
 
+	f.experiment(t)
+
 	h := f.restart(t, held)
 	t.Logf("restart: %v", h)
 	h.check(t)

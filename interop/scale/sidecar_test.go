@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control/canary"
+	"github.com/pillion-proxy/pillion/control/experiment"
 	"github.com/pillion-proxy/pillion/control/follow"
 	"github.com/pillion-proxy/pillion/control/mesh"
 	"github.com/pillion-proxy/pillion/control/status"
@@ -23,16 +24,17 @@ import (
 
 // sidecar is the control side of one, put together as the command does it.
 type sidecar struct {
-	fleet    *fleet
-	id, own  string
-	uses     []string
-	door     *door
-	source   *consul.Source
-	canaries *canary.Agent
-	member   *mesh.Member
-	follower *follow.Follower
-	status   *status.Publisher
-	started  *timestamppb.Timestamp
+	fleet       *fleet
+	id, own     string
+	uses        []string
+	door        *door
+	source      *consul.Source
+	canaries    *canary.Agent
+	experiments *experiment.Agent
+	member      *mesh.Member
+	follower    *follow.Follower
+	status      *status.Publisher
+	started     *timestamppb.Timestamp
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -53,13 +55,14 @@ func newSidecar(f *fleet, id, own string, uses []string) (*sidecar, error) {
 	}
 	store := s.source.Store()
 	s.canaries = canary.NewAgent(canary.Options{Changed: func(service string) { s.follower.Changed(service) }, Logger: logger})
+	s.experiments = experiment.NewAgent(experiment.Options{Changed: func(service string) { s.follower.Changed(service) }, Logger: logger})
 	s.follower = follow.New(follow.Options{
-		Store: store, Own: own, Agents: []follow.Agent{s.canaries}, Refused: s.refusals,
+		Store: store, Own: own, Agents: []follow.Agent{s.canaries, s.experiments}, Refused: s.refusals,
 		Active: func(service string, active bool) { s.member.Set(service, active) }, Logger: logger,
 	})
 	s.member = mesh.New(mesh.Options{
 		Store: store, ID: id, Service: own, Address: id + ":1", Candidacy: mesh.Candidate, Dial: f.dial,
-		Counting: s.canaries, Lead: canary.Lead(canary.LeadOptions{ID: id, Known: s.canaries.Known, Logger: logger}), Logger: logger,
+		Counting: counting{s.canaries, s.experiments}, Lead: leadBoth(s, logger), Logger: logger,
 	})
 	s.status = status.NewPublisher(store, s.says, logger)
 	s.follower.OnChange(s.status.Changed)
@@ -91,6 +94,7 @@ func (s *sidecar) close() {
 	s.cancel()
 	s.running.Wait()
 	s.canaries.Close()
+	s.experiments.Close()
 	s.door.base.CloseIdleConnections()
 }
 
@@ -101,7 +105,7 @@ func (s *sidecar) take(now *registry.Policies) {
 	all := registry.MergePolicies("", []*registry.Policies{now})
 	all = registry.WithFallback(all, all.Generated...)
 	refused := all.Refused
-	set, wrong := policy.Compile(all.List, s.set, policy.Env{Observer: s.canaries.Observer})
+	set, wrong := policy.Compile(all.List, s.set, policy.Env{Observer: s.observer})
 	for _, w := range wrong {
 		refused = append(refused, registry.RefusedPolicy{Policy: w.Policy, Problem: all.Place(w.Policy, w.Field) + ": " + w.Message})
 	}
@@ -136,5 +140,9 @@ func (f *fleet) dial(ctx context.Context, address string) (net.Conn, error) {
 	if s == nil {
 		return nil, errors.New("there is no such sidecar")
 	}
-	return s.member.Dial(ctx)
+	conn, err := s.member.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &countedConn{conn, &f.talk}, nil
 }
