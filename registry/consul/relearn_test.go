@@ -116,3 +116,36 @@ func TestWhoIsBackIsNotThereTwice(t *testing.T) {
 		book.stop()
 	})
 }
+
+// Consul has lost what it knew, and counts no lower than before: all are gone, and come
+// back one by one. Nobody loses his place before it would be believed that all are gone.
+func TestInstancesComeBackOneByOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFakeAgent()
+		fake.setApps("greeter", appEntry("a", 1), appEntry("b", 2), appEntry("c", 3))
+		source, _ := newFakeSource(t, fake, Config{})
+		book := watch(t, source, "greeter")
+		after(time.Second)
+		all := []string{"10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"}
+		fake.change(func() { fake.apps = map[string][]*api.ServiceEntry{} })
+		after(time.Second)
+		want(t, "with nobody", book.addresses(t), all)
+		fake.setApps("greeter", appEntry("a", 1))
+		after(time.Second)
+		want(t, "with one", book.addresses(t), all)
+		fake.setApps("greeter", appEntry("a", 1), appEntry("b", 2))
+		after(time.Second)
+		want(t, "with two", book.addresses(t), all)
+		after(confirmGoneAfter)
+		want(t, "in the end", book.addresses(t), all[:2])
+		if status := source.Status().Services[0]; status.Stale || status.Error != "" {
+			t.Errorf("status in the end: %+v", status)
+		}
+		// Who goes alone goes at once.
+		fake.setApps("greeter", appEntry("b", 2))
+		after(time.Second)
+		want(t, "one has left", book.addresses(t), all[1:2])
+		book.stop()
+	})
+}

@@ -16,11 +16,6 @@ const (
 	// cachePatience is how long the first answer may take before what the disk
 	// holds is handed over instead.
 	cachePatience = 500 * time.Millisecond
-	// confirmAfter is when an answer that suddenly is empty is asked again:
-	// confirmGoneAfter where Consul knows no instance any more, not even one that is
-	// critical. An agent that lost its registrations gets them anew within that.
-	confirmAfter     = 2 * time.Second
-	confirmGoneAfter = failureMost + confirmAfter
 	// uncheckedFor is how long an instance keeps its place whose checks have not
 	// run since its agent restarted.
 	uncheckedFor = time.Minute
@@ -68,6 +63,7 @@ type watched struct {
 	before      merged // what was published last
 	confirm     *time.Timer
 	doubting    bool                 // confirm runs
+	gone        time.Time            // when it is believed that there is no instance any more; zero: it was not said
 	unchecked   map[string]time.Time // instances that keep their place, until when
 	relearning  time.Time            // until when missing instances keep their place
 	recheck     *time.Timer
@@ -255,6 +251,9 @@ func (w *watched) judge(ctx context.Context) {
 
 		return
 	}
+	if w.returns() {
+		next = w.merge()
+	}
 	w.confirm.Stop()
 	w.doubting = false
 	w.publish(next)
@@ -377,42 +376,6 @@ func (w *watched) read(ctx context.Context, options *api.QueryOptions) (answers 
 	}
 
 	return answers, true
-}
-
-// isLoss says whether the last endpoints would go.
-func (w *watched) isLoss(next merged) bool {
-	last := w.last()
-
-	return last != nil && len(last.Endpoints) > 0 && (next.service == nil || len(next.service.Endpoints) == 0)
-}
-
-// doubt keeps what was known until the loss is confirmed.
-func (w *watched) doubt(next merged) {
-	if !w.doubting {
-		w.doubting = true
-		wait := confirmAfter
-		if next.service == nil {
-			wait = confirmGoneAfter
-		}
-		w.confirm.Reset(wait)
-	}
-	w.resort()
-}
-
-// confirmEmpty asks once more, the leader this time, and believes that.
-func (w *watched) confirmEmpty(ctx context.Context) {
-	answers, ok := w.read(ctx, &api.QueryOptions{Datacenter: w.dc, RequireConsistent: true})
-	if ctx.Err() != nil {
-		return
-	}
-	if !ok {
-		w.confirm.Reset(confirmAfter)
-
-		return
-	}
-	w.doubting = false
-	w.sides = answers
-	w.publish(w.merge())
 }
 
 // fail says that Consul cannot be asked: what is known is stale.
