@@ -255,7 +255,7 @@ func helps(t *testing.T) map[string]string {
 	texts := map[string]string{}
 	for _, command := range []string{
 		"run", "check", "demo", "endpoints", "explain", "test", "version", "identity",
-		"ca init", "ca issue", "report plaintext", "apply", "get", "diff", "history", "rollback", "delete",
+		"ca init", "ca issue", "report plaintext", "apply", "get", "diff", "history", "history prune", "rollback", "delete",
 		"plan", "status", "canary start", "canary status", "canary promote", "canary history", "traffic shift",
 		"experiment plan", "experiment start", "experiment status", "experiment report", "experiment stop", "experiment history",
 	} {

@@ -22,6 +22,9 @@ func TestDocumentCommands(t *testing.T) {
 	p := readPage(t, "control.md")
 	about := section(t, p, title)
 	binary, dir := pillion(t), t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "store"), 0o700); err != nil { // a new one is warned of
+		t.Fatal(err)
+	}
 	var ran []string
 	for _, b := range p.blocks {
 		if !strings.Contains(about, strings.Join(b.lines, "\n")) {
