@@ -212,6 +212,9 @@ func lookAtCanary(ctx context.Context, store kv.Store, admin *adminFlags, asked 
 		}
 	}
 	text := canaryText(out, e, live)
+	if trouble := canaryTrouble(ctx, store, service, name); trouble != "" {
+		text += "\n" + trouble + "\n"
+	}
 	e = proto.CloneOf(e)
 	e.GetState().Document = nil // which nobody can read in base64
 	return e, text, nil

@@ -161,6 +161,8 @@ func (m *mesh) call(t *testing.T, services []string) {
 	m.sidecar = harness.StartSidecar(t, harness.Config{
 		Outbound: true,
 		Settings: map[string]any{
+			// A candidate for those that decide on canaries is one that others reach.
+			"inbound":  map[string]any{"listen": harness.FreeAddress(t)},
 			"service":  map[string]any{"name": pillionCaller, "port": 9, "health_check": map[string]any{"disabled": true}},
 			"registry": map[string]any{"consul": map[string]any{"address": m.agent.Address, "max_connections": 180}},
 			"identity": map[string]any{"consul": map[string]any{}, "handshake_timeout": "120s"},
