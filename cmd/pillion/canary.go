@@ -103,19 +103,19 @@ func newCanaryAskCommand(name, short string) *cobra.Command {
 	return cmd
 }
 
-// canaryPlace finds the service of a canary and the revision of its document, 0 where it
-// was deleted.
+// canaryPlace finds the service of a canary, by its document or, where it runs for another
+// one, by its run, and the revision of its document there, 0 where there is none.
 func canaryPlace(ctx context.Context, store kv.Store, name string) (service string, revision uint64, err error) {
+	s, err := findRun(ctx, store, control.Canary, name)
+	if err != nil {
+		return "", 0, err
+	}
 	state, err := documents.New(store, documents.Options{}).Load(ctx)
 	if err != nil {
 		return "", 0, err
 	}
-	if one := state.Find(documents.ID{Kind: control.Canary, Name: name}); one != nil {
+	if one := state.Find(documents.ID{Kind: control.Canary, Name: name}); one != nil && (one.Service == s.GetService() || !canary.Active(s.GetPhase())) {
 		return one.Service, one.Document.GetRevision(), nil
-	}
-	s, err := findRun(ctx, store, control.Canary, name)
-	if err != nil {
-		return "", 0, err
 	}
 	if s != nil {
 		return s.GetService(), 0, nil
@@ -137,6 +137,9 @@ func askCanary(cmd *cobra.Command, name string, action controlv1.Action, timeout
 	s := requests.Subject{Kind: control.Canary, Service: service, Name: name}
 	if action == controlv1.Action_ACTION_START {
 		if revision == 0 {
+			if err := runsElsewhere(cmd.Context(), store, requests.Subject{Kind: control.Canary, Name: name}); err != nil {
+				return err
+			}
 			return fmt.Errorf("canary %q: its document was deleted: apply it first", name)
 		}
 		q.Revision = revision

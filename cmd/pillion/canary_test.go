@@ -101,6 +101,29 @@ func TestWrongCanaryCommands(t *testing.T) {
 	golden(t, "canary_wrong", all.String())
 }
 
+// A canary that runs for another service than its document is for can be ended, and is not
+// started for a second one beside that.
+func TestCanaryThatWasMoved(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, "d.yaml", canaryDocuments, "moved.yaml", strings.ReplaceAll(strings.Replace(canaryDocuments, "name: parts", "name: others", 1), "service: greeter", "service: other"))
+	m.says(t, "apply -f d.yaml")
+	m.elected(t)
+	m.says(t, "canary start greeter-v2 --author ann")
+	m.says(t, "delete canary/greeter-v2 --force")
+	for _, c := range []struct{ line, want string }{
+		{"canary start greeter-v2", "canary greeter-v2: it still runs for the service greeter, for which there is no document of it any more: end that first (pillion canary abort greeter-v2)"},
+		{"apply -f moved.yaml", "canary/greeter-v2 created (revision 3)"},
+		{"canary start greeter-v2", "canary greeter-v2: it still runs for the service greeter, for which there is no document of it any more: end that first (pillion canary abort greeter-v2)"},
+		{"canary status greeter-v2", "canary greeter-v2 of greeter: running, step 1 of 2, 10%"},
+		{"canary abort greeter-v2", "canary greeter-v2: aborted, step 1 of 2, 0%"},
+		{"canary start greeter-v2 --timeout 0s", "canary greeter-v2: asked for, as request 1"},
+	} {
+		if said := m.says(t, c.line); !strings.Contains(said, c.want) {
+			t.Errorf("%s, not %s", said, c.want)
+		}
+	}
+}
+
 // evidence answers for a sidecar.
 type evidence struct {
 	adminv1.UnimplementedAdminServer

@@ -62,9 +62,11 @@ is now: a later revision holds from the next start on.`,
 			if err != nil {
 				return err
 			}
-			e := doc.GetExperiment()
-			return askRun(cmd, store, requests.Subject{Kind: control.Experiment, Service: e.GetService(), Name: name},
-				&controlv1.Request{Action: controlv1.Action_ACTION_START, Revision: doc.GetRevision()}, wait, experimentStands)
+			s := requests.Subject{Kind: control.Experiment, Service: doc.GetExperiment().GetService(), Name: name}
+			if err := runsElsewhere(cmd.Context(), store, s); err != nil {
+				return err
+			}
+			return askRun(cmd, store, s, &controlv1.Request{Action: controlv1.Action_ACTION_START, Revision: doc.GetRevision()}, wait, experimentStands)
 		},
 	}
 	addFileFlag(cmd, &files)

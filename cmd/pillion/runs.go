@@ -120,6 +120,20 @@ func addAskFlags(cmd *cobra.Command, timeout *time.Duration) {
 	addStoreFlags(cmd)
 }
 
+// runsElsewhere refuses to start what runs for another service: its document was moved, or
+// deleted and written anew for another service, by force. Both would be of one name.
+func runsElsewhere(ctx context.Context, store kv.Store, s requests.Subject) error {
+	state, err := findRun(ctx, store, s.Kind, s.Name)
+	if err != nil || !canary.Active(state.GetPhase()) || state.GetService() == s.Service {
+		return err
+	}
+	end := "canary abort"
+	if s.Kind == control.Experiment {
+		end = "experiment stop"
+	}
+	return fmt.Errorf("%s %s: it still runs for the service %s, for which there is no document of it any more: end that first (pillion %s %s)", s.Kind, s.Name, documents.Printable(state.GetService()), end, s.Name)
+}
+
 // mustRun refuses what is asked of a canary, or an experiment, that has no document any
 // more and is over: nobody is elected to say so.
 func mustRun(ctx context.Context, store kv.Store, s requests.Subject, action controlv1.Action) error {
