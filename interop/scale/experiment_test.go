@@ -154,10 +154,10 @@ func TestUnits(t *testing.T) {
 	if !*full {
 		t.Skip("it is for `make scale`")
 	}
-	for _, units := range []int{10_000, 100_000} {
+	for _, units := range []int{100_000, 400_000} {
 		t.Run(fmt.Sprint(units), func(t *testing.T) {
 			doc := questionDocument()
-			doc.MaxUnits = proto.Uint32(uint32(2 * units)) // none is left out by chance
+			doc.MaxUnits = new(uint32(2 * units)) // none is left out by chance
 			document, err := proto.Marshal(doc)
 			if err != nil {
 				t.Fatal(err)

@@ -2,6 +2,7 @@ package scale
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -46,9 +47,7 @@ func (w *wire) read() reading {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := reading{bytes: w.bytes.Load(), kinds: map[string]int{}}
-	for kind, n := range w.kinds {
-		r.kinds[kind] = n
-	}
+	maps.Copy(r.kinds, w.kinds)
 	return r
 }
 
