@@ -68,11 +68,4 @@ func TestFailoverToAnotherDatacentre(t *testing.T) {
 	goes("store/there")
 	stand(api.HealthPassing)
 	goes("store/" + v1)
-	// It is the same where nobody is left at all.
-	if err := m.agent.Client.Agent().ServiceDeregister("store-" + v1); err != nil {
-		t.Fatal(err)
-	}
-	goes("store/there")
-	m.register(t, "store", v1, api.HealthPassing, m.apps[v1].port(t))
-	goes("store/" + v1)
 }

@@ -90,11 +90,11 @@ func (m *mesh) place(t *testing.T, c testCase) {
 			service = c.name
 		}
 		for _, p := range list {
-			port := 0
-			if p.version == silent {
-				port = listenSilently(t)
+			var port int
+			if app := m.apps[p.version]; app != nil {
+				port = app.port(t)
 			} else {
-				port = m.apps[p.version].port(t)
+				port = listenSilently(t)
 			}
 			m.register(t, service, p.version, p.status, port)
 		}

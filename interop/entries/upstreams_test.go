@@ -51,10 +51,9 @@ func (m *mesh) checkLimit(t *testing.T, c testCase, conn *grpc.ClientConn) {
 // checkEjection has one of two instances fail whatever comes, until no RPC comes there.
 func (m *mesh) checkEjection(t *testing.T, conn *grpc.ClientConn) {
 	t.Helper()
-	inARow := 0
 	consul.Eventually(t, "all RPCs go to the instance that is well", func() bool {
 		// So many would hardly go there by chance, one in two to the power of 30.
-		for inARow = 0; inARow < 30; inARow++ {
+		for range 30 {
 			head := with(fail(9, "14"), askAt, v1)
 			head[askID] = newID()
 			if said, _, err := call(t.Context(), conn, hello, head); err != nil || said.Instance != v2 {
