@@ -335,6 +335,7 @@ func TestStatesReachAgents(t *testing.T) {
 		r.store.SetFault(memkv.Fault{Err: errors.New("away")})
 		r.start()
 		r.f.Await(t.Context(), "web")
+		synctest.Wait() // others are told once who waits is
 		r.want("states from the disk", a.own(), 1)
 		r.want("active", r.isActive("web"), true)
 		r.store.SetFault(memkv.Fault{})
