@@ -209,7 +209,7 @@ func (l *Ledger) takeStates(s kv.State) {
 		}
 	}
 	for name, old := range l.entries {
-		if _, ok := pages[name]; !ok && old.State != nil && !(old.Lost && old.version == 0) {
+		if _, ok := pages[name]; !ok && old.State != nil && (!old.Lost || old.version != 0) {
 			l.miss(name)
 		}
 	}
