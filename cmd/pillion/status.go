@@ -13,6 +13,7 @@ import (
 
 	"github.com/charmbracelet/lipgloss"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/pillion-proxy/pillion/control"
 	"github.com/pillion-proxy/pillion/control/documents"
@@ -204,7 +205,7 @@ func statusText(out io.Writer, m *status.Mesh, now time.Time) string {
 			if run.Kind == string(control.Canary) {
 				step, weight = number(run.Step), fmt.Sprintf("%g%%", float64(run.Weight)/100)
 			}
-			rows.Row(show(run.Kind+"/"+run.Name), show(run.Service), run.Phase, step, weight, run.Since.Local().Format(time.DateTime), cmp.Or(show(run.Elected), "-"), show(run.Reason))
+			rows.Row(show(run.Kind+"/"+run.Name), show(run.Service), run.Phase, step, weight, at(timestamppb.New(run.Since)), cmp.Or(show(run.Elected), "-"), show(run.Reason))
 		}
 		b.WriteString(rendered(rows))
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -173,7 +174,7 @@ func (c *comparison) lists(path string, f protoreflect.FieldDescriptor, x, y pro
 	byName := func(list []protoreflect.Value) (names []string, at map[string]protoreflect.Value) {
 		at = map[string]protoreflect.Value{}
 		for i, v := range list {
-			name := cmp.Or(nameOf(v.Message()), fmt.Sprint(i))
+			name := cmp.Or(nameOf(v.Message()), strconv.Itoa(i))
 			if _, twice := at[name]; twice {
 				name = fmt.Sprintf("%s#%d", name, i)
 			}
