@@ -2,6 +2,7 @@ package canary
 
 import (
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -254,10 +255,28 @@ func (a *Agent) Observer(key telemetry.GroupKey) telemetry.Observer {
 func (a *Agent) groupOf(key telemetry.GroupKey) *group {
 	g := a.groups[key]
 	if g == nil {
+		if len(a.groups) >= maxGroups {
+			a.forgetGroups(key.Policy)
+		}
 		g = &group{agent: a, canary: key.Group == CanaryGroup}
 		a.groups[key] = g
 	}
 	return g
+}
+
+// maxGroups is how many groups there may be before those of canaries that are gone are
+// forgotten. Until then they stay: policies that are the same as before keep theirs.
+const maxGroups = 256
+
+// forgetGroups forgets the groups of canaries that are gone, but for one. a.mu is held.
+func (a *Agent) forgetGroups(but string) {
+	there := map[string]bool{but: true}
+	for _, runs := range a.services {
+		for name := range runs {
+			there[PolicyName(name)] = true
+		}
+	}
+	maps.DeleteFunc(a.groups, func(key telemetry.GroupKey, _ *group) bool { return !there[key.Policy] })
 }
 
 // now is the time; a name for it, as tests have their own by synctest.

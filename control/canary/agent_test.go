@@ -1,6 +1,7 @@
 package canary
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -129,6 +130,30 @@ pillion_canary_weight{canary="greeter-v2",service="greeter"} 0
 			t.Errorf("in the next step it reports %v", c)
 		}
 	})
+}
+
+// Groups of canaries that are gone are bounded, and those of canaries that are there stay.
+func TestGroupsAreBounded(t *testing.T) {
+	t.Parallel()
+	a := NewAgent(Options{})
+	defer a.Close()
+	a.Obey(service, []*controlv1.RunState{stateOf(t, canary(stepOf(2000, time.Minute)), 1, running, 1, 2000)}, nil)
+	key := func(name, group string) telemetry.GroupKey {
+		return telemetry.GroupKey{Policy: PolicyName(name), Group: group}
+	}
+	stable, other := a.Observer(key("greeter-v2", StableGroup)), a.Observer(key("greeter-v2", CanaryGroup))
+	for i := range 10 * maxGroups {
+		name := fmt.Sprintf("gone-%d", i)
+		if a.Observer(key(name, StableGroup)) == a.Observer(key(name, CanaryGroup)) {
+			t.Fatal("two groups are one")
+		}
+	}
+	if n := len(a.groups); n > maxGroups {
+		t.Errorf("%d groups are kept", n)
+	}
+	if a.Observer(key("greeter-v2", StableGroup)) != stable || a.Observer(key("greeter-v2", CanaryGroup)) != other {
+		t.Error("those of a canary that runs are others now")
+	}
 }
 
 // Of what the store and the elected sidecar say the newer holds.
