@@ -105,8 +105,8 @@ func TestProbeDuringAFlood(t *testing.T) {
 	flood(t, "tcp", s.Address(sideInbound), 200)
 	for range 3 {
 		const timeout = 300 * time.Millisecond
-		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		if err := s.Probe(ctx); err != nil {
 			t.Errorf("connections wait: %v", err)
 		}
