@@ -397,3 +397,54 @@ func TestDescriptorsAreNotLeaked(t *testing.T) {
 		t.Errorf("%v: it has\n%s", err, out)
 	}
 }
+
+// Handing a socket over leaves it as it is for who has it: one that waits for a connection
+// there can still be told to stop, whoever connects between the two.
+func TestASocketThatIsHandedOverCanStillBeClosed(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, err := files([]Socket{{Name: "a", Listener: l}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(fs)
+	fs[0].Fd() // as it is when a process is started with it
+	accepted := make(chan error)
+	go func() {
+		for {
+			c, err := l.Accept()
+			accepted <- err
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	}()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if err := <-accepted; err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(10 * time.Millisecond) // it waits again
+	closed := make(chan error, 1)
+	go func() { closed <- l.Close() }()
+	select {
+	case err := <-accepted:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+		<-closed
+	case <-time.After(10 * time.Second):
+		t.Error("it cannot be closed while somebody waits for a connection")
+		if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
+			_ = c.Close()
+		}
+		<-accepted
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 )
 
 // Socket is a listening socket that passes from one process to the next.
@@ -22,9 +23,6 @@ type Socket struct {
 	Listener net.Listener `json:"-"`
 }
 
-// filer is a listener of the net package over a real socket.
-type filer interface{ File() (*os.File, error) }
-
 // files returns duplicates of the sockets' descriptors.
 func files(sockets []Socket) (fs []*os.File, err error) {
 	defer func() {
@@ -33,17 +31,40 @@ func files(sockets []Socket) (fs []*os.File, err error) {
 		}
 	}()
 	for _, s := range sockets {
-		l, ok := s.Listener.(filer)
+		l, ok := s.Listener.(syscall.Conn)
 		if !ok {
 			return fs, fmt.Errorf("socket %s: %T has no descriptor", s.Name, s.Listener)
 		}
-		f, err := l.File()
+		f, err := duplicate(l, s.Name)
 		if err != nil {
 			return fs, fmt.Errorf("socket %s: %w", s.Name, err)
 		}
 		fs = append(fs, f)
 	}
 	return fs, nil
+}
+
+// duplicate returns a duplicate of a socket's descriptor. The one that the File method of
+// listeners returns puts the socket into blocking mode when it is handed to a process,
+// for both processes: from then on whoever waits for a connection cannot be told to stop.
+func duplicate(l syscall.Conn, name string) (*os.File, error) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	descriptor := -1
+	err = raw.Control(func(fd uintptr) {
+		syscall.ForkLock.RLock() // no process may start between the two steps
+		defer syscall.ForkLock.RUnlock()
+		if descriptor, failed = syscall.Dup(int(fd)); failed == nil {
+			syscall.CloseOnExec(descriptor)
+		}
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(descriptor), name), nil
 }
 
 func closeAll(fs []*os.File) {
