@@ -22,8 +22,9 @@ import (
 )
 
 const (
-	// listening is how long an elected sidecar listens before it lets a canary go on: all
-	// others have dialled it by then, and told it what they have counted.
+	// listening is how long an elected sidecar listens before it lets a canary go on, also
+	// where that is asked for: all others have dialled it by then, and told it what they
+	// have counted, and of a roll-back that could not be written.
 	listening = 3 * time.Second
 	// between is the least time between two looks at what was reported.
 	between = 5 * time.Millisecond
@@ -186,6 +187,8 @@ func (l *leading) round(at time.Time) time.Duration {
 			if !r.committing {
 				l.commit(r)
 			}
+		} else if l.early(r, at) {
+			soon(l.since.Add(listening))
 		} else if r.active() {
 			if w := r.waiting(at, l.since.Add(listening)); !w.until.IsZero() {
 				soon(w.until)
@@ -207,6 +210,9 @@ func (l *leading) decide(r *led, at time.Time) {
 		r.want.Number = control.Next(r.highest)
 		return
 	}
+	if l.early(r, at) {
+		return
+	}
 	if r.entry.Pending() {
 		s := l.obstructed(r, at)
 		if s == nil {
@@ -221,6 +227,20 @@ func (l *leading) decide(r *led, at time.Time) {
 	}
 	if r.state.GetPhase() == controlv1.Phase_PHASE_RUNNING {
 		r.want = r.onward(l.o.ID, at, l.since.Add(listening))
+	}
+}
+
+// early says that something is asked that may give the canary more RPCs, and that it is not
+// known yet whether sidecars have it rolled back. l.mu is held.
+func (l *leading) early(r *led, at time.Time) bool {
+	if !r.entry.Pending() || !Active(r.state.GetPhase()) || !at.Before(l.since.Add(listening)) {
+		return false
+	}
+	switch r.entry.Request.GetAction() {
+	case controlv1.Action_ACTION_RESUME, controlv1.Action_ACTION_PROMOTE, controlv1.Action_ACTION_PROMOTE_FULLY:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -150,58 +150,81 @@ func follows(a, b *controlv1.RunState) bool {
 // in a step on one sidecar, and in the end all agree.
 func TestWhateverHappens(t *testing.T) {
 	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		story := rapid.SliceOfN(happenings(), 1, 15).Draw(rt, "story")
+		if failed := play(t, story); failed != "" {
+			rt.Fatalf("%q: %s", story, failed)
+		}
+	})
+}
+
+// What has gone wrong once.
+func TestWhateverHappened(t *testing.T) {
+	t.Parallel()
+	for name, story := range map[string][]happening{
+		"who is elected next is asked to promote what was rolled back, which could not be written": {
+			trafficComes, answersAre, timePasses, itGetsWorse, trafficComes, trafficComes, storeIsBack, somebodyAsks + "ACTION_PROMOTE_FULLY",
+		},
+		"the same, found by chance": {
+			itGetsBetter, trafficComes, answersAre, timePasses, trafficComes, itGetsBetter, itGetsWorse, somebodyAsks + "ACTION_RESUME",
+			somebodyAsks + "ACTION_RESUME", trafficComes, somebodyAsks + "ACTION_PAUSE", storeIsBack, somebodyAsks + "ACTION_PROMOTE_FULLY",
+		},
+	} {
+		if failed := play(t, story); failed != "" {
+			t.Errorf("%s: %s", name, failed)
+		}
+	}
+}
+
+// play plays a story, and says what went wrong; empty: nothing.
+func play(t *testing.T, story []happening) (failed string) {
+	t.Helper()
 	document := sticky(canary(stepOf(2000, 2*time.Second), stepOf(5000, 2*time.Second), stepOf(10000, 2*time.Second)))
 	document.Guards.Latency = nil
 	for _, s := range document.GetSteps() {
 		s.MinRpcs = proto.Uint32(15)
 	}
-	rapid.Check(t, func(rt *rapid.T) {
-		story := rapid.SliceOfN(happenings(), 1, 15).Draw(rt, "story")
-		var failed string
-		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, 2)
-			defer w.end()
-			seen := w.watch()
-			w.elect(nil)
-			w.start(sticky(document))
-			for i, what := range story {
-				w.happen(what)
-				if failed = w.wrong(); failed != "" {
-					failed = fmt.Sprintf("after %q: %s", story[:i+1], failed)
-					return
-				}
-			}
-			// All is mended, and somebody is elected.
-			w.happen(allHear)
-			w.happen(oneIsElected)
-			w.happen(storeIsBack)
-			w.happen(itGetsBetter)
-			time.Sleep(6 * time.Second)
-			synctest.Wait()
-			stored := w.state("greeter-v2")
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		defer w.end()
+		seen := w.watch()
+		w.elect(nil)
+		w.start(sticky(document))
+		for i, what := range story {
+			w.happen(what)
 			if failed = w.wrong(); failed != "" {
+				failed = fmt.Sprintf("after %q: %s", story[:i+1], failed)
 				return
 			}
-			for _, s := range w.sidecars {
-				state, weight := s.holds()
-				if state.GetNumber() != stored.GetNumber() || weight > 0 && over(stored) {
-					failed = fmt.Sprintf("in the end %s goes by %v with %d, the store has %v", s.id, state, weight, stored)
-					return
-				}
-			}
-			if n := w.lastRequest("greeter-v2"); stored.GetRequest() != n {
-				failed = fmt.Sprintf("request %d was not done: %v", n, stored)
+		}
+		// All is mended, and somebody is elected.
+		w.happen(allHear)
+		w.happen(oneIsElected)
+		w.happen(storeIsBack)
+		w.happen(itGetsBetter)
+		time.Sleep(6 * time.Second)
+		synctest.Wait()
+		stored := w.state("greeter-v2")
+		if failed = w.wrong(); failed != "" {
+			return
+		}
+		for _, s := range w.sidecars {
+			state, weight := s.holds()
+			if state.GetNumber() != stored.GetNumber() || weight > 0 && over(stored) {
+				failed = fmt.Sprintf("in the end %s goes by %v with %d, the store has %v", s.id, state, weight, stored)
 				return
 			}
-			for at, versions := range seen.all {
-				if at.by != "" && at.run > 0 && len(versions) > 2 {
-					failed = fmt.Sprintf("%s saw %v in step %d of run %d through %s", at.key, versions, at.step, at.run, at.by)
-					return
-				}
+		}
+		if n := w.lastRequest("greeter-v2"); stored.GetRequest() != n {
+			failed = fmt.Sprintf("request %d was not done: %v", n, stored)
+			return
+		}
+		for at, versions := range seen.all {
+			if at.by != "" && at.run > 0 && len(versions) > 2 {
+				failed = fmt.Sprintf("%s saw %v in step %d of run %d through %s", at.key, versions, at.step, at.run, at.by)
+				return
 			}
-		})
-		if failed != "" {
-			rt.Fatalf("%q: %s", story, failed)
 		}
 	})
+	return failed
 }
