@@ -3,6 +3,7 @@ package canary
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -28,10 +29,13 @@ func (a *Agent) Collect(service string, r *meshv1.ReportRequest, all bool) {
 			r.Heard = append(r.Heard, &meshv1.Heard{Kind: kind, Name: name, Number: s.GetNumber(), Run: s.GetRun(), Since: s.GetSince()})
 		}
 		counts := one.counts(a.o.Events)
-		if counts == nil || !all && proto.Equal(counts, one.reported) {
+		// A roll-back that could not be written is said until the store has it: who was just
+		// elected may not have known of the canary when it was said first.
+		again := counts.GetRolledBack() > 0 && time.Since(one.reportedAt) >= time.Second
+		if counts == nil || !all && !again && proto.Equal(counts, one.reported) {
 			continue
 		}
-		one.reported = counts
+		one.reported, one.reportedAt = counts, time.Now()
 		r.Canaries = append(r.Canaries, counts)
 	}
 }

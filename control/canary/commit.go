@@ -59,6 +59,9 @@ func (l *leading) settle(entries map[string]ledger.Entry) {
 			r = &led{service: l.service, name: name}
 			l.canaries[name] = r
 		}
+		if !l.settled && Active(e.State.GetPhase()) {
+			r.inherited = e.State.GetRun()
+		}
 		before := r.entry.State
 		r.entry = e
 		if e.State != before && !proto.Equal(e.State, before) {
@@ -70,7 +73,10 @@ func (l *leading) settle(entries map[string]ledger.Entry) {
 			delete(l.canaries, name)
 		}
 	}
-	l.settled = true
+	if !l.settled {
+		// What was said before could not be taken, and is said again.
+		l.settled, l.since = true, now()
+	}
 }
 
 // written takes another state over that was written, by this sidecar or somebody else. A

@@ -233,7 +233,7 @@ func (l *leading) decide(r *led, at time.Time) {
 // early says that something is asked that may give the canary more RPCs, and that it is not
 // known yet whether sidecars have it rolled back. l.mu is held.
 func (l *leading) early(r *led, at time.Time) bool {
-	if !r.entry.Pending() || !Active(r.state.GetPhase()) || !at.Before(l.since.Add(listening)) {
+	if !r.entry.Pending() || !Active(r.state.GetPhase()) || r.state.GetRun() != r.inherited || !at.Before(l.since.Add(listening)) {
 		return false
 	}
 	switch r.entry.Request.GetAction() {

@@ -25,6 +25,9 @@ type led struct {
 	evidence *evidence
 	pool     *pool
 
+	// inherited is the run that had begun before this sidecar was elected; 0: none had.
+	inherited uint64
+
 	// entry is what the ledger has: what people have written, and what the store has.
 	entry ledger.Entry
 	// highest is the highest number that any state may have that was written.

@@ -2,6 +2,7 @@ package canary
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/pillion-proxy/pillion/control/observe"
 	configv1 "github.com/pillion-proxy/pillion/proto/pillion/config/v1"
@@ -25,9 +26,10 @@ type run struct {
 	step *step
 	// tripped is what the sidecar's own judge has found in this step; nil: nothing.
 	tripped *finding
-	// reported is what was said last.
-	reported *meshv1.CanaryCounts
-	heard    uint64 // the number of the state that was said last to be obeyed
+	// reported is what was said last, and when.
+	reported   *meshv1.CanaryCounts
+	reportedAt time.Time
+	heard      uint64 // the number of the state that was said last to be obeyed
 }
 
 // step are the counters of one step.

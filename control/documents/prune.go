@@ -53,7 +53,12 @@ func (d *Documents) Prune(ctx context.Context, p Pruning) (list []Pruned, err er
 	if len(of) == 0 {
 		of = sortedIDs(by)
 	}
+	seen := map[ID]bool{}
 	for _, id := range of {
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
 		if len(by[id]) == 0 {
 			return list, fmt.Errorf("%s: there is no such document, and never was", id)
 		}

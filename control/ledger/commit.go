@@ -64,7 +64,7 @@ func (l *Ledger) Commit(from Entry, next *controlv1.RunState, results []byte) er
 	if one := l.entries[from.Name]; written && from.State == nil && one.number == 0 {
 		one.Fresh = true
 		l.put(from.Name, one)
-	} else if from.Behind {
+	} else if written && from.Behind {
 		one.Fresh = false
 		l.put(from.Name, one)
 	}

@@ -202,7 +202,8 @@ func (l *Ledger) takeStates(s kv.State) {
 	var told []*controlv1.Transition
 	for name, p := range pages {
 		if one := l.entries[name]; one.version != 0 && control.After(one.State.GetNumber(), p.State.GetNumber()) && p.Problem == nil {
-			continue // a watch may be behind what was written here
+			l.miss(name) // a watch may be behind what was written here, or the store was set back
+			continue
 		}
 		if t := l.take(name, p); t != nil {
 			told = append(told, t)

@@ -141,7 +141,8 @@ func (l *Ledger) number(ctx context.Context, from Entry, next *controlv1.RunStat
 }
 
 const (
-	// maxHeard bounds the names that are kept of what sidecars go by.
+	// maxHeard bounds the names that are kept of what sidecars go by, beside those of which
+	// something is known here.
 	maxHeard = 1024
 	// maxAhead bounds how far numbers go on by what sidecars say.
 	maxAhead = 1 << 20
@@ -155,7 +156,8 @@ func (l *Ledger) Heard(all []*meshv1.Heard) {
 	behind := false
 	for _, h := range all {
 		last, is := l.heard[h.GetName()]
-		if h.GetKind() != string(l.o.Kind) || !is && len(l.heard) >= maxHeard {
+		_, known := l.entries[h.GetName()]
+		if h.GetKind() != string(l.o.Kind) || !is && !known && len(l.heard) >= maxHeard {
 			continue
 		}
 		number := h.GetNumber()

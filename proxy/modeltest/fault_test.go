@@ -164,7 +164,7 @@ func (f *fault) run(w *world) {
 		w.event("%s leaves", c.name)
 		c.leave(chance(f.rng, 2))
 	case sidecarRestarts:
-		if in.sidecar != nil {
+		if in.hasSidecar() {
 			w.disturb(troubleDial, f.lasts)
 			in.restart(f.lasts)
 		}

@@ -150,6 +150,13 @@ func (in *instance) startSidecar() {
 	w.serving.Go(func() { _ = proxy.Serve(l) })
 }
 
+// hasSidecar says whether there is one beside the app.
+func (in *instance) hasSidecar() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.sidecar != nil
+}
+
 // stopSidecar drains it.
 func (in *instance) stopSidecar() {
 	in.mu.Lock()
