@@ -181,7 +181,7 @@ func (i *instance) attempts(id string) int {
 
 // call makes an RPC and says what came of it.
 func call(ctx context.Context, conn *grpc.ClientConn, method string, head map[string]string) (seen, metadata.MD, error) {
-	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(ctx, metadata.New(head)), 10*time.Second)
+	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(ctx, metadata.New(head)), time.Minute)
 	defer cancel()
 	var answer wrapperspb.StringValue
 	var back metadata.MD

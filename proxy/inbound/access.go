@@ -107,7 +107,10 @@ func (a *accessControl) rulesOf() *access.Rules {
 	}
 	all := slices.Clone(a.rules.Policies())
 	for _, name := range a.broken {
-		all = append(all, &access.Written{Name: name, Rules: []access.Rule{{Name: "wrong"}}})
+		// The app's methods, and the sidecar's own.
+		all = append(all, &access.Written{Name: name, Rules: []access.Rule{
+			{Name: "wrong"}, {Name: "wrong", Methods: []access.Selector{{Path: access.OwnPrefix}}},
+		}})
 	}
 	return access.NewRules(all...)
 }

@@ -170,4 +170,10 @@ func TestMayReport(t *testing.T) {
 	if err := p.MayReport(spiffeid.ID{}); err == nil || err.Error() != `access policy "reports" refuses reports of callers who have proven no identity` {
 		t.Errorf("who has proven nothing: %v", err)
 	}
+	p.RefuseFor([]string{"wrong"})
+	for _, id := range []spiffeid.ID{{}, web, other} {
+		if p.MayReport(id) == nil {
+			t.Errorf("%q may report though a policy that could say who may is wrong", id)
+		}
+	}
 }

@@ -16,10 +16,21 @@ func (s *Set) Obstacle(service string) string {
 			if e.kind != KindRoute || e.inbound || e.service() != name || !slices.Contains(e.selectors, everything) {
 				continue
 			}
-			return e.route.obstacle(service, e.selectors)
+			if why := e.route.obstacle(service, e.selectors); why != "" && !s.leftByMethod(service) {
+				return why
+			}
+			return ""
 		}
 	}
 	return ""
+}
+
+// leftByMethod says whether a route for some methods may leave their RPCs to split policies.
+func (s *Set) leftByMethod(service string) bool {
+	return slices.ContainsFunc(s.entries, func(e *entry) bool {
+		return e.kind == KindRoute && !e.inbound && (e.service() == service || e.service() == AllServices) &&
+			!slices.Contains(e.selectors, everything) && e.route.obstacle(service, e.selectors) == ""
+	})
 }
 
 // obstacle is Set.Obstacle for one route, whose selectors are these.

@@ -49,6 +49,16 @@ func TestWhatKeepsSplitPoliciesFromDeciding(t *testing.T) {
 	if got := compiled(t, "- {name: r, service: greeter, methods: [a.B], route: {rules: [{to: {service: other}}]}}").Obstacle("greeter"); got != "" {
 		t.Errorf("a route for some methods: %q", got)
 	}
+	if got := compiled(t, versions+`- {name: r, service: greeter, route: {rules: [{to: {subset: v1}}]}}
+- {name: s, service: greeter, methods: [a.B/C], route: {rules: [{to: {}}]}}
+`).Obstacle("greeter"); got != "" {
+		t.Errorf("a route for all methods beside one that leaves some: %q", got)
+	}
+	if got := compiled(t, versions+`- {name: r, service: greeter, route: {rules: [{to: {subset: v1}}]}}
+- {name: s, service: greeter, methods: [a.B/C], route: {rules: [{to: {subset: v2}}]}}
+`).Obstacle("greeter"); got == "" {
+		t.Error("a route for all methods beside one for some, both to a part: they decide")
+	}
 	if got := (*Set)(nil).Obstacle("greeter"); got != "" {
 		t.Errorf("no policies: %q", got)
 	}

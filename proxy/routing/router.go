@@ -364,9 +364,10 @@ func (r *Router) forget(now time.Time) {
 		return true
 	})
 	// Where there is a default destination, RPCs have where to go while the registry is
-	// asked again. Else they would fail, and so they wait for what it says.
+	// asked again. Else they would fail, and so they wait for what it says. Names that
+	// callers make up are not to fill the table.
 	var keepNone time.Duration
-	if r.opts.Default != "" {
+	if r.opts.Default != "" && t.names.len() <= r.opts.MaxNames/2 {
 		keepNone = unansweredTTL
 	}
 	names, forgotten := t.names.without(func(_ string, n *name) bool {

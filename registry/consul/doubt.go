@@ -44,6 +44,9 @@ func (w *watched) confirmEmpty(ctx context.Context) {
 	}
 	if !ok {
 		w.confirm.Reset(confirmAfter)
+		if !w.gone.IsZero() {
+			w.gone = time.Now().Add(confirmAfter)
+		}
 
 		return
 	}

@@ -242,7 +242,11 @@ func (p *pace) set(rest time.Duration) {
 	p.until = time.Now().Add(rest)
 }
 
+// hurry has the next attempts not wait, until set says again for how long.
 func (p *pace) hurry() {
+	p.mu.Lock()
+	p.until = time.Time{}
+	p.mu.Unlock()
 	select {
 	case p.hurried <- struct{}{}:
 	default:
@@ -255,6 +259,11 @@ func (p *pace) wait(ctx context.Context) bool {
 	rest := time.Until(p.until)
 	p.mu.Unlock()
 	if rest <= 0 {
+		select {
+		case <-p.hurried: // this is what was hurried
+		default:
+		}
+
 		return ctx.Err() == nil
 	}
 	timer := time.NewTimer(rest)

@@ -181,7 +181,10 @@ func dividingNothing(set *policy.Set) (list []registry.RefusedPolicy) {
 		places := slices.ContainsFunc(one.Source.GetSplit().GetSplit().GetDestinations(), func(d *configv1.WeightedDestination) bool {
 			return d.GetSubset() != "" || d.GetService() != ""
 		})
-		if why := set.Obstacle(one.Source.GetService()); places && why != "" {
+		if !places {
+			continue
+		}
+		if why := set.Obstacle(one.Source.GetService()); why != "" {
 			list = append(list, registry.RefusedPolicy{
 				Policy: one.Source.GetName(), Service: one.Source.GetService(), Problem: "it divides nothing: " + why, Partial: true,
 			})
