@@ -69,15 +69,17 @@ func TestStoreAwayAtAStepsEnd(t *testing.T) {
 
 // A canary that is found worse while the store is away is rolled back everywhere at once,
 // and that is written when the store is back: by whoever decided it, or by who is elected
-// after them.
+// after them, also where that one is told before it knows of any canary.
 func TestRollBackWithoutTheStore(t *testing.T) {
 	t.Parallel()
-	for name, dies := range map[string]bool{"the elected one lives": false, "it dies": true} {
+	const eagerly = "it dies, and the next is told at once"
+	for name, dies := range map[string]bool{"the elected one lives": false, "it dies": true, eagerly: true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, 5)
 				defer w.end()
+				w.eager = name == eagerly
 				w.elect(nil)
 				w.start(canary(stepOf(2000, time.Minute), stepOf(5000, time.Minute)))
 				w.load(200, 0, 5*time.Second)

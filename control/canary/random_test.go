@@ -152,7 +152,7 @@ func TestWhateverHappens(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		story := rapid.SliceOfN(happenings(), 1, 15).Draw(rt, "story")
-		if failed := play(t, story); failed != "" {
+		if failed := play(t, story, rapid.Bool().Draw(rt, "eager")); failed != "" {
 			rt.Fatalf("%q: %s", story, failed)
 		}
 	})
@@ -170,14 +170,17 @@ func TestWhateverHappened(t *testing.T) {
 			somebodyAsks + "ACTION_RESUME", trafficComes, somebodyAsks + "ACTION_PAUSE", storeIsBack, somebodyAsks + "ACTION_PROMOTE_FULLY",
 		},
 	} {
-		if failed := play(t, story); failed != "" {
-			t.Errorf("%s: %s", name, failed)
+		for _, eager := range []bool{false, true} {
+			if failed := play(t, story, eager); failed != "" {
+				t.Errorf("%s (eager: %v): %s", name, eager, failed)
+			}
 		}
 	}
 }
 
-// play plays a story, and says what went wrong; empty: nothing.
-func play(t *testing.T, story []happening) (failed string) {
+// play plays a story, and says what went wrong; empty: nothing. eager has all report to who
+// is elected before that one knows anything.
+func play(t *testing.T, story []happening, eager bool) (failed string) {
 	t.Helper()
 	document := sticky(canary(stepOf(2000, 2*time.Second), stepOf(5000, 2*time.Second), stepOf(10000, 2*time.Second)))
 	document.Guards.Latency = nil
@@ -186,6 +189,7 @@ func play(t *testing.T, story []happening) (failed string) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2)
+		w.eager = eager
 		defer w.end()
 		seen := w.watch()
 		w.elect(nil)

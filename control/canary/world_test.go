@@ -76,6 +76,7 @@ type world struct {
 	deaf    bool // what is reported and published is lost
 	seq     uint64
 	now     memkv.Fault // of the store
+	eager   bool        // all report to who is elected before that one knows anything
 }
 
 // elected is the sidecar that decides.
@@ -100,6 +101,7 @@ type sidecar struct {
 	set *policy.Set
 
 	reports chan struct{}
+	last    *elected    // who was told all, under world.mu
 	keeps   atomic.Bool // what the store has lost holds
 	// on is told of every RPC.
 	on func(now time.Time, s *sidecar, key, version string, code codes.Code)
@@ -239,7 +241,6 @@ func (w *world) load(perSecond, keys int, d time.Duration) {
 
 // report tells who is elected what was counted.
 func (s *sidecar) report() {
-	var last *elected
 	ticker := time.NewTicker(200 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -250,22 +251,28 @@ func (s *sidecar) report() {
 			return
 		}
 		s.w.mu.Lock()
-		to, deaf := s.w.elected, s.w.deaf
+		to, all := s.w.elected, s.w.elected != s.last
+		if s.w.deaf {
+			to = nil
+		}
+		s.last = to
 		s.w.mu.Unlock()
-		if to == nil || deaf {
-			last = nil
+		if to == nil {
 			continue
 		}
 		var r meshv1.ReportRequest
-		s.agent.Collect(service, &r, to != last)
-		last = to
+		s.agent.Collect(service, &r, all)
 		if len(r.GetCanaries()) > 0 || len(r.GetHeard()) > 0 {
 			time.Sleep(latency)
 			to.do(func(l mesh.Leading) {
-				l.Take(&meshv1.Hello{Id: s.id, Service: "caller", Process: s.process, About: service}, &r)
+				l.Take(s.hello(), &r)
 			})
 		}
 	}
+}
+
+func (s *sidecar) hello() *meshv1.Hello {
+	return &meshv1.Hello{Id: s.id, Service: "caller", Process: s.process, About: service}
 }
 
 func (e *elected) do(f func(mesh.Leading)) {
@@ -304,8 +311,17 @@ func (w *world) elect(told *hooks.Teller) {
 		}
 	})
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.elected = e
-	w.mu.Unlock()
+	for _, s := range w.sidecars {
+		if !w.eager || w.deaf {
+			break
+		}
+		var r meshv1.ReportRequest
+		s.agent.Collect(service, &r, true)
+		e.leading.Take(s.hello(), &r)
+		s.last = e
+	}
 }
 
 // kill ends the sidecar that is elected, in the middle of whatever it does.

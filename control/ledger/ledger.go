@@ -238,6 +238,9 @@ func (l *Ledger) take(name string, p Page) *controlv1.Transition {
 		l.miss(name)
 		return nil
 	default:
+		if one.State != nil {
+			one.remember(one.State) // where the store was set back, it is the later one
+		}
 		one.State, one.version, one.Lost = p.State, p.Version, false
 	}
 	l.put(name, one)

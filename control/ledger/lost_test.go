@@ -246,3 +246,31 @@ func TestForgedNumbers(t *testing.T) {
 		}
 	})
 }
+
+// A store that was set back, as from a snapshot, is right: its state holds, and what comes
+// next has a number after all that are known.
+func TestStoreIsSetBack(t *testing.T) {
+	test(t, func(t *testing.T, r *rig) {
+		l := r.begun(r.memory.Store())
+		before, err := r.memory.Store().Get(t.Context(), stateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, reason := range []string{"second", "third"} {
+			if err := l.Commit(r.entry(l), state(reason, 1), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.memory.Store().Commit(t.Context(), kv.Op{Key: stateKey, Value: before.Value, Any: true}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		e := r.entry(l)
+		if e.State.GetNumber() != 1 || e.Lost {
+			t.Fatalf("%+v is known", e)
+		}
+		if err := l.Commit(e, state("fourth", 1), nil); err != nil || r.entry(l).State.GetReason() != "fourth" || r.entry(l).State.GetNumber() != 4 {
+			t.Errorf("%v; %+v is known", err, r.entry(l))
+		}
+	})
+}
